@@ -1,0 +1,29 @@
+"""Commands: `python -m jobs` lists them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from models.weights import WeightsError
+from pipeline.config import Config, parse
+from pipeline.errors import JoDiffusionError
+
+C = TypeVar("C", bound=Config)
+
+
+def command(main: Callable[[C], object], config_type: type[C]) -> None:
+    """Runs one job from the command line. A user's mistake ends in one message and exit code 2, SIGINT in 130."""
+    try:
+        main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
+    except (JoDiffusionError, WeightsError) as error:
+        sys.exit(_report(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; run the same command again to go on\n")
+        sys.exit(130)
+
+
+def _report(error: Exception) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return 2

@@ -1,0 +1,14 @@
+"""Read a real data set into PAIR shards."""
+
+from jobs import command
+from pipeline.cluster import cluster
+from pipeline.ingest import IngestConfig, ingest
+
+
+def main(config: IngestConfig) -> None:
+    with cluster():
+        ingest(config)
+
+
+if __name__ == "__main__":
+    command(main, IngestConfig)

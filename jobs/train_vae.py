@@ -1,0 +1,14 @@
+"""Train an autoencoder: of masks (--net annotation) or of images (--net image)."""
+
+from jobs import command
+from pipeline.cluster import cluster
+from pipeline.training.vae import VAEConfig, train_vae
+
+
+def main(config: VAEConfig) -> None:
+    with cluster():
+        train_vae(config)
+
+
+if __name__ == "__main__":
+    command(main, VAEConfig)

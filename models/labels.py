@@ -1,0 +1,124 @@
+"""LabelSpace: what the numbers in a mask mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Uncertain = Literal["background", "ignore"]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Names, colours and codes of the classes of one data set.
+
+    A mask holds class ids. Id 0 is the background (or "other") and is a class of its own in every network's output;
+    `ignore_index` marks pixels without a known class: it is never a class, never trained on and never counted.
+
+    Attributes:
+        name: short name, e.g. "voc".
+        classes: names of ids 0, 1, ... in order; `classes[0]` is the background.
+        palette: one (R, G, B) per class, 0 to 255, for pictures only.
+        num_bits: bit planes of the annotation VAE's input. The reference uses ceil(log2(K)) for its K foreground
+            classes, which is one too few when K is a power of two; custom label spaces use `bit_length(K)`.
+        ignore_index: the id of pixels without a class.
+        uncertain: what a generated pixel becomes whose top probability is under the threshold: "background" (id 0,
+            as in the paper) or "ignore" (`ignore_index`, so that a trainer skips it).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    num_bits: int
+    ignore_index: int = 255
+    uncertain: Uncertain = "background"
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"label space {self.name!r}: needs a background and at least one class, got {self.classes}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"label space {self.name!r}: class names must be unique, got {self.classes}")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(
+                f"label space {self.name!r}: {len(self.classes)} classes but {len(self.palette)} colours in the palette"
+            )
+        if self.num_classes >= 1 << self.num_bits:
+            raise ValueError(
+                f"label space {self.name!r}: {self.num_bits} bits cannot tell {self.num_classes} classes apart; "
+                f"use num_bits={self.num_classes.bit_length()}"
+            )
+        if 0 <= self.ignore_index <= self.num_classes:
+            raise ValueError(f"label space {self.name!r}: ignore_index {self.ignore_index} is the id of a class")
+        if self.uncertain not in ("background", "ignore"):
+            raise ValueError(f"label space {self.name!r}: uncertain must be 'background' or 'ignore'")
+
+    @classmethod
+    def custom(cls, name: str, foreground: tuple[str, ...], uncertain: Uncertain = "background") -> LabelSpace:
+        """A label space with VOC-style colours and enough bits for `foreground`, ids 1, 2, ... in order."""
+        classes = ("background", *foreground)
+        return cls(
+            name=name,
+            classes=classes,
+            palette=voc_palette(len(classes)),
+            num_bits=len(foreground).bit_length(),
+            ignore_index=255 if len(classes) <= 255 else 65535,
+            uncertain=uncertain,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> LabelSpace:
+        """Reads what `save` wrote."""
+        fields = json.loads(Path(path).read_text())
+        fields["classes"] = tuple(fields["classes"])
+        fields["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"])
+        return cls(**fields)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(asdict(self), indent=1))
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes K, without background; networks put out K + 1 channels."""
+        return len(self.classes) - 1
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """uint8, or uint16 where ids do not fit."""
+        return np.uint8 if self.ignore_index <= 255 else np.uint16
+
+    def colours(self, mask: np.ndarray) -> np.ndarray:
+        """(H, W) class ids -> (H, W, 3) uint8 picture; `ignore_index` is drawn white."""
+        table = np.full((self.ignore_index + 1, 3), 255, np.uint8)
+        table[: len(self.palette)] = self.palette
+        return table[mask]
+
+
+def voc_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
+    """The bit-interleaved colour map of Pascal VOC: bits 0, 1, 2 of an id go to the top bits of R, G, B, and so on."""
+    colours = []
+    for class_id in range(num_colours):
+        rgb = [0, 0, 0]
+        for shift in range(8):
+            for channel in range(3):
+                rgb[channel] |= ((class_id >> (3 * shift + channel)) & 1) << (7 - shift)
+        colours.append((rgb[0], rgb[1], rgb[2]))
+    return tuple(colours)
+
+
+VOC = LabelSpace.custom(
+    "voc",
+    tuple(
+        "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
+        "sheep sofa train tvmonitor".split()
+    ),
+)  # fmt: skip
+
+GARMENTS = LabelSpace.custom(
+    "garments", ("shirt", "trousers", "dress", "coat", "sandal", "sneaker", "bag", "boot"), uncertain="ignore"
+)
+
+BUILTIN = {space.name: space for space in (VOC, GARMENTS)}

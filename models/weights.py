@@ -1,0 +1,210 @@
+"""The bundle: the folder of weights that sampling needs, and its digest. Safetensors only; nothing is unpickled.
+
+    bundle.json  label_space.json  text_encoder/ tokenizer/ image_encoder/ image_vae/ annotation_vae/ joint/
+
+Without `joint/` the folder holds just the encoders, which is what latents are made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
+
+from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+from models.diffusion import Diffusion
+from models.frozen import TextEncoder
+from models.jodiffusion import JoDiffusion, JoDiffusionConfig
+from models.labels import LabelSpace
+
+WEIGHTS = "model.safetensors"
+ENCODERS = ("label_space.json", "text_encoder", "tokenizer", "image_encoder", "image_vae", "annotation_vae")
+JOINT = ("bundle.json", "joint")
+
+
+class WeightsError(ValueError):
+    """Weights that are missing, damaged or of another shape."""
+
+
+class Configured(Protocol):
+    """A network that carries the dataclass it was built from."""
+
+    config: Any
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass
+class Encoders:
+    """The frozen parts, and what the class ids mean."""
+
+    labels: LabelSpace
+    text: TextEncoder
+    clip_image: CLIPVisionModelWithProjection
+    image_vae: AutoencoderKL
+    annotation_vae: AnnotationVAE
+    digest: str
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Encoders:
+        """Reads an encoder folder or a bundle, in evaluation mode on the CPU, float32.
+
+        Raises:
+            WeightsError: something is missing or does not fit; says what and where.
+        """
+        folder = Path(folder)
+        _require(folder, ENCODERS)
+        try:
+            return cls(
+                labels=LabelSpace.load(folder / "label_space.json"),
+                text=TextEncoder(
+                    AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+                    CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True),
+                ).eval(),
+                clip_image=CLIPVisionModelWithProjection.from_pretrained(
+                    folder / "image_encoder", local_files_only=True
+                ).eval(),
+                image_vae=AutoencoderKL.from_pretrained(folder / "image_vae", local_files_only=True).eval(),
+                annotation_vae=load_net(AnnotationVAE, AnnotationVAEConfig, folder / "annotation_vae").eval(),
+                digest=digest(folder, ENCODERS),
+            )
+        except (OSError, SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+            raise WeightsError(f"{folder}: cannot read the encoders: {error}. Copy or make the folder again.") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the parts under `folder`, fp32 safetensors and JSON."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.labels.save(folder / "label_space.json")
+        self.text.tokenizer.save_pretrained(folder / "tokenizer")
+        self.text.model.save_pretrained(folder / "text_encoder")
+        self.clip_image.save_pretrained(folder / "image_encoder")
+        self.image_vae.save_pretrained(folder / "image_vae")
+        save_net(self.annotation_vae, folder / "annotation_vae")
+
+    def to(self, device: torch.device) -> Encoders:
+        """Moves every net, in place."""
+        for net in (self.text, self.clip_image, self.image_vae, self.annotation_vae):
+            net.to(device)
+        return self
+
+
+@dataclass
+class Bundle:
+    """Everything that makes a pair from a prompt."""
+
+    encoders: Encoders
+    net: JoDiffusion
+    diffusion: Diffusion
+    image_size_px: int
+    digest: str
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Reads a bundle, in evaluation mode on the CPU, float32.
+
+        Raises:
+            WeightsError: something is missing or does not fit; says what and where.
+        """
+        folder = Path(folder)
+        _require(folder, JOINT)
+        encoders = Encoders.load(folder)
+        facts = json.loads((folder / "bundle.json").read_text())
+        net = load_net(JoDiffusion, JoDiffusionConfig, folder / "joint").eval()
+        if net.config.text_width != encoders.text.width or net.config.num_text_tokens != encoders.text.num_tokens:
+            raise WeightsError(
+                f"{folder}: the joint net expects text of {net.config.num_text_tokens} x {net.config.text_width}, the "
+                f"text encoder gives {encoders.text.num_tokens} x {encoders.text.width}; they are not of one bundle"
+            )
+        return cls(
+            encoders, net, Diffusion(**facts["diffusion"]), facts["image_size_px"], digest(folder, ENCODERS + JOINT)
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the whole bundle under `folder`."""
+        folder = Path(folder)
+        self.encoders.save(folder)
+        save_net(self.net, folder / "joint")
+        facts = {"format": 1, "image_size_px": self.image_size_px, "diffusion": asdict(self.diffusion)}
+        (folder / "bundle.json").write_text(json.dumps(facts, indent=1))
+
+
+def save_net(net: nn.Module, folder: str | Path) -> None:
+    """Writes `config.json` (the net's dataclass) and `model.safetensors` (float32)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = cast(Configured, net).config
+    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    save_file({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_net(net_type: type[Net], config_type: type[Any], folder: str | Path) -> Net:
+    """Reads what `save_net` wrote.
+
+    Raises:
+        WeightsError: missing file, unknown config key, or tensors that are missing, surplus or of another shape.
+    """
+    folder = Path(folder)
+    _require(folder, ("config.json", WEIGHTS))
+    values = json.loads((folder / "config.json").read_text())
+    known = {field.name for field in fields(config_type)}
+    if unknown := sorted(set(values) - known):
+        raise WeightsError(f"{folder / 'config.json'}: unknown keys {unknown}; known are {sorted(known)}")
+    config = config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    net = net_type(config)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{folder / WEIGHTS}: damaged ({error}); copy or make it again") from error
+    load_tensors(net, tensors, where=str(folder / WEIGHTS))
+    return net
+
+
+def load_tensors(net: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Loads `tensors` into `net`, all or nothing.
+
+    Raises:
+        WeightsError: lists missing, surplus and misshapen tensors.
+    """
+    wanted = net.state_dict()
+    problems = [f"missing {name}" for name in wanted.keys() - tensors.keys()]
+    problems += [f"surplus {name}" for name in tensors.keys() - wanted.keys()]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, should be {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise WeightsError(f"{where} does not fit the network:\n  " + "\n  ".join(sorted(problems)))
+    net.load_state_dict(tensors)
+
+
+def digest(folder: str | Path, parts: tuple[str, ...]) -> str:
+    """16 hex digits over names and bytes of all files of `parts` under `folder`."""
+    folder = Path(folder)
+    total = hashlib.blake2b(digest_size=8)
+    for part in sorted(parts):
+        path = folder / part
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                total.update(str(file.relative_to(folder)).encode())
+                with file.open("rb") as stream:
+                    total.update(hashlib.file_digest(stream, "blake2b").digest())
+    return total.hexdigest()
+
+
+def _require(folder: Path, parts: tuple[str, ...]) -> None:
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder of weights; check the path in the config")
+    if missing := [part for part in parts if not (folder / part).exists()]:
+        raise WeightsError(f"{folder}: {', '.join(missing)} missing; is this the right folder?")

@@ -1,0 +1,45 @@
+"""The connection to Ray: the cluster that a job runs on, or a small one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.run import log
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Connects to the cluster of `RAY_ADDRESS` (a submitted job has one), or starts Ray on this machine.
+
+    Nested uses share the outer connection.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Threads of idle workers must sleep, not spin, where processes share cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING)
+    else:
+        log.info("starting Ray on this machine")
+        # Slots, not cores: a training worker and the tasks that read for it must fit even on two cores.
+        ray.init(
+            address="local",
+            num_cpus=max(4, os.cpu_count() or 1),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()

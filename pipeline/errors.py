@@ -1,0 +1,19 @@
+"""The errors a user can meet. Each says what is wrong, where, and how to mend it; jobs print them without a trace."""
+
+from __future__ import annotations
+
+
+class JoDiffusionError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(JoDiffusionError):
+    """A wrong key, value or combination in a config, or a run folder that belongs to another config."""
+
+
+class DataError(JoDiffusionError):
+    """A picture, mask, prompt or file that cannot be used as it is."""
+
+
+class ShardError(JoDiffusionError):
+    """A shard that cannot be read or written (truncated file, full disk, wrong table)."""

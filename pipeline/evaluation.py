@@ -1,0 +1,39 @@
+"""How well masks agree: confusion matrix, IoU, and means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_outputs: int, ignore_index: int) -> np.ndarray:
+    """Counts pixels by true class (row) and predicted class (column).
+
+    Args:
+        truth, predicted: integer class ids of equal shape. Pixels that are `ignore_index` in either do not count.
+        num_outputs: K + 1.
+
+    Returns:
+        (K + 1, K + 1) int64.
+    """
+    known = (truth != ignore_index) & (predicted != ignore_index)
+    cells = truth[known].astype(np.int64) * num_outputs + predicted[known]
+    return np.bincount(cells, minlength=num_outputs**2).reshape(num_outputs, num_outputs)
+
+
+def class_ious(confusion: np.ndarray) -> np.ndarray:
+    """(K + 1,) float64 intersection over union per class; NaN for a class that is neither true nor predicted."""
+    hits = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """Mean IoU over the classes that occur, background included (Pascal VOC's measure)."""
+    return float(np.nanmean(class_ious(confusion)))
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation over seeds (0 for a single one)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

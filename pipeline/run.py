@@ -1,0 +1,172 @@
+"""Run: a named execution. Its folder, its saved config, its MLflow run, its log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+
+log = logging.getLogger("jodiffusion")
+
+ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
+"""Keys that say where a run is kept or how many machines work on it, but not what it makes."""
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """One MLflow run that any process may log to; travels to workers as three strings."""
+
+    uri: str
+    run_id: str
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Logs numbers at a step."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client().log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
+
+    def picture(self, name: str, picture: np.ndarray) -> None:
+        """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
+        self._client().log_image(self.run_id, picture, artifact_file=name)
+
+    def artifact(self, path: str | Path) -> None:
+        """Logs a file."""
+        self._client().log_artifact(self.run_id, str(path))
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Logs a nested config as flat `a.b` parameters; keys that are there already keep their values."""
+        from mlflow.entities import Param
+
+        client = self._client()
+        known = client.get_run(self.run_id).data.params
+        new = [Param(key, str(value)[:500]) for key, value in flat(values).items() if key not in known]
+        for start in range(0, len(new), 100):
+            client.log_batch(self.run_id, params=new[start : start + 100])
+
+    def finish(self, status: str) -> None:
+        """Ends the MLflow run as FINISHED, FAILED or KILLED."""
+        self._client().set_terminated(self.run_id, status)
+
+    def _client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run."""
+
+    folder: Path
+    tracker: Tracker
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: RunConfig, job: str, changeable: frozenset[str] = frozenset()) -> Iterator[Run]:
+        """Opens the run that `config` names, new or to go on with.
+
+        Args:
+            config: saved as `config.yaml` in the run's folder.
+            job: name of the job; a run belongs to one.
+            changeable: further keys that may differ from those that the run began with.
+
+        Raises:
+            ConfigError: the folder belongs to another job or config; prints the difference.
+        """
+        set_up_logging()
+        folder = config.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_and_save(folder, {"job": job, **config.dump()}, changeable | ALWAYS_CHANGEABLE)
+        tracker = _open_tracker(config, folder, job)
+        tracker.parameters(config.dump())
+        try:
+            yield cls(folder, tracker)
+        except KeyboardInterrupt:
+            tracker.finish("KILLED")
+            raise
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+        tracker.finish("FINISHED")
+
+
+def set_up_logging() -> None:
+    """One plain line per message on the terminal; safe to call again."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> one with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[str]) -> None:
+    path = folder / "config.yaml"
+    if path.exists():
+        before, now = flat(yaml.safe_load(path.read_text())), flat(values)
+        changed = [
+            f"  {key}: {before.get(key, '(not set)')} -> {now.get(key, '(not set)')}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key.split(".")[0] not in changeable
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} was begun with another config:\n" + "\n".join(changed) + "\nTake another --run name, or undo "
+                "the change to go on with this run."
+            )
+    draft = path.with_suffix(".draft")
+    draft.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    os.replace(draft, path)
+
+
+def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(config.mlflow_uri)
+    try:
+        experiment = client.get_experiment_by_name(config.experiment)
+        local = config.mlflow_uri.startswith("sqlite:")
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(
+                config.experiment, artifact_location=(folder.parent / "mlflow-artifacts").as_uri() if local else None
+            )
+        )
+        found = client.search_runs([experiment_id], f"tags.folder = '{folder}'", max_results=1)
+        if found:
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            return Tracker(config.mlflow_uri, found[0].info.run_id)
+        created = client.create_run(experiment_id, run_name=config.run, tags={"folder": str(folder), "job": job})
+        return Tracker(config.mlflow_uri, created.info.run_id)
+    except MlflowException as error:
+        raise ConfigError(f"MLflow at {config.mlflow_uri} does not answer: {error}; check tracking_uri") from error

@@ -1,0 +1,306 @@
+"""Shards: the Parquet files that hold everything, and what is still missing from them.
+
+A run's folder has `shards/` (rows that were made) and `errors/` (rows that could not be made: schema.ERROR). Folders
+are local paths or fsspec URLs ("s3://bucket/run"). A shard is there whole or not at all, and its name is the hash of
+the keys inside, so a write that is retried with the same rows replaces itself.
+
+A key can still end up in two shards when rows are cut differently: Ray may re-run a lost block with other block
+boundaries, or tasks of a killed driver may finish after its successor has listed the shards. Going on with a run does
+not cause it, because keys found in shards are never planned again. `Manifest` and `verify` count such keys. A key in
+both `errors/` and `shards/` is no fault: the row was made on a later try, and counts as made.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import ShardError
+from pipeline.schema import ERROR, PAIR, PICTURE, REASONS, conform
+
+try:
+    from ray.data import Datasink
+except ImportError:  # training and evaluation read shards where Ray is not installed
+    Datasink = object  # type: ignore[assignment, misc]
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+Result = TypeVar("Result")
+
+MADE, FAILED = "shards", "errors"
+
+MAX_ROWS_PER_GROUP = 100  # a reader of one row decodes its whole group
+MAX_BYTES_PER_GROUP = 100 * 2**20
+NUM_THREADS = 16  # reading footers and small columns waits for the disk or the network, not for the CPU
+
+WRITE_ARGS = {"num_cpus": 0.5}
+"""`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
+stage of equal needs, and would then bundle what goes into that stage (raw pictures), not what comes out of it."""
+
+
+def write_table(table: pa.Table, folder: str) -> str:
+    """Writes `table`, whose first column is its key, as one shard into `folder`; returns the shard's file name.
+
+    Raises:
+        ShardError: it could not be written; nothing is left behind.
+    """
+    name = shard_name(table.column(0))
+    rows_per_group = MAX_BYTES_PER_GROUP * table.num_rows // max(table.nbytes, 1)
+    small = [field.name for field in table.schema if field.type != PICTURE and not pa.types.is_binary(field.type)]
+
+    def write(file: IO[bytes]) -> None:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=max(1, min(MAX_ROWS_PER_GROUP, rows_per_group)),
+            compression="zstd",
+            use_dictionary=small,
+            write_statistics=small,  # the least and greatest of encoded pictures say nothing
+            write_page_index=True,
+        )
+
+    publish(f"{folder.rstrip('/')}/{name}", write)
+    return name
+
+
+def shard_name(keys: pa.ChunkedArray) -> str:
+    """The file name of a shard with these keys, in any order."""
+    return blake2b("\n".join(sorted(keys.to_pylist())).encode(), digest_size=16).hexdigest() + ".parquet"
+
+
+def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
+    """Makes the file `url` from what `write` puts into a stream, whole or not at all, even if the power fails.
+
+    Raises:
+        ShardError: disk full, no permission, store not reached; nothing is left behind.
+    """
+    filesystem, path = fsspec.core.url_to_fs(url)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _publish_locally(path, write)
+        else:
+            buffer = io.BytesIO()
+            write(buffer)
+            filesystem.pipe_file(path, buffer.getvalue())  # one PUT: an object appears when it is complete
+    except OSError as error:
+        raise ShardError(
+            f"cannot write {url}: {error.strerror or error}; free space or mend access there, then run the same "
+            "command again: what is already written is kept"
+        ) from error
+
+
+def list_shards(folder: str, kind: str = MADE) -> list[str]:
+    """Paths of a run's shards, sorted by name; `kind` is MADE or FAILED. Empty where there are none, or no folder."""
+    folder = f"{folder.rstrip('/')}/{kind}"
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem.invalidate_cache(path)
+    try:
+        names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+    return [f"{folder}/{name}" for name in names if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def remove_drafts(folder: str) -> None:
+    """Removes what killed writers left in a local run folder. Only for a run that nobody is writing to."""
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    if isinstance(filesystem, LocalFileSystem):
+        for kind in (MADE, FAILED):
+            for draft in filesystem.glob(f"{path}/{kind}/.*.draft"):
+                filesystem.rm_file(draft)
+
+
+@contextmanager
+def open_shard(path: str) -> Iterator[pq.ParquetFile]:
+    """Opens a shard to read.
+
+    Raises:
+        ShardError: it cannot be opened, or what is read from it turns out broken.
+    """
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    try:
+        source = inner if isinstance(filesystem, LocalFileSystem) else filesystem.open(inner, "rb")
+        with pq.ParquetFile(source, pre_buffer=True) as file:
+            yield file
+    except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError) as error:
+        raise ShardError(f"cannot reach shard {path}: {error}; check the path and your access to it") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(
+            f"shard {path} is broken ({error}); delete it and run the same command again, which makes its rows anew"
+        ) from error
+
+
+def map_shards(function: Callable[[str], Result], paths: Iterable[str]) -> list[Result]:
+    """`function` of each path, in order, in threads."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return list(pool.map(function, paths))
+
+
+def read_columns(path: str, columns: list[str] | None = None) -> pa.Table:
+    """One shard; of `columns`, those that it has."""
+    with open_shard(path) as file:
+        present = columns and [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=present, use_threads=False)
+
+
+def read_ids(folder: str, column: str = "pair_id", kinds: Sequence[str] = (MADE, FAILED)) -> pa.ChunkedArray:
+    """The values of a string column in all shards of a run; a run that has none yet gives none."""
+    paths = [path for kind in kinds for path in list_shards(folder, kind)]
+    chunks = map_shards(lambda path: read_columns(path, [column]), paths)
+    return pa.chunked_array(
+        [chunk for table in chunks if column in table.column_names for chunk in table[column].chunks], pa.string()
+    )
+
+
+def remaining(plan: pa.Table, folder: str, retry_errors: bool = False, key: str = "pair_id") -> pa.Table:
+    """The rows of `plan` that a run has not made.
+
+    Args:
+        plan: a table with the columns `key` and `pair_id`.
+        folder: the run's.
+        retry_errors: also gives the rows that failed before.
+        key: the first column of the run's table.
+    """
+    wanted = pc.invert(pc.is_in(plan[key], read_ids(folder, key, [MADE])))
+    if not retry_errors:
+        wanted = pc.and_not(wanted, pc.is_in(plan["pair_id"], read_ids(folder, "pair_id", [FAILED])))
+    return plan.filter(wanted)
+
+
+def read_shards(folders: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """All rows of the runs `folders`, in memory: for small sets or few columns.
+
+    Raises:
+        ShardError: a folder without shards, a broken shard, or a column that no shard has.
+    """
+    paths = [path for folder in folders for path in _some_shards(folder)]
+    tables = map_shards(lambda path: read_columns(path, columns), paths)
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    absent = set(columns or ()).difference(rows.column_names)
+    if absent:
+        raise ShardError(f"no shard in {', '.join(folders)} has a column {', '.join(sorted(absent))}")
+    return rows
+
+
+def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Dataset:
+    """The same as a lazy Ray data set, for sets of any size.
+
+    Raises:
+        ShardError: a folder without shards.
+    """
+    import ray.data
+
+    paths_by_store: dict[Any, list[str]] = {}
+    for folder in folders:
+        for url in _some_shards(folder):
+            store, path = fsspec.core.url_to_fs(url)
+            # Ray's own reader of local files is faster than fsspec's, hence None.
+            paths_by_store.setdefault(None if isinstance(store, LocalFileSystem) else store, []).append(path)
+    parts = [ray.data.read_parquet(paths, columns=columns, filesystem=store) for store, paths in paths_by_store.items()]
+    return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+
+
+class ShardSink(Datasink):
+    """Writes packed rows as shards into a run's folder: `dataset.write_datasink(sink, ray_remote_args=WRITE_ARGS)`.
+
+    Rows whose column `error` is not empty go to `errors/`, with `error` as the reason (one of REASONS) and
+    `error_detail`, if there is one, as the detail.
+
+    Args:
+        folder: the run's, a path that every node sees or an fsspec URL.
+        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer.
+        schema: of the rows that were made.
+    """
+
+    def __init__(self, folder: str, rows_per_shard: int, schema: pa.Schema = PAIR) -> None:
+        filesystem, path = fsspec.core.url_to_fs(folder.rstrip("/"))
+        # Absolute, because a worker's current folder is not the driver's.
+        self.folder = path if isinstance(filesystem, LocalFileSystem) else folder.rstrip("/")
+        self.rows_per_shard = rows_per_shard
+        self.schema = schema
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self.rows_per_shard
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> list[str]:
+        """Writes the rows of one task; returns the file names of its shards."""
+        made, failed = [self.schema.empty_table()], [ERROR.empty_table()]
+        for block in blocks:
+            rows = block if isinstance(block, pa.Table) else pa.Table.from_pandas(block, preserve_index=False)
+            # Cast before they are joined: Ray takes a block's types from its values, so they differ between blocks.
+            for tables, part, schema in zip((made, failed), split_errors(rows), (self.schema, ERROR), strict=True):
+                tables.append(conform(part, schema))
+        return [
+            *self._write_pieces(pa.concat_tables(made), MADE),
+            *self._write_pieces(pa.concat_tables(failed), FAILED),
+        ]
+
+    def _write_pieces(self, table: pa.Table, kind: str) -> list[str]:
+        if not table.num_rows:
+            return []
+        # Even pieces near the wanted size: what Ray bundles is a little over it, and the rest would be a tiny shard.
+        num_pieces = max(1, round(table.num_rows / self.rows_per_shard))
+        cuts = [table.num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
+        return [write_table(table.slice(a, b - a), f"{self.folder}/{kind}") for a, b in pairwise(cuts)]
+
+
+def split_errors(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Splits rows that were made from rows that were not, whose columns get the names that ERROR has.
+
+    Raises:
+        ValueError: an `error` that is not one of REASONS.
+    """
+    if "error" not in rows.column_names:
+        return rows, rows.slice(0, 0).append_column("reason", pa.nulls(0, pa.string()))
+    reasons = pc.fill_null(rows["error"].cast(pa.string()), "")
+    failed = pc.not_equal(reasons, "")
+    unknown = set(pc.unique(reasons.filter(failed)).to_pylist()) - set(REASONS)
+    if unknown:
+        raise ValueError(f"error {sorted(unknown)} is not one of {REASONS}")
+    renamed = {"error": "reason", "error_detail": "detail"}
+    errors = rows.filter(failed)
+    return rows.filter(pc.invert(failed)), errors.rename_columns([renamed.get(n, n) for n in errors.column_names])
+
+
+def _some_shards(folder: str) -> list[str]:
+    paths = list_shards(folder)
+    if not paths:
+        raise ShardError(f"no shards in {folder}/{MADE}; give the folder of a run that has made some")
+    return paths
+
+
+def _publish_locally(path: str, write: Callable[[IO[bytes]], object]) -> None:
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    # A draft of its own for every try: a task that Ray believes lost may still be writing beside its replacement.
+    draft = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        with open(draft, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.remove(draft)
+        raise
+    directory = os.open(parent, os.O_RDONLY)  # makes the new name survive a power cut, as the content already does
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

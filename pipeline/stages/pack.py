@@ -1,0 +1,44 @@
+"""pack_pairs: arrays -> encoded bytes and statistics. Behind it a pair is small, and no picture travels as an array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from pipeline.codec import ImageFormat, encode_image, encode_mask
+from pipeline.schema import Batch
+
+
+def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confidence: bool = False) -> Batch:
+    """Stage: encodes `image` (B, H, W, 3) uint8 and `mask` (B, H, W), and counts classes.
+
+    Adds `height`, `width`, `class_ids` and `class_pixels`; `confidence` (B, H, W) uint8 becomes a PNG if it is to be kept
+    and goes otherwise. Rows with an `error` get empty bytes. Other columns pass on.
+    """
+    image, mask = batch["image"], batch["mask"]
+    failed = batch["error"] != "" if "error" in batch else np.zeros(len(image), bool)
+    counted = [np.unique(one, return_counts=True) for one in mask]
+    packed = {name: values for name, values in batch.items() if name not in ("image", "mask", "confidence")}
+    packed["image"] = _objects(
+        b"" if bad else encode_image(one, image_format) for one, bad in zip(image, failed, strict=True)
+    )
+    packed["mask"] = _objects(b"" if bad else encode_mask(one) for one, bad in zip(mask, failed, strict=True))
+    if keep_confidence:
+        packed["confidence"] = _objects(
+            b"" if bad else encode_mask(one) for one, bad in zip(batch["confidence"], failed, strict=True)
+        )
+    packed["height"] = np.full(len(image), image.shape[1], np.int32)
+    packed["width"] = np.full(len(image), image.shape[2], np.int32)
+    packed["class_ids"] = _objects(ids.astype(np.int32) for ids, _ in counted)
+    packed["class_pixels"] = _objects(pixels.astype(np.int64) for _, pixels in counted)
+    return packed
+
+
+def _objects(values: Iterable[object]) -> np.ndarray:
+    """A column of Python objects; numpy would make one array of rows that happen to have equal lengths."""
+    rows = list(values)
+    column = np.empty(len(rows), object)
+    for row, value in enumerate(rows):
+        column[row] = value
+    return column

@@ -1,0 +1,45 @@
+"""Which classes a prompt names: what a pair's mask is checked against, and how prompts are balanced over classes."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from models.labels import LabelSpace
+
+IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
+
+
+def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
+    """Ids of the foreground classes whose names occur in `prompt` as whole words, ascending, each once.
+
+    Case does not matter, plurals count ("two buses", "people", "knives"), and the words of a longer name may be joined
+    by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
+    "a hot dog" names no dog. Class 0, the background, is never named. Synonyms ("sofa" for "couch") are not known.
+    """
+    pattern, ids = _matcher(labels.classes)
+    found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
+    return tuple(sorted({ids[group] for group in found if group is not None}))
+
+
+@cache
+def _matcher(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, int]]:
+    """One alternation over all names, longest first, and the class id of each of its groups."""
+    # Groups are named, not numbered, because `lastgroup` then tells which name matched without a search.
+    ids = {f"class_{class_id}": class_id for class_id in range(1, len(classes))}
+    longest_first = sorted(ids, key=lambda group: -len(classes[ids[group]]))
+    names = "|".join(f"(?P<{group}>{_name_pattern(classes[ids[group]])})" for group in longest_first)
+    return re.compile(rf"(?<!\w)(?:{names})(?!\w)"), ids
+
+
+def _name_pattern(name: str) -> str:
+    """A regular expression for one class name in singular and plural; no capturing groups."""
+    *first, last = re.split(r"[\s_-]+", name.lower().strip())
+    forms = [f"{re.escape(last)}(?:e?s)?"]
+    if last in IRREGULAR_PLURALS:
+        forms.append(IRREGULAR_PLURALS[last])
+    if re.search(r"[^aeiou]y$", last):
+        forms.append(f"{re.escape(last[:-1])}ies")
+    if re.search(r"fe?$", last):
+        forms.append(f"{re.escape(re.sub('fe?$', '', last))}ves")
+    return r"[\s_-]+".join([*map(re.escape, first), f"(?:{'|'.join(forms)})"])

@@ -1,0 +1,48 @@
+"""What image tasks share: decoding PAIR rows, mirroring, and sheets of pictures to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codec import decode_image, decode_mask
+from pipeline.schema import Batch
+from pipeline.training.task import Tensors
+
+
+def decode_pairs(batch: Batch) -> Batch:
+    """Stage: `image` and `mask` as PAIR holds them -> (B, H, W, 3) uint8 and (B, H, W); other columns are dropped."""
+    decoded: Batch = {}
+    where = batch.get("pair_id", np.arange(len(next(iter(batch.values())))))
+    if "image" in batch:
+        decoded["image"] = np.stack(
+            [decode_image(cell["bytes"], f"image of {row}") for cell, row in zip(batch["image"], where, strict=True)]
+        )
+    if "mask" in batch:
+        decoded["mask"] = np.stack(
+            [decode_mask(cell["bytes"], f"mask of {row}") for cell, row in zip(batch["mask"], where, strict=True)]
+        )
+    return decoded
+
+
+def mirrored(batch: Tensors, *, generator: torch.Generator) -> Tensors:
+    """Flips about half of the rows left to right, all their pictures (B, H, W, ...) together."""
+    first = next(iter(batch.values()))
+    chosen = (torch.rand(len(first), generator=generator) < 0.5).to(first.device)
+    return {
+        name: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value.flip(2), value)
+        for name, value in batch.items()
+    }
+
+
+def to_float_image(image: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
+    return image.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of (N, H, W, 3) uint8 pictures -> one picture, row under row."""
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

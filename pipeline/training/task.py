@@ -1,0 +1,49 @@
+"""What the loop needs to know of a network to train it. A training is one class with these methods, and no other code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Generator, Tensor, nn
+
+from pipeline.schema import Batch
+
+Tensors = dict[str, Tensor]
+
+
+class Evaluation(NamedTuple):
+    """What a task says of a network: numbers, and (H, W, 3) uint8 pictures by file name."""
+
+    metrics: dict[str, float]
+    pictures: dict[str, np.ndarray]
+
+
+class Task(Protocol):
+    """One network to train. Instances travel to the workers, so they hold settings and paths, never weights."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the shards that training reads."""
+        ...
+
+    def decode(self, batch: Batch) -> Batch:
+        """Stage: encoded columns -> arrays of equal shape, as small as can be (uint8, float16)."""
+        ...
+
+    def build(self) -> nn.Module:
+        """The network to train, with fresh weights."""
+        ...
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        """The scalar loss of a decoded batch, and its parts for the log. `generator` is on the CPU."""
+        ...
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        """Judges averaged weights on held-out examples, without gradients."""
+        ...
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        """Writes the averaged weights, ready for use, into `folder`; `examples` are held-out ones, for statistics."""
+        ...

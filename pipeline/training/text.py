@@ -1,0 +1,144 @@
+"""Training a small CLIP on the prompts and images of a set, where no pretrained one fits or can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from models.frozen import clip_pixels
+from pipeline.run import Run
+from pipeline.schema import Batch
+from pipeline.shards import read_shards
+from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.pictures import decode_pairs, to_float_image
+from pipeline.training.task import Evaluation, Tensors
+
+
+class TextConfig(TrainingConfig):
+    """Trains a CLIP from nothing: tokenizer, text tower and image tower."""
+
+    num_tokens: int = Field(24, ge=3)
+    """Tokens of a prompt, start and end included; generation refuses longer prompts."""
+    vocabulary: int = Field(700, ge=515)
+    """Entries of the tokenizer; 514 are taken by bytes and markers."""
+    width: int = Field(64, ge=8)
+    """Width of the text embedding."""
+    text_layers: int = Field(2, ge=1)
+    """Layers of the text tower."""
+    image_width: int = Field(128, ge=8)
+    """Width of the image tower."""
+    image_layers: int = Field(3, ge=1)
+    """Layers of the image tower."""
+    image_size_px: int = Field(64, ge=16)
+    """Side at which the image tower looks."""
+    patch_px: int = Field(8, ge=2)
+    """Side of one of its patches."""
+    projection: int = Field(64, ge=8)
+    """Width of the space that prompts and images share; that of the CLIP image token."""
+
+
+def train_text(config: TextConfig) -> dict[str, float]:
+    """Trains the CLIP and leaves both towers and the tokenizer in `<run>/weights`; returns held-out retrieval scores."""
+    with Run.open(config, "train_text", SAFE_TO_CHANGE) as run:
+        folder = run.folder / "tokenizer"
+        if not (folder / "tokenizer.json").exists():
+            prompts = read_shards(config.train, ["prompt"])["prompt"].to_pylist()
+            tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
+            tokenizer.model_max_length = config.num_tokens
+            tokenizer.save_pretrained(folder)
+        return fit(TextTask(config, str(folder)), config, run)
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Contrastive learning of prompts and images (CLIP, Fig. 3); every worker contrasts within its own batch."""
+
+    config: TextConfig
+    tokenizer: str
+    columns: tuple[str, ...] = ("prompt", "image")
+
+    def decode(self, batch: Batch) -> Batch:
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True)
+        tokens = tokenizer(
+            [str(prompt) for prompt in batch["prompt"]],
+            padding="max_length",
+            max_length=self.config.num_tokens,
+            truncation=True,
+        )
+        return {"token_ids": np.array(tokens["input_ids"], np.int64), **decode_pairs(batch)}
+
+    def build(self) -> nn.Module:
+        config = self.config
+        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True)
+        sizes: dict[str, Any] = {"hidden_act": "gelu", "projection_dim": config.projection}
+        return CLIPModel(
+            CLIPConfig(
+                text_config={
+                    "vocab_size": len(tokenizer),
+                    "hidden_size": config.width,
+                    "intermediate_size": 4 * config.width,
+                    "num_hidden_layers": config.text_layers,
+                    "num_attention_heads": max(1, config.width // 16),
+                    "max_position_embeddings": config.num_tokens,
+                    "bos_token_id": tokenizer.bos_token_id,
+                    "eos_token_id": tokenizer.eos_token_id,
+                    "pad_token_id": tokenizer.pad_token_id,
+                    **sizes,
+                },
+                vision_config={
+                    "hidden_size": config.image_width,
+                    "intermediate_size": 4 * config.image_width,
+                    "num_hidden_layers": config.image_layers,
+                    "num_attention_heads": max(1, config.image_width // 32),
+                    "image_size": config.image_size_px,
+                    "patch_size": config.patch_px,
+                    **sizes,
+                },
+                projection_dim=config.projection,
+            )
+        )
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        scores = self._scores(net, batch)
+        pairs = torch.arange(len(scores), device=scores.device)
+        return (functional.cross_entropy(scores, pairs) + functional.cross_entropy(scores.T, pairs)) / 2, {}
+
+    def _scores(self, net: nn.Module, batch: Tensors) -> Tensor:
+        """(B, B) float32 logits of image i with prompt j."""
+        pixels = clip_pixels(to_float_image(batch["image"]), self.config.image_size_px)
+        return net(input_ids=batch["token_ids"], pixel_values=pixels).logits_per_image.float()
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        scores = self._scores(net, held_out)
+        rank = (scores > scores.diag().unsqueeze(1)).sum(1)
+        return Evaluation(
+            {f"recall_at_{limit}": (rank < limit).float().mean().item() for limit in (1, 10)}, pictures={}
+        )
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        clip = cast(CLIPModel, net)
+        tensors = {name: value.cpu() for name, value in clip.state_dict().items()}
+        text = CLIPTextModel(clip.config.text_config)
+        vision = CLIPVisionModelWithProjection(clip.config.vision_config)
+        for part in (text, vision):
+            own = part.state_dict()
+            part.load_state_dict({name: _find(tensors, name) for name in own})
+        text.save_pretrained(folder / "text_encoder")
+        vision.save_pretrained(folder / "image_encoder")
+        AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True).save_pretrained(folder / "tokenizer")
+
+
+def _find(tensors: Tensors, name: str) -> Tensor:
+    """The tensor of a tower among those of the whole; releases differ in whether a tower's names bear its prefix."""
+    for candidate in (name, f"text_model.{name}", f"vision_model.{name}"):
+        if candidate in tensors:
+            return tensors[candidate]
+    raise KeyError(name)

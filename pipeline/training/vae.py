@@ -1,0 +1,200 @@
+"""Training the two autoencoders: of masks (AnnotationVAE) and of images (diffusers' AutoencoderKL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from diffusers import AutoencoderKL
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+from models.labels import LabelSpace
+from models.weights import save_net
+from pipeline.errors import ConfigError
+from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
+from pipeline.run import Run
+from pipeline.schema import Batch
+from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.pictures import decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.task import Evaluation, Task, Tensors
+
+NUM_SHOWN = 8
+
+
+class VAEConfig(TrainingConfig):
+    """Trains one of the two autoencoders on pairs."""
+
+    net: Literal["annotation", "image"]
+    """Which autoencoder: "annotation" for masks, "image" for images."""
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels per resolution; the latent is 2 ** (number - 1) times smaller than the picture."""
+    latent_channels: int = Field(4, ge=1)
+    """Channels of the latent."""
+    decoder_width: int = Field(512, ge=4)
+    """Channels of the annotation VAE's decoder."""
+    latent_noise: float = Field(0.0, ge=0)
+    """Noise added to latents in training, up to this share of their spread: decoders then forgive what diffusion gets
+    slightly wrong. The paper uses none."""
+
+
+def train_vae(config: VAEConfig) -> dict[str, float]:
+    """Trains the autoencoder and leaves its weights in `<run>/weights`; returns its scores on held-out pairs."""
+    with Run.open(config, "train_vae", SAFE_TO_CHANGE) as run:
+        task: Task
+        if config.net == "annotation":
+            task = AnnotationTask(load_labels(config.train[0]), config)
+        else:
+            task = ImageTask(config)
+        return fit(task, config, run)
+
+
+def load_labels(folder: str) -> LabelSpace:
+    """The label space of a set of pairs.
+
+    Raises:
+        ConfigError: the folder has none.
+    """
+    path = Path(folder) / "label_space.json"
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; {folder} should be the folder of an ingest run or of a generate run")
+    return LabelSpace.load(path)
+
+
+def noised_latent(latent: Tensor, largest: float, *, generator: Generator) -> Tensor:
+    """Adds to each row noise of a strength drawn between 0 and `largest` times the batch's spread per channel."""
+    if not largest:
+        return latent
+    spread = latent.detach().std(dim=(0, 2, 3), keepdim=True)
+    strength = torch.rand(len(latent), 1, 1, 1, generator=generator).to(latent.device) * largest
+    return latent + strength * spread * torch.randn(latent.shape, generator=generator).to(latent)
+
+
+def latent_statistics(latent: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (B, C, h, w)."""
+    values = latent.float().transpose(0, 1).flatten(1)
+    return tuple(values.mean(1).tolist()), tuple(values.std(1).tolist())
+
+
+@dataclass(frozen=True)
+class AnnotationTask:
+    """Masks through a latent and back; softmax cross-entropy alone (JoDiffusion, section "Annotation VAE")."""
+
+    labels: LabelSpace
+    config: VAEConfig
+    columns: tuple[str, ...] = ("mask",)
+
+    def decode(self, batch: Batch) -> Batch:
+        return decode_pairs(batch)
+
+    def build(self) -> nn.Module:
+        config = self.config
+        net = AnnotationVAE(
+            AnnotationVAEConfig.for_labels(self.labels, config.widths, config.decoder_width, config.latent_channels)
+        )
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        mask = mirrored(batch, generator=generator)["mask"]
+        logits = net(mask, lambda latent: noised_latent(latent, self.config.latent_noise, generator=generator))
+        return self._cross_entropy(logits, mask), {}
+
+    def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return functional.cross_entropy(logits.float(), mask.long(), ignore_index=self.labels.ignore_index)
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        num_outputs = self.labels.num_classes + 1
+        confusion = np.zeros((num_outputs, num_outputs), np.int64)
+        losses, shown = [], []
+        for mask in held_out["mask"].split(64):
+            logits = net(mask)
+            losses.append(self._cross_entropy(logits, mask).item())
+            predicted = logits.argmax(1).cpu().numpy()
+            confusion += confusion_matrix(mask.cpu().numpy(), predicted, num_outputs, self.labels.ignore_index)
+            shown.append((mask.cpu().numpy(), predicted))
+        truth, predicted = shown[0]
+        pictures = sheet([self.labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)])
+        worst = float(np.nanmin(class_ious(confusion)))
+        return Evaluation(
+            {"loss": float(np.mean(losses)), "miou": mean_iou(confusion), "worst_iou": worst},
+            {"reconstructions": pictures},
+        )
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        vae = cast(AnnotationVAE, net)
+        mean, std = latent_statistics(torch.cat([vae.encode(part).mean for part in examples["mask"].split(64)]))
+        vae.config = replace(vae.config, latent_mean=mean, latent_std=std)
+        save_net(vae, folder)
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Images through a latent and back: mean squared plus a little absolute error, a trace of KL to bound the latents."""
+
+    config: VAEConfig
+    columns: tuple[str, ...] = ("image",)
+
+    def decode(self, batch: Batch) -> Batch:
+        return decode_pairs(batch)
+
+    def build(self) -> nn.Module:
+        widths = self.config.widths
+        return ImageAutoencoder(
+            AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * len(widths),
+                up_block_types=("UpDecoderBlock2D",) * len(widths),
+                block_out_channels=widths,
+                layers_per_block=1,
+                latent_channels=self.config.latent_channels,
+                norm_num_groups=min(32, widths[0] // 4),
+                mid_block_add_attention=False,
+                force_upcast=False,
+            )
+        )
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        image = to_float_image(mirrored(batch, generator=generator)["image"])
+        output, kl = net(image, lambda latent: noised_latent(latent, self.config.latent_noise, generator=generator))
+        squared = functional.mse_loss(output.float(), image)
+        absolute = functional.l1_loss(output.float(), image)
+        return squared + 0.1 * absolute + 1e-6 * kl, {"squared_error": squared.detach(), "kl": kl.detach()}
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        errors, shown = [], []
+        for image in held_out["image"].split(64):
+            truth = to_float_image(image)
+            output, _ = net(truth)
+            errors.append(functional.mse_loss(output.float().clamp(-1, 1), truth, reduction="none").mean((1, 2, 3)))
+            shown.append((truth, output))
+        pictures = [
+            ((rows[:NUM_SHOWN].float().clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).cpu().numpy()
+            for rows in shown[0]
+        ]
+        # Peak to peak is 2 in [-1, 1].
+        psnr = (10 * torch.log10(4 / torch.cat(errors))).mean().item()
+        return Evaluation({"psnr_db": psnr}, {"reconstructions": sheet(pictures)})
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        vae = cast(ImageAutoencoder, net).vae
+        latents = [vae.encode(to_float_image(part)).latent_dist.mean for part in examples["image"].split(64)]
+        mean, std = latent_statistics(torch.cat(latents))
+        vae.register_to_config(latents_mean=list(mean), latents_std=list(std))
+        vae.save_pretrained(folder)
+
+
+class ImageAutoencoder(nn.Module):
+    """An AutoencoderKL whose forward pass goes through noised latents; one module, so that gradients are shared."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor, noise: Any = lambda latent: latent) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> its reconstruction and the mean KL divergence of the posterior."""
+        posterior = self.vae.encode(image).latent_dist
+        return self.vae.decode(noise(posterior.mean)).sample, posterior.kl().mean()

@@ -1,0 +1,113 @@
+"""The built-in scenes: pure functions of their index, captions that agree with masks, splits that share nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from models.labels import GARMENTS
+from pipeline.datasets import builtin
+from pipeline.datasets.builtin import ASSETS, COLOURS, SPLITS, BuiltinScenes
+from pipeline.errors import DataError
+from pipeline.stages.prompt_classes import classes_in_prompt
+
+
+def test_a_scene_is_a_function_of_split_seed_and_index() -> None:
+    first, second = BuiltinScenes("train", seed=3), BuiltinScenes("train", seed=3)
+    second(4)  # what was made before must not matter
+    assert np.array_equal(first(5).image, second(5).image)
+    assert np.array_equal(first(5).mask, second(5).mask)
+    assert first(5).prompt == second(5).prompt
+
+
+@pytest.mark.parametrize("other", [("train", 0, 1), ("train", 1, 0), ("validation", 0, 0), ("test", 0, 0)])
+def test_another_index_seed_or_split_is_another_scene(other: tuple[str, int, int]) -> None:
+    split, seed, index = other
+    assert not np.array_equal(BuiltinScenes("train")(0).image, BuiltinScenes(split, seed)(index).image)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_captions_name_exactly_the_classes_of_the_mask(split: str) -> None:
+    scenes = BuiltinScenes(split)
+    counts = np.zeros(len(GARMENTS.classes), int)
+    for index in range(300):
+        scene = scenes(index)
+        present, num_px = np.unique(scene.mask, return_counts=True)
+        assert present[0] == 0 and present[-1] <= GARMENTS.num_classes
+        assert tuple(present[1:].tolist()) == classes_in_prompt(scene.prompt, GARMENTS), scene.prompt
+        assert num_px[1:].min() >= builtin.MIN_VISIBLE_PX
+        assert len(scene.prompt.split()) <= 16
+        counts[present] += 1
+    assert counts[1:].min() > 0.5 * counts[1:].max(), "a class is far rarer than another"
+
+
+@pytest.mark.parametrize("size_px", [32, 64, 96])
+def test_shapes_and_types(size_px: int) -> None:
+    scene = BuiltinScenes("test", size_px=size_px)(0)
+    assert scene.image.shape == (size_px, size_px, 3) and scene.image.dtype == np.uint8
+    assert scene.mask.shape == (size_px, size_px) and scene.mask.dtype == np.uint8
+
+
+def test_garments_end_where_their_mask_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scene on another background differs only outside the garments and on their smooth rim."""
+    scenes = BuiltinScenes("train")
+    background = scenes._background
+
+    def lighter(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        image, surface = background(rng)
+        return image + 1, surface
+
+    monkeypatch.setattr(scenes, "_background", lighter)
+    # Else a colour may drop out of the choice when the background changes.
+    monkeypatch.setattr(builtin, "MIN_COLOUR_DISTANCE", 0.0)
+    originals = [BuiltinScenes("train")(index) for index in range(40)]
+    for index, original in enumerate(originals):
+        changed = scenes(index)
+        assert np.array_equal(changed.mask, original.mask)
+        same = (changed.image == original.image).all(-1)
+        inside, outside = original.mask > 0, original.mask == 0
+        assert same[inside].mean() > 0.7
+        assert same[outside].mean() < 0.3
+
+
+def test_splits_share_no_garment_and_no_photograph() -> None:
+    garments = {
+        split: {picture.tobytes() for pictures in builtin._garment_pictures(split).values() for picture in pictures}
+        for split in SPLITS
+    }
+    photographs = {split: {picture.tobytes() for picture, _ in builtin._photographs(split)} for split in SPLITS}
+    for first, second in itertools.combinations(SPLITS, 2):
+        assert not garments[first] & garments[second]
+        assert not photographs[first] & photographs[second]
+    assert {split: BuiltinScenes(split).num_garments for split in SPLITS} == {
+        "train": 3200,
+        "validation": 480,
+        "test": 960,
+    }
+
+
+def test_every_photograph_is_listed_with_a_surface_and_a_licence() -> None:
+    rows = json.loads((ASSETS / "photographs.json").read_text())
+    notice = (ASSETS / "NOTICE.md").read_text()
+    assert {row["file"] for row in rows} == {path.name for path in (ASSETS / "photographs").iterdir()}
+    for row in rows:
+        assert f"| {row['file']} | {row['split']} | {row['surface']} |" in notice
+        assert not classes_in_prompt(row["surface"], GARMENTS)
+        assert not COLOURS.keys() & set(row["surface"].split()), "a colour in the surface could be read as a garment's"
+
+
+def test_a_wrong_split_is_an_error_that_lists_the_right_ones() -> None:
+    with pytest.raises(DataError, match="train, validation, test"):
+        BuiltinScenes("trian")
+
+
+def test_wrong_numbers_are_errors() -> None:
+    with pytest.raises(DataError, match="seed"):
+        BuiltinScenes("train", seed=-1)
+    with pytest.raises(DataError, match="size_px"):
+        BuiltinScenes("train", size_px=8)
+    with pytest.raises(DataError, match="index"):
+        BuiltinScenes("train")(-1)

@@ -1,0 +1,41 @@
+"""Class names in prompts: whole words, plurals, names of several words, the longest name first."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.labels import GARMENTS, VOC, LabelSpace
+from pipeline.stages.prompt_classes import classes_in_prompt
+
+STREET = LabelSpace.custom(
+    "street", ("person", "traffic light", "dog", "hot dog", "light", "knife", "bus", "baby", "C++ book")
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names"),
+    [
+        ("a traffic light", {"traffic light"}),
+        ("two Traffic-Lights, one LIGHT", {"traffic light", "light"}),
+        ("a hot dog", {"hot dog"}),
+        ("a dog eats hot dogs", {"dog", "hot dog"}),
+        ("people wait for buses", {"person", "bus"}),
+        ("knives and babies", {"knife", "baby"}),
+        ("personal lightning, a busy doghouse", set()),
+        ("a c++ book.", {"C++ book"}),
+        ("the background", set()),
+        ("", set()),
+    ],
+)
+def test_names_in_a_prompt(prompt: str, names: set[str]) -> None:
+    assert {STREET.classes[class_id] for class_id in classes_in_prompt(prompt, STREET)} == names
+
+
+def test_ids_are_ascending_and_unique() -> None:
+    assert classes_in_prompt("a boot, a red bag, two shirts and a shirt", GARMENTS) == (1, 7, 8)
+
+
+@pytest.mark.parametrize("labels", [VOC, GARMENTS], ids=lambda labels: labels.name)
+def test_every_class_is_found_by_its_own_name(labels: LabelSpace) -> None:
+    for class_id, name in enumerate(labels.classes[1:], start=1):
+        assert classes_in_prompt(f"a photo of a {name}", labels) == (class_id,)
