@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from models.weights import WeightsError
-from pipeline.config import Config, parse
-from pipeline.errors import JoDiffusionError
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound="Config")
 
 
 def command(main: Callable[[C], object], config_type: type[C]) -> None:
     """Runs one job from the command line. A user's mistake ends in one message and exit code 2, SIGINT in 130."""
+    # Here and not above: the list of jobs must not wait for torch.
+    from models.weights import WeightsError
+    from pipeline.config import parse
+    from pipeline.errors import JoDiffusionError
+
     try:
         main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
     except (JoDiffusionError, WeightsError) as error:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
+from transformers.utils.logging import disable_progress_bar
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.diffusion import Diffusion
@@ -28,7 +29,12 @@ from models.labels import LabelSpace
 
 WEIGHTS = "model.safetensors"
 ENCODERS = ("label_space.json", "text_encoder", "tokenizer", "image_encoder", "image_vae", "annotation_vae")
+SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+"""No download and no pickle, whatever lies in a folder."""
 JOINT = ("bundle.json", "joint")
+
+
+disable_progress_bar()  # a line per part and process would drown the log of a run
 
 
 class WeightsError(ValueError):
@@ -69,12 +75,12 @@ class Encoders:
                 labels=LabelSpace.load(folder / "label_space.json"),
                 text=TextEncoder(
                     AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-                    CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True),
+                    CLIPTextModel.from_pretrained(folder / "text_encoder", **SAFELY),
                 ).eval(),
-                clip_image=CLIPVisionModelWithProjection.from_pretrained(
-                    folder / "image_encoder", local_files_only=True
+                clip_image=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", **SAFELY).eval(),
+                image_vae=AutoencoderKL.from_pretrained(
+                    folder / "image_vae", low_cpu_mem_usage=False, **SAFELY
                 ).eval(),
-                image_vae=AutoencoderKL.from_pretrained(folder / "image_vae", local_files_only=True).eval(),
                 annotation_vae=load_net(AnnotationVAE, AnnotationVAEConfig, folder / "annotation_vae").eval(),
                 digest=digest(folder, ENCODERS),
             )
@@ -91,12 +97,23 @@ class Encoders:
         self.clip_image.save_pretrained(folder / "image_encoder")
         self.image_vae.save_pretrained(folder / "image_vae")
         save_net(self.annotation_vae, folder / "annotation_vae")
+        for part, name in (("image_vae", "config.json"), ("tokenizer", "tokenizer_config.json")):
+            _forget_origin(folder / part / name)
 
     def to(self, device: torch.device) -> Encoders:
         """Moves every net, in place."""
-        for net in (self.text, self.clip_image, self.image_vae, self.annotation_vae):
+        for net in self._nets():
             net.to(device)
         return self
+
+    def eval(self) -> Encoders:
+        """Puts every net into evaluation mode, in place."""
+        for net in self._nets():
+            net.eval()
+        return self
+
+    def _nets(self) -> tuple[nn.Module, ...]:
+        return self.text, self.clip_image, self.image_vae, self.annotation_vae
 
 
 @dataclass
@@ -201,6 +218,13 @@ def digest(folder: str | Path, parts: tuple[str, ...]) -> str:
                 with file.open("rb") as stream:
                     total.update(hashlib.file_digest(stream, "blake2b").digest())
     return total.hexdigest()
+
+
+def _forget_origin(path: Path) -> None:
+    """Drops where the libraries read a part from: the path of one machine, and a digest that would change with it."""
+    values = json.loads(path.read_text())
+    kept = {key: value for key, value in values.items() if key not in ("_name_or_path", "is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, indent=2))
 
 
 def _require(folder: Path, parts: tuple[str, ...]) -> None:

@@ -175,7 +175,7 @@ def _train(assignment: Assignment) -> None:
         with torch.no_grad():
             task.save(state.average, held_out, assignment.run.folder / WEIGHTS)
         draft = assignment.run.folder / f"{SCORES}.draft"
-        draft.write_text(json.dumps(scores, indent=1))
+        draft.write_text(json.dumps({**scores, "training_s": state.seconds}, indent=1))
         os.replace(draft, assignment.run.folder / SCORES)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -134,6 +135,7 @@ def train(
         TrainingError: loss or gradient is not finite; the weights are those before the bad step.
     """
     while state.step < settings.num_steps:
+        began = time.monotonic()
         losses = accumulate_gradients(task, net, next(batches), settings, device, step_generator(seed, rank, state.step))
         norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip).item()
         if not (math.isfinite(norm) and math.isfinite(losses["loss"])):
@@ -149,6 +151,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.update_average(settings.ema_decay)
+        state.seconds += time.monotonic() - began
         examples = min(state.step * settings.batch_size, settings.num_examples)
         yield Report(state.step, examples, losses, norm, settings.learning_rate * rate)
 

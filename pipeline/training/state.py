@@ -19,6 +19,8 @@ class TrainState:
         self.average = copy.deepcopy(net).requires_grad_(False).eval()
         self.optimizers = optimizers
         self.step = 0
+        self.seconds = 0.0
+        """Time spent in steps so far, over all starts of the run."""
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
@@ -36,6 +38,7 @@ class TrainState:
                 "average": self.average.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step,
+                "seconds": self.seconds,
             },
             Path(folder) / FILE,
         )
@@ -48,3 +51,4 @@ class TrainState:
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.step = saved["step"]
+        self.seconds = saved.get("seconds", 0.0)

@@ -1,0 +1,53 @@
+"""`python -m jobs` and the console script `jodiffusion`: list the jobs, or run one."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+USAGE = """\
+Run one:   jodiffusion NAME CONFIG.yaml [--key value ...]    or    python -m jobs.NAME CONFIG.yaml [--key value ...]
+Settings:  jodiffusion NAME --help
+"""
+
+
+def main() -> None:
+    """Entry point. An unknown name ends in exit code 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(listing())
+        return
+    name, names = arguments[0].replace("-", "_"), [path.stem for path in job_files()]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+        sys.stderr.write(f"error: no job is called {arguments[0]}; {hint}\n")
+        sys.exit(2)
+    sys.argv = arguments
+    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+
+
+def listing() -> str:
+    """One line a job, from the first line of its docstring. Reads the files: importing them would load torch and Ray."""
+    paths = job_files()
+    width = max((len(path.stem) for path in paths), default=0)
+    lines = [f"  {path.stem:{width}}  {summary(path)}" for path in paths]
+    return "Jobs:\n" + "\n".join(lines) + "\n\n" + USAGE
+
+
+def summary(path: Path) -> str:
+    """First line of the docstring of a module."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "(no description)"
+    return text.splitlines()[0]
+
+
+def job_files() -> list[Path]:
+    """The modules of this package that are jobs, by name."""
+    return sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Generate: prompts -> sampler actors -> refined masks -> packed pairs -> Parquet shards."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from pydantic import Field
+
+from models.labels import LabelSpace
+from models.sampler import SamplerSettings
+from models.weights import ENCODERS, JOINT, WeightsError, digest
+from pipeline.codec import ImageFormat
+from pipeline.config import Config, RunConfig, Workers, absolute
+from pipeline.errors import ConfigError, DataError
+from pipeline.manifest import Manifest
+from pipeline.run import Run, log
+from pipeline.schema import PROMPT, Batch, canonical_json, pair_id, pair_seed, prompt_id
+from pipeline.shards import (
+    FAILED,
+    MADE,
+    WRITE_ARGS,
+    ShardSink,
+    list_shards,
+    map_shards,
+    open_shard,
+    read_shards,
+    remaining,
+    remove_drafts,
+)
+from pipeline.stages.pack import pack_pairs
+from pipeline.stages.refine import refine_masks
+from pipeline.stages.sample import SamplePairs
+
+SAFE_TO_CHANGE = frozenset({"pairs", "rows_per_shard", "refine_on", "retry_errors", "log_every_s"})
+MAX_BLOCKS = 4000
+
+
+class Refine(Config):
+    """Mask optimisation (JoDiffusion, section "Mask optimization")."""
+
+    min_area_px: int = Field(20, ge=0)
+    """Smaller components take the class around them; 0 turns refinement off. Paper: 20 at 512x512."""
+    fill_holes_px: int = Field(0, ge=0)
+    """Enclosed holes of background below this area take the class around them; 0 leaves them, as the paper does."""
+
+
+class GenerateConfig(RunConfig):
+    """Makes image/mask pairs from prompts."""
+
+    bundle: str
+    """Folder of the weights."""
+    prompts: str
+    """Text file with one prompt per line, or the folder of a run whose prompts are taken in order of their ids."""
+    pairs: int = Field(ge=1)
+    """Pairs to make; prompts are used in turn, each again with other noise until there are enough. Asking for more
+    later makes just the difference."""
+    sampler: SamplerSettings = SamplerSettings()
+    """The reverse process."""
+    refine: Refine = Refine()
+    """What is done to masks afterwards."""
+    image_format: ImageFormat = "png"
+    """"png" and "webp" are lossless; "jpeg" is quality 95 in 4:4:4."""
+    keep_confidence: bool = False
+    """Also store how sure the model was of each pixel, as an 8-bit picture."""
+    rows_per_shard: int = Field(1000, ge=1)
+    """Pairs per Parquet file, give or take half."""
+    workers: Workers = Workers()
+    """Sampler processes; with GPUs, one each."""
+    refine_on: Workers = Workers(num=4)
+    """Tasks that refine and pack, at most `num` at once."""
+    retry_errors: bool = False
+    """Try again what failed in an earlier start of this run."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines."""
+
+    def provenance(self) -> str:
+        """Canonical JSON of all that decides a pair besides prompt, seed and bundle; the column `sampler`."""
+        return canonical_json({"sampler": asdict(self.sampler), "refine": self.refine.dump()})
+
+
+def generate(config: GenerateConfig) -> Manifest:
+    """Makes the pairs that `config.run` does not hold yet; returns what it holds then.
+
+    Raises:
+        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
+    """
+    bundle = Path(absolute(config.bundle))
+    if not bundle.is_dir():
+        raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
+    with Run.open(config, "generate", SAFE_TO_CHANGE) as run:
+        folder = str(run.folder)
+        remove_drafts(folder)
+        labels = LabelSpace.load(bundle / "label_space.json")
+        labels.save(run.folder / "label_space.json")
+        bundle_digest = digest(bundle, ENCODERS + JOINT)
+        planned = plan(config, bundle_digest)
+        todo = remaining(planned, folder, config.retry_errors)
+        log.info(
+            "generate: %d pairs planned, %d to make, with bundle %s, %d steps, guidance %g",
+            planned.num_rows,
+            todo.num_rows,
+            bundle_digest,
+            config.sampler.steps,
+            config.sampler.guidance,
+        )
+        if todo.num_rows:
+            with watched(config, run, planned.num_rows - todo.num_rows):
+                graph(blocks(todo, config.sampler.batch_size), config, labels, bundle_digest).write_datasink(
+                    ShardSink(folder, config.rows_per_shard), ray_remote_args=WRITE_ARGS
+                )
+        return finish(run)
+
+
+def plan(config: GenerateConfig, bundle_digest: str) -> pa.Table:
+    """PROMPT rows of all pairs of the run. Ids and seeds follow from content alone; a longer plan begins like a shorter."""
+    prompts = read_prompts(config.prompts)
+    ids = {prompt: prompt_id(prompt) for prompt in set(prompts)}
+    provenance = config.provenance()
+    uses: Counter[str] = Counter()
+    rows = []
+    for index in range(config.pairs):
+        prompt = prompts[index % len(prompts)]
+        seed = pair_seed(config.seed, ids[prompt], uses[prompt])
+        rows.append(
+            (pair_id(prompt, seed, bundle_digest, provenance), ids[prompt], prompt, seed, uses[prompt])
+        )
+        uses[prompt] += 1
+    return pa.table([pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), PROMPT, strict=True)], schema=PROMPT)
+
+
+def read_prompts(source: str) -> list[str]:
+    """Prompts of a text file, in its order, or of a run, in the order of their pair ids.
+
+    Raises:
+        DataError: missing, not text, or without prompts.
+    """
+    path = Path(source)
+    if path.is_dir():
+        rows = read_shards([source], ["pair_id", "prompt"]).sort_by("pair_id")
+        return [prompt or "" for prompt in rows["prompt"].to_pylist()]
+    try:
+        prompts = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: cannot read prompts ({error}); give a UTF-8 text file, one prompt per line") from error
+    if not any(prompt.strip() for prompt in prompts):
+        raise DataError(f"{source}: holds no prompts; write one per line")
+    return prompts
+
+
+def blocks(todo: pa.Table, batch_size: int) -> ray.data.Dataset:
+    """The work in blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors."""
+    rows = batch_size * max(1, math.ceil(todo.num_rows / (batch_size * MAX_BLOCKS)))
+    return ray.data.from_arrow([todo.slice(start, rows) for start in range(0, todo.num_rows, rows)])
+
+
+def graph(
+    prompts: ray.data.Dataset, config: GenerateConfig, labels: LabelSpace, bundle_digest: str
+) -> ray.data.Dataset:
+    """PROMPT rows -> packed PAIR rows, and rows with an `error`."""
+    workers, refine_on = config.workers, config.refine_on
+    sampled = prompts.map_batches(
+        SamplePairs,
+        fn_constructor_args=(
+            absolute(config.bundle),
+            config.sampler,
+            "cuda" if workers.gpus else "cpu",
+            workers.threads,
+        ),
+        batch_size=config.sampler.batch_size,
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=workers.num),
+    )
+    return sampled.map_batches(
+        refine_and_pack,
+        fn_kwargs={
+            "refine": config.refine,
+            "ignore_index": labels.ignore_index,
+            "image_format": config.image_format,
+            "keep_confidence": config.keep_confidence,
+            "origin": {"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
+        },
+        batch_size=config.sampler.batch_size,
+        # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
+        num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
+        compute=ray.data.TaskPoolStrategy(size=refine_on.num),
+    )
+
+
+def refine_and_pack(
+    batch: Batch,
+    *,
+    refine: Refine,
+    ignore_index: int,
+    image_format: ImageFormat,
+    keep_confidence: bool,
+    origin: dict[str, str],
+) -> Batch:
+    """Stage: both CPU steps in one task, so that raw pictures cross the object store once."""
+    refined = refine_masks(
+        batch, min_area_px=refine.min_area_px, ignore_index=ignore_index, fill_holes_px=refine.fill_holes_px
+    )
+    packed = pack_pairs(refined, image_format=image_format, keep_confidence=keep_confidence)
+    constant = {name: np.full(len(batch["prompt"]), value, object) for name, value in origin.items()}
+    return {**packed, **constant}
+
+
+def finish(run: Run) -> Manifest:
+    """Derives the manifest from the shards and logs what is in them."""
+    manifest = Manifest.scan(str(run.folder))
+    manifest.save(str(run.folder / "manifest.json"))
+    run.tracker.artifact(run.folder / "manifest.json")
+    run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
+    log.info("generate: %d pairs and %d errors in %s", manifest.num_pairs, manifest.num_errors, run.folder)
+    for reason, count in manifest.errors_by_reason.items():
+        log.info("generate: %d rows failed: %s (see errors/)", count, reason)
+    return manifest
+
+
+@contextmanager
+def watched(config: GenerateConfig, run: Run, already: int) -> Iterator[None]:
+    """Prints and logs progress while the graph runs, from the shards that are there, and the throughput in the end."""
+    began, stop = time.monotonic(), threading.Event()
+
+    def show() -> float:
+        made = count_rows(str(run.folder)) - already
+        seconds = time.monotonic() - began
+        rate = made / seconds
+        left_s = (config.pairs - already - made) / rate if rate else math.inf
+        left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left" if rate else "first shard on its way"
+        log.info("generate: %d of %d pairs  %.1f/s  %s", already + made, config.pairs, rate, left)
+        run.tracker.metrics({"pairs_per_s": rate, "pairs_done": already + made}, step=round(seconds))
+        return rate
+
+    def watch() -> None:
+        while not stop.wait(config.log_every_s):
+            show()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    session = {"pairs_per_s": show(), "seconds": time.monotonic() - began, "samplers": config.workers.num}
+    (run.folder / "throughput.json").write_text(json.dumps(session, indent=1))
+
+
+def count_rows(folder: str) -> int:
+    """Rows in shards and errors, from footers."""
+
+    def count(path: str) -> int:
+        with open_shard(path) as shard:
+            return shard.metadata.num_rows
+
+    return sum(map_shards(count, [*list_shards(folder, MADE), *list_shards(folder, FAILED)]))
+
+
+def remake(row: dict[str, object], bundle: str, device: str = "cpu") -> Batch:
+    """Makes one pair again, alone, from its row: same noise, and on the same kind of device the same pixels and mask.
+
+    Args:
+        row: a row of PAIR, at least `prompt`, `seed`, `bundle` and `sampler`.
+        bundle: folder of the weights.
+
+    Returns:
+        `image` (1, H, W, 3), `mask` (1, H, W), and what else the stages give.
+
+    Raises:
+        ConfigError: the row was made with other weights.
+    """
+    found = digest(bundle, ENCODERS + JOINT)
+    if found != row["bundle"]:
+        raise ConfigError(f"the row was made with bundle {row['bundle']}, but {bundle} is {found}")
+    settings = json.loads(str(row["sampler"]))
+    stage = SamplePairs(bundle, SamplerSettings(**settings["sampler"]), device)
+    sampled = stage({"prompt": np.array([row["prompt"]], object), "seed": np.array([row["seed"]])})
+    return refine_masks(sampled, **settings["refine"], ignore_index=stage.sampler.bundle.encoders.labels.ignore_index)

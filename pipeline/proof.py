@@ -1,0 +1,170 @@
+"""Proof: how good a segmenter becomes on real pictures when it trained on real pairs, on synthetic ones, on both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+
+from models.labels import LabelSpace
+from models.segmenters import SegmenterName
+from models.weights import WEIGHTS
+from pipeline.config import RunConfig, Workers, absolute
+from pipeline.errors import ConfigError
+from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
+from pipeline.run import Run, log
+from pipeline.shards import read_shards
+from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
+from pipeline.training.fit import TrainingConfig, fit
+from pipeline.training.loop import Optimisation
+from pipeline.training.pictures import decode_pairs
+from pipeline.training.segmenter import SegmenterTask, predict
+from pipeline.training.vae import load_labels
+
+MAX_JUDGED = 2048
+
+
+class ProofConfig(RunConfig):
+    """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
+
+    sets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Name of each set -> folders of its runs. The first is what the others are compared with: name it "real"."""
+    test: str
+    """Folder of a run with real held-out pairs."""
+    test_rows: int = Field(1024, ge=1)
+    """Pairs of it to test on."""
+    judged: str = ""
+    """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
+    and with the classes that their prompts name; empty leaves both out."""
+    seeds: int = Field(1, ge=1)
+    """Trainings per set."""
+    epochs: float = Field(8, gt=0)
+    """Times that a training sees each pair of its set; a set twice as large trains twice as long."""
+    segmenter: SegmenterName = "unet_small"
+    """The network."""
+    width: int = Field(16, ge=4)
+    """Its channels at full resolution."""
+    batch_size: int = Field(32, ge=1)
+    """Pairs per optimiser step."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of AdamW."""
+    workers: Workers = Workers()
+    """Training processes."""
+
+
+def train_segmenters(config: ProofConfig) -> dict[str, object]:
+    """Trains what is missing and writes `<run>/proof.json`; returns its content."""
+    with Run.open(config, "train_segmenter", frozenset({"seeds", "judged"})) as run:
+        labels = load_labels(config.test)
+        task = SegmenterTask(labels, config.segmenter, config.width)
+        sets = []
+        for name, folders in config.sets.items():
+            num_pairs = len(read_shards([absolute(folder) for folder in folders], ["pair_id"]))
+            trainings = [training(config, name, num_pairs, seed) for seed in range(config.seeds)]
+            scores = []
+            for one in trainings:
+                with Run.open(one, "segmenter") as inner:
+                    scores.append(fit(task, one, inner))
+            mean, spread = mean_and_spread([score["miou"] for score in scores])
+            log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, num_pairs, mean, spread)
+            run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
+            sets.append(
+                {
+                    "name": name,
+                    "folders": list(folders),
+                    "pairs": num_pairs,
+                    "steps": trainings[0].optimisation.num_steps,
+                    "miou": [score["miou"] for score in scores],
+                    "iou": {key: [score[f"iou/{key}"] for score in scores] for key in labels.classes},
+                }
+            )
+        proof: dict[str, object] = {
+            "test": {"folder": config.test, "pairs": config.test_rows},
+            "seeds": list(range(config.seeds)),
+            "classes": list(labels.classes),
+            "sets": sets,
+        }
+        if config.judged:
+            judge = next(iter(config.sets))
+            proof |= judgement(config, task, judge)
+        draft = run.folder / "proof.json.draft"
+        draft.write_text(json.dumps(proof, indent=1))
+        os.replace(draft, run.folder / "proof.json")
+        run.tracker.artifact(run.folder / "proof.json")
+        return proof
+
+
+def training(config: ProofConfig, name: str, num_pairs: int, seed: int) -> TrainingConfig:
+    """The training of one set with one seed."""
+    return TrainingConfig(
+        run=f"{config.run}/{name}-{seed}",
+        runs=config.runs,
+        seed=seed,
+        experiment=config.experiment,
+        tracking_uri=config.tracking_uri,
+        train=config.sets[name],
+        validation=config.test,
+        validation_rows=config.test_rows,
+        workers=config.workers,
+        checkpoint_examples=max(1, round(num_pairs * config.epochs)),
+        optimisation=Optimisation(
+            num_examples=max(config.batch_size, round(num_pairs * config.epochs)),
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_examples=config.batch_size * 20,
+            decay_share=0.8,
+            ema_decay=0.98,
+        ),
+    )
+
+
+def judgement(config: ProofConfig, task: SegmenterTask, judge: str) -> Mapping[str, object]:
+    """What the first segmenter of the first set, and the prompts, say of the judged masks."""
+    weights = config.folder / f"{judge}-0" / WEIGHTS_FOLDER / WEIGHTS
+    net = task.build()
+    net.load_state_dict(load_file(weights))
+    net.eval()
+    rows = read_shards([absolute(config.judged)], ["pair_id", "prompt", "image", "mask", "class_ids", "origin"])
+    rows = rows.sort_by("pair_id")
+    shown = rows.slice(0, MAX_JUDGED)
+    decoded = decode_pairs({name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")})
+    confusion = confusion_matrix(
+        decoded["mask"],
+        predict(net, torch.from_numpy(decoded["image"])),
+        task.labels.num_classes + 1,
+        task.labels.ignore_index,
+    )
+    agreement = {
+        "judge": judge,
+        "on": config.judged,
+        "miou": mean_iou(confusion),
+        "pixel_accuracy": float(np.diag(confusion).sum() / confusion.sum()),
+    }
+    match = prompt_match(rows, task.labels)
+    log.info("masks agree with the segmenter of %s: mIoU %.4f", judge, agreement["miou"])
+    log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
+    return {"agreement": agreement, "prompt_match": {config.judged: match}}
+
+
+def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:
+    """Share of rows whose mask holds exactly the classes that the prompt names, background and unknown pixels aside.
+
+    Raises:
+        ConfigError: no row names a class.
+    """
+    hits = total = 0
+    for prompt, ids in zip(rows["prompt"].to_pylist(), rows["class_ids"].to_pylist(), strict=True):
+        named = classes_in_prompt(prompt or "", labels)
+        if named:
+            total += 1
+            hits += set(named) == {class_id for class_id in ids if class_id not in (0, labels.ignore_index)}
+    if not total:
+        raise ConfigError("no prompt of the judged pairs names a class of the label space; leave `judged` empty")
+    return hits / total

@@ -1,0 +1,78 @@
+"""SamplePairs: prompts -> images and masks, on whatever holds the bundle (a GPU actor, or a test)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models.sampler import Pairs, PairSampler, SamplerSettings
+from models.weights import Bundle
+from pipeline.schema import Batch
+
+
+class SamplePairs:
+    """Stage: `prompt`, `seed` -> `image` (B, H, W, 3) uint8, `mask` (B, H, W), `confidence` (B, H, W) uint8.
+
+    Adds `confidence_mean` float32 in [0, 1], and `error` with `error_detail`: "" or why the row could not be made; such
+    rows hold zeros. Other columns pass on.
+
+    Args:
+        bundle: folder of the weights.
+        settings: of the sampler; batches hold at most `settings.batch_size` rows.
+        device: to sample on.
+        threads: torch threads, 0 for torch's choice.
+    """
+
+    def __init__(self, bundle: str, settings: SamplerSettings, device: str = "cpu", threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.sampler = PairSampler(Bundle.load(bundle), settings, device)
+
+    def __call__(self, batch: Batch) -> Batch:
+        prompts = [str(prompt) for prompt in batch["prompt"]]
+        seeds = [int(seed) for seed in batch["seed"]]
+        errors, details = self._refused(prompts)
+        good = [row for row, error in enumerate(errors) if not error]
+        size, labels = self.sampler.bundle.image_size_px, self.sampler.bundle.encoders.labels
+        image = np.zeros((len(prompts), size, size, 3), np.uint8)
+        mask = np.zeros((len(prompts), size, size), labels.dtype)
+        confidence = np.zeros((len(prompts), size, size), np.uint8)
+        for rows, pairs in self._sample(good, prompts, seeds, errors, details):
+            image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
+            for row, finite in zip(rows, pairs.finite, strict=True):
+                errors[row] = "" if finite else "non_finite_latent"
+        return {
+            **batch,
+            "image": image,
+            "mask": mask,
+            "confidence": confidence,
+            "confidence_mean": (confidence.mean((1, 2)) / 255).astype(np.float32),
+            "error": np.array(errors, object),
+            "error_detail": np.array(details, object),
+        }
+
+    def _refused(self, prompts: list[str]) -> tuple[list[str], list[str]]:
+        """Reasons not to sample, and details; "" for rows that are fine."""
+        text = self.sampler.bundle.encoders.text
+        errors, details = [""] * len(prompts), [""] * len(prompts)
+        for row, (prompt, count) in enumerate(zip(prompts, text.token_counts(prompts), strict=True)):
+            if not prompt.strip():
+                errors[row] = "empty_prompt"
+            elif count > text.num_tokens:
+                errors[row] = "prompt_too_long"
+                details[row] = f"{count} tokens with start and end, the text encoder takes {text.num_tokens}"
+        return errors, details
+
+    def _sample(
+        self, rows: list[int], prompts: list[str], seeds: list[int], errors: list[str], details: list[str]
+    ) -> list[tuple[list[int], Pairs]]:
+        """Samples `rows` together, or one by one where that fails, so that a row that fails fails alone."""
+        if not rows:
+            return []
+        try:
+            return [(rows, self.sampler([prompts[row] for row in rows], [seeds[row] for row in rows]))]
+        except RuntimeError as error:
+            if len(rows) > 1:
+                return [made for row in rows for made in self._sample([row], prompts, seeds, errors, details)]
+            errors[rows[0]], details[rows[0]] = "sampler_failed", str(error)[:500]
+            return []

@@ -1,0 +1,139 @@
+"""Training the joint network on latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from models.diffusion import Diffusion, LossWeights, joint_loss
+from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
+from models.sampler import PairSampler, SamplerSettings
+from models.weights import Bundle, Encoders
+from pipeline.config import absolute
+from pipeline.errors import ConfigError
+from pipeline.run import Run
+from pipeline.schema import Batch, latent_shapes
+from pipeline.shards import open_shard
+from pipeline.training.feed import shards_of
+from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.pictures import sheet
+from pipeline.training.task import Evaluation, Tensors
+
+
+class JointConfig(TrainingConfig):
+    """Trains the joint diffusion network on the latents of `jobs.encode`; its weights are a whole bundle."""
+
+    net: JoDiffusionConfig
+    """Sizes of the network."""
+    diffusion: Diffusion = Diffusion()
+    """The noise process."""
+    loss_weights: LossWeights = LossWeights()
+    """Weight of each modality's error; unset means its share of all numbers, as in the paper."""
+    preview: SamplerSettings = SamplerSettings(steps=20, guidance=1.0, batch_size=8)
+    """How the pictures of samples in MLflow are made."""
+    preview_prompts: tuple[str, ...] = Field(("",), min_length=1)
+    """Their prompts, at most `preview.batch_size`."""
+    image_size_px: int = Field(512, ge=8)
+    """Side of the pictures behind the latents."""
+
+
+def train_joint(config: JointConfig) -> dict[str, float]:
+    """Trains the network and leaves a bundle in `<run>/weights`; returns its held-out losses.
+
+    Raises:
+        ConfigError: the latents have other shapes than the network, or sets were made by different encoders.
+    """
+    with Run.open(config, "train_joint", SAFE_TO_CHANGE | {"preview", "preview_prompts"}) as run:
+        shapes = check_latents(config)
+        return fit(JointTask(config, absolute(f"{config.train[0]}/encoders"), shapes), config, run)
+
+
+def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the latents, after comparing them with the network and all sets with each other."""
+    found: dict[str, bytes] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for folder in (*config.train, config.validation):
+        with open_shard(shards_of(folder)[0]) as shard:
+            found[folder] = shard.schema_arrow.metadata[b"encoders"]
+            shapes = latent_shapes(shard.schema_arrow)
+    if len(set(found.values())) > 1:
+        raise ConfigError(
+            f"latents of different encoders cannot be mixed: {found}; encode them again with the same ones"
+        )
+    net = config.net
+    wanted = {
+        "image_latent": (net.image_channels, net.latent_size, net.latent_size),
+        "mask_latent": (net.mask_channels, net.latent_size, net.latent_size),
+        "image_embedding": (1, net.clip_image_width),
+        "text_embedding": (net.num_text_tokens, net.text_width),
+    }
+    if wrong := [f"{key} is {shapes[key]}, net expects {wanted[key]}" for key in wanted if shapes[key] != wanted[key]]:
+        raise ConfigError(f"{config.train[0]} does not fit the key `net`: " + "; ".join(wrong))
+    return shapes
+
+
+@dataclass(frozen=True)
+class JointTask:
+    """Image and mask latents denoised together (models.diffusion.joint_loss)."""
+
+    config: JointConfig
+    encoders: str
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    def decode(self, batch: Batch) -> Batch:
+        return {
+            name: np.stack([np.frombuffer(row, "<f2").reshape(shape) for row in batch[name]])
+            for name, shape in self.shapes.items()
+        }
+
+    def build(self) -> nn.Module:
+        return JoDiffusion(self.config.net)
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        clean = Joint(
+            batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float()
+        )
+        text = batch["text_embedding"].float()
+        config = self.config
+        return joint_loss(net, config.diffusion, clean, text, config.loss_weights, generator=generator)
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        generator = torch.Generator().manual_seed(0)
+        parts = [
+            {name: value[start : start + 64] for name, value in held_out.items()}
+            for start in range(0, len(held_out["image_latent"]), 64)
+        ]
+        losses: dict[str, list[float]] = {}
+        for part in parts:
+            loss, errors = self.loss(net, part, generator=generator)
+            for name, value in {"loss": loss, **errors}.items():
+                losses.setdefault(name, []).append(value.item())
+        return Evaluation({name: float(np.mean(values)) for name, values in losses.items()}, self._samples(net))
+
+    def _samples(self, net: nn.Module) -> dict[str, np.ndarray]:
+        prompts = [prompt for prompt in self.config.preview_prompts if prompt][: self.config.preview.batch_size]
+        if not prompts:
+            return {}
+        bundle = self._bundle(net)
+        device = next(net.parameters()).device
+        pairs = PairSampler(bundle, self.config.preview, device)(prompts, range(len(prompts)))
+        colours = np.stack([bundle.encoders.labels.colours(mask) for mask in pairs.mask])
+        return {"samples": sheet([pairs.image, colours])}
+
+    def _bundle(self, net: nn.Module) -> Bundle:
+        return Bundle(
+            Encoders.load(self.encoders), cast(JoDiffusion, net), self.config.diffusion, self.config.image_size_px, ""
+        )
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        self._bundle(net).save(folder)

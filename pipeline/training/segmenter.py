@@ -1,0 +1,85 @@
+"""Training a segmenter on pairs, real or synthetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from models.labels import LabelSpace
+from models.segmenters import SegmenterName, build_segmenter
+from models.weights import WEIGHTS
+from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
+from pipeline.schema import Batch
+from pipeline.training.pictures import decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.task import Evaluation, Tensors
+
+NUM_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class SegmenterTask:
+    """Cross-entropy over known pixels, with mirrored and recoloured pictures, as segmenters are usually trained."""
+
+    labels: LabelSpace
+    segmenter: SegmenterName
+    width: int
+    columns: tuple[str, ...] = ("image", "mask")
+
+    def decode(self, batch: Batch) -> Batch:
+        return decode_pairs(batch)
+
+    def build(self) -> nn.Module:
+        net = build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+        batch = mirrored(batch, generator=generator)
+        image = recoloured(to_float_image(batch["image"]), generator=generator)
+        logits = net(image.contiguous(memory_format=torch.channels_last)).float()
+        return functional.cross_entropy(logits, batch["mask"].long(), ignore_index=self.labels.ignore_index), {}
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        truth = held_out["mask"].cpu().numpy()
+        predicted = predict(net, held_out["image"])
+        confusion = confusion_matrix(truth, predicted, self.labels.num_classes + 1, self.labels.ignore_index)
+        ious = zip(self.labels.classes, class_ious(confusion), strict=True)
+        shown = held_out["image"][:NUM_SHOWN].cpu().numpy()
+        colours = [self.labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)]
+        return Evaluation(
+            {
+                "miou": mean_iou(confusion),
+                "pixel_accuracy": float(np.diag(confusion).sum() / confusion.sum()),
+                **{f"iou/{name}": float(np.nan_to_num(iou)) for name, iou in ious},
+            },
+            {"predictions": sheet([shown, *colours])},
+        )
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
+
+
+@torch.no_grad()
+def predict(net: nn.Module, image: Tensor) -> np.ndarray:
+    """(B, H, W, 3) uint8 -> (B, H, W) uint8 class ids, in chunks."""
+    parts = [net(to_float_image(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in image.split(128)]
+    return np.concatenate(parts)
+
+
+def recoloured(image: Tensor, *, generator: Generator) -> Tensor:
+    """Brightness, contrast and saturation of each (3, H, W) in [-1, 1] changed by up to 30 %."""
+
+    def factors() -> Tensor:
+        return (0.7 + 0.6 * torch.rand(len(image), 1, 1, 1, generator=generator)).to(image)
+
+    grey = image.mean(1, keepdim=True)
+    saturated = grey + (image - grey) * factors()
+    mean = saturated.mean((1, 2, 3), keepdim=True)
+    contrasted = mean + (saturated - mean) * factors()
+    return (contrasted + factors() - 1).clamp(-1, 1)

@@ -1,0 +1,94 @@
+"""Noising and the joint loss follow their equations."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from models.diffusion import Diffusion, LossWeights, joint_loss
+from models.jodiffusion import Joint
+
+
+def clean_pair(num_pairs: int = 4) -> tuple[Joint, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Joint(normal(num_pairs, 4, 8, 8), normal(num_pairs, 1, 16), normal(num_pairs, 4, 8, 8)), normal(num_pairs, 5, 12)
+
+
+def zeros(noisy, text, t_image, t_text):
+    return Joint(*(torch.zeros_like(value) for value in noisy)), torch.zeros_like(text)
+
+
+def test_epsilon_noising_equals_ddpm():
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    clean, noise, times = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8), torch.tensor([0, 10, 500, 900, 999])
+    expected = scheduler.add_noise(clean, noise, times)
+    torch.testing.assert_close(Diffusion().noised(clean, noise, times.float()), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_flow_is_a_straight_line_whose_velocity_is_the_target():
+    flow = Diffusion(objective="flow")
+    clean, noise = torch.randn(2, 3), torch.randn(2, 3)
+    early, late = (flow.noised(clean, noise, torch.full((2,), time)) for time in (200.0, 700.0))
+    torch.testing.assert_close((late - early) / 0.5, flow.target(clean, noise))
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "flow"])
+@pytest.mark.parametrize("text_noise", ["independent", "dropout"])
+def test_loss_repeats_with_its_generator_and_names_its_parts(objective, text_noise):
+    clean, text = clean_pair()
+    diffusion = Diffusion(objective=objective, text_noise=text_noise)
+
+    def loss(seed: int):
+        return joint_loss(zeros, diffusion, clean, text, LossWeights(), generator=torch.Generator().manual_seed(seed))
+
+    first, parts = loss(3)
+    assert first == loss(3)[0] != loss(4)[0]
+    assert set(parts) == {"image", "clip_image", "mask"} | ({"text"} if text_noise == "independent" else set())
+
+
+def test_default_weights_give_the_papers_mean_over_all_numbers():
+    clean, text = clean_pair()
+    loss, parts = joint_loss(
+        zeros, Diffusion(), clean, text, LossWeights(), generator=torch.Generator().manual_seed(0)
+    )
+    sizes = {"image": 256, "clip_image": 16, "mask": 256, "text": 60}
+    expected = sum(parts[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    torch.testing.assert_close(loss, expected)
+
+
+def test_dropped_text_is_noise_at_the_last_time():
+    clean, text = clean_pair(64)
+    seen = {}
+
+    def spy(noisy, noisy_text, t_image, t_text):
+        seen.update(text=noisy_text, times=t_text)
+        return zeros(noisy, noisy_text, t_image, t_text)
+
+    diffusion = Diffusion(text_noise="dropout", text_dropout=0.5)
+    joint_loss(spy, diffusion, clean, text, LossWeights(), generator=torch.Generator().manual_seed(0))
+    dropped = seen["times"] == 1000
+    assert 10 < dropped.sum() < 54
+    assert torch.equal(seen["text"][~dropped], text[~dropped])
+    assert not torch.isclose(seen["text"][dropped], text[dropped]).all(-1).any()
+
+
+def test_perfect_flow_network_samples_the_data():
+    """Where the network knows the clean value, the solver must land on it."""
+    clean, _ = clean_pair(2)
+
+    def perfect(noisy, text, t_image, t_text):
+        sigma = (t_image / 1000).view(-1, 1, 1, 1)
+        answers = [(noise - known) / (s + 1e-8) for noise, known, s in zip(
+            noisy, clean, (sigma, sigma[:, 0], sigma), strict=True)]  # fmt: skip
+        return Joint(*answers), text
+
+    from models.sampler import reverse_process
+
+    start = Joint(*(torch.randn_like(value) for value in clean))
+    found = reverse_process(
+        perfect, Diffusion(objective="flow").scheduler(2), start, torch.zeros(2, 5, 12), 20, 1.0, lambda: torch.empty(0)
+    )
+    torch.testing.assert_close(found.image, clean.image, atol=1e-2, rtol=1e-2)

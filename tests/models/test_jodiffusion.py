@@ -1,0 +1,107 @@
+"""The joint network and its guided sampling loop compute what the reference computes."""
+
+import pytest
+import torch
+
+from models.diffusion import Diffusion
+from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
+from models.sampler import reverse_process
+from tests.models import golden
+
+
+@pytest.fixture(scope="module")
+def reference():
+    metadata, weights, tensors = golden.read("joint_uvit")
+    config = metadata["config"]
+    net = JoDiffusion(
+        JoDiffusionConfig(
+            latent_size=config["sample_size"],
+            num_heads=config["num_attention_heads"],
+            head_width=config["attention_head_dim"],
+            num_layers=config["num_layers"],
+            num_text_tokens=config["num_text_tokens"],
+            text_width=config["text_dim"],
+            text_bottleneck=config["inner_text_dim"],
+            clip_image_width=config["clip_img_dim"],
+        )
+    ).eval()
+    # The reference creates this layer and never uses it.
+    net.load_state_dict({name: value for name, value in weights.items() if "pos_embed.proj" not in name})
+    return net, metadata["loop"], tensors
+
+
+def start(tensors: dict[str, torch.Tensor]) -> Joint:
+    return Joint(tensors["in.image_latent"], tensors["in.clip_image"], tensors["in.mask_latent"])
+
+
+@torch.no_grad()
+def test_forward_pass_equals_the_reference(reference):
+    net, _, tensors = reference
+    prediction, text = net(start(tensors), tensors["in.text"], tensors["in.t_image"], tensors["in.t_text"])
+    for found, name in (
+        (prediction.image, "image_latent"),
+        (prediction.clip_image, "clip_image"),
+        (prediction.mask, "mask_latent"),
+        (text, "text"),
+    ):
+        torch.testing.assert_close(found, tensors[f"out.{name}"], atol=1e-5, rtol=0)
+
+
+def test_forward_pass_is_the_same_with_and_without_gradients(reference):
+    net, _, tensors = reference
+    arguments = (start(tensors), tensors["in.text"], tensors["in.t_image"], tensors["in.t_text"])
+    with torch.no_grad():
+        without, _ = net(*arguments)
+    with_gradients, _ = net(*arguments)
+    torch.testing.assert_close(with_gradients.mask, without.mask, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_guided_loop_equals_the_reference(reference):
+    net, loop, tensors = reference
+    scheduler = Diffusion(beta_start=loop["beta_start"], beta_end=loop["beta_end"]).scheduler(loop["solver_order"])
+    noise = iter(tensors["loop.uncond_text"])
+    latents = reverse_process(
+        net,
+        scheduler,
+        start(tensors),
+        tensors["in.text"],
+        loop["steps"],
+        loop["guidance_scale"],
+        lambda: next(noise),
+    )
+    assert scheduler.timesteps.tolist() == tensors["loop.timesteps"].tolist()
+    for found, name in (
+        (latents.image, "image_latent"),
+        (latents.clip_image, "clip_image"),
+        (latents.mask, "mask_latent"),
+    ):
+        torch.testing.assert_close(found, tensors[f"loop.{name}"], atol=1e-6, rtol=1e-4)
+
+
+def test_published_size():
+    with torch.device("meta"):
+        net = JoDiffusion(JoDiffusionConfig())
+    unused_patch_layer = 1536 * 4 * 2 * 2 + 1536
+    assert sum(parameter.numel() for parameter in net.parameters()) + unused_patch_layer == 954_258_336
+    assert len(net.state_dict()) + 2 == 490
+
+
+def test_every_parameter_gets_a_gradient():
+    config = JoDiffusionConfig(
+        latent_size=4,
+        num_heads=2,
+        head_width=8,
+        num_layers=2,
+        num_text_tokens=3,
+        text_width=6,
+        text_bottleneck=5,
+        clip_image_width=7,
+        pre_norm=True,
+        shared_positions=True,
+    )
+    net = JoDiffusion(config)
+    noisy = Joint(torch.randn(2, 4, 4, 4), torch.randn(2, 1, 7), torch.randn(2, 4, 4, 4))
+    prediction, text = net(noisy, torch.randn(2, 3, 6), torch.rand(2) * 1000, torch.zeros(2))
+    (prediction.image.sum() + prediction.mask.sum() + prediction.clip_image.sum() + text.sum()).backward()
+    assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]

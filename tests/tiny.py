@@ -1,0 +1,111 @@
+"""A bundle with random weights that samples 16 x 16 pairs in milliseconds, and small sets of pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+from models.diffusion import Diffusion
+from models.frozen import TextEncoder
+from models.jodiffusion import JoDiffusion, JoDiffusionConfig
+from models.labels import GARMENTS
+from models.weights import Bundle, Encoders
+from pipeline.codec import encode_image, encode_mask
+from pipeline.datasets.builtin import BuiltinScenes
+from pipeline.schema import PAIR, conform, real_pair_id
+from pipeline.shards import write_table
+
+SIZE_PX = 16
+NUM_TOKENS = 12
+
+
+def tiny_encoders() -> Encoders:
+    """Random encoders of 16 x 16 pictures with latents of 4 x 4 cells."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer().train_new_from_iterator(
+        [["a red bag above a green boot on fur", "a blue dress"]], 600, show_progress=False
+    )
+    tokenizer.model_max_length = NUM_TOKENS
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=NUM_TOKENS,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    vision = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=SIZE_PX,
+            patch_size=8,
+            projection_dim=8,
+        )
+    )
+    image_vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    annotation_vae = AnnotationVAE(AnnotationVAEConfig.for_labels(GARMENTS, (8, 8, 8), 8, 4))
+    return Encoders(GARMENTS, TextEncoder(tokenizer, text), vision, image_vae, annotation_vae, "").eval()
+
+
+def save_tiny_bundle(folder: Path) -> Bundle:
+    """Writes the bundle and reads it again."""
+    net = JoDiffusion(
+        JoDiffusionConfig(
+            latent_size=4,
+            num_heads=2,
+            head_width=8,
+            num_layers=2,
+            num_text_tokens=NUM_TOKENS,
+            text_width=16,
+            text_bottleneck=8,
+            clip_image_width=8,
+        )
+    )
+    Bundle(tiny_encoders(), net, Diffusion(), SIZE_PX, "").save(folder)
+    return Bundle.load(folder)
+
+
+def save_pairs(folder: Path, num_pairs: int, split: str = "train", size_px: int = 32, num_shards: int = 2) -> Path:
+    """Writes built-in pairs as an ingest run would."""
+    scenes = BuiltinScenes(split, 0, size_px)
+    made = [scenes(index) for index in range(num_pairs)]
+    counted = [np.unique(scene.mask, return_counts=True) for scene in made]
+    table = pa.table(
+        {
+            "pair_id": [real_pair_id(split, str(index)) for index in range(num_pairs)],
+            "prompt": [scene.prompt for scene in made],
+            "seed": list(range(num_pairs)),
+            "image": [encode_image(scene.image) for scene in made],
+            "mask": [encode_mask(scene.mask) for scene in made],
+            "height": [size_px] * num_pairs,
+            "width": [size_px] * num_pairs,
+            "class_ids": [ids.tolist() for ids, _ in counted],
+            "class_pixels": [pixels.tolist() for _, pixels in counted],
+            "origin": ["real"] * num_pairs,
+        }
+    )
+    rows = conform(table, PAIR)
+    for part in np.array_split(np.arange(num_pairs), num_shards):
+        write_table(rows.take(part), f"{folder}/shards")
+    GARMENTS.save(folder / "label_space.json")
+    return folder
