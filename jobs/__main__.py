@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def listing() -> str:
-    """One line a job, from the first line of its docstring. Reads the files: importing them would load torch and Ray."""
+    """One line a job, the first of its docstring, read from the files: importing them would load torch and Ray."""
     paths = job_files()
     width = max((len(path.stem) for path in paths), default=0)
     lines = [f"  {path.stem:{width}}  {summary(path)}" for path in paths]

@@ -1,8 +1,8 @@
 """AnnotationVAE: a mask of class ids <-> a small latent that diffusion can denoise.
 
 Legend: B masks, K classes without background, n bit planes, C latent channels, H and W pixels, f down-sampling factor.
-The classes go in as binary codes and come out as class logits; it is trained with cross-entropy alone, without a KL term
-(JoDiffusion, section "Annotation VAE"). Parameter names are those of the published weights.
+The classes go in as binary codes and come out as class logits; it is trained with cross-entropy alone, without a KL
+term (JoDiffusion, section "Annotation VAE"). Parameter names are those of the published weights.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -98,7 +99,7 @@ class AnnotationVAE(nn.Module):
         widths, width = config.encoder_widths, config.decoder_width
 
         encoder: list[nn.Module] = [nn.Conv2d(config.num_bits, widths[0], 3, padding=1), nn.SiLU()]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             encoder += [
                 nn.Conv2d(narrow, wide, 3, padding=1),
                 nn.Conv2d(wide, wide, 3, stride=2, padding=1),

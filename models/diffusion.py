@@ -80,7 +80,14 @@ class Diffusion:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the mean squared error of each modality. None: its share of all numbers, as in the paper's one mean."""
+    """Weights of the mean squared error of each modality. None: its share of all numbers, as in the paper's one mean.
+
+    Attributes:
+        image: of the image latent.
+        clip_image: of the CLIP image embedding.
+        mask: of the mask latent.
+        text: of the text embedding, where it is noised.
+    """
 
     image: float | None = None
     clip_image: float | None = None
@@ -148,5 +155,7 @@ def joint_loss(
         weight = getattr(weights, name)
         loss = loss + (shares[name] if weight is None else weight) * error
     if diffusion.text_noise != "independent":
-        loss = loss + 0 * text_prediction.float().sum()  # every parameter takes part, as DistributedDataParallel demands
+        loss = (
+            loss + 0 * text_prediction.float().sum()
+        )  # every parameter takes part, as DistributedDataParallel demands
     return loss, {name: error.detach() for name, error in errors.items()}

@@ -39,7 +39,9 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise ValueError(f"label space {self.name!r}: needs a background and at least one class, got {self.classes}")
+            raise ValueError(
+                f"label space {self.name!r}: needs a background and at least one class, got {self.classes}"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"label space {self.name!r}: class names must be unique, got {self.classes}")
         if len(self.palette) != len(self.classes):
@@ -72,7 +74,12 @@ class LabelSpace:
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
         """Reads what `save` wrote."""
-        fields = json.loads(Path(path).read_text())
+        return cls.from_json(Path(path).read_text())
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelSpace:
+        """Reads the text that `save` wrote."""
+        fields = json.loads(text)
         fields["classes"] = tuple(fields["classes"])
         fields["palette"] = tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"])
         return cls(**fields)
@@ -111,9 +118,9 @@ def voc_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
 
 VOC = LabelSpace.custom(
     "voc",
-    tuple(
-        "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-        "sheep sofa train tvmonitor".split()
+    (
+        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
     ),
 )  # fmt: skip
 

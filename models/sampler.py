@@ -91,8 +91,8 @@ def reverse_process(
         denoise: the network.
         start: standard-normal latents.
         text: (B, T, E) clean text embedding.
-        guidance: s; above 1 each step also runs with `empty_text()`, standard-normal (B, T, E) at time 1000, in the same
-            batch.
+        guidance: s; above 1 each step also runs with `empty_text()`, standard-normal (B, T, E) at time 1000, in the
+            same batch.
 
     Returns:
         The latents at time 0, float32.

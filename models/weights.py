@@ -78,14 +78,14 @@ class Encoders:
                     CLIPTextModel.from_pretrained(folder / "text_encoder", **SAFELY),
                 ).eval(),
                 clip_image=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", **SAFELY).eval(),
-                image_vae=AutoencoderKL.from_pretrained(
-                    folder / "image_vae", low_cpu_mem_usage=False, **SAFELY
-                ).eval(),
+                image_vae=AutoencoderKL.from_pretrained(folder / "image_vae", low_cpu_mem_usage=False, **SAFELY).eval(),
                 annotation_vae=load_net(AnnotationVAE, AnnotationVAEConfig, folder / "annotation_vae").eval(),
                 digest=digest(folder, ENCODERS),
             )
         except (OSError, SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
-            raise WeightsError(f"{folder}: cannot read the encoders: {error}. Copy or make the folder again.") from error
+            raise WeightsError(
+                f"{folder}: cannot read the encoders: {error}. Copy or make the folder again."
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Writes the parts under `folder`, fp32 safetensors and JSON."""

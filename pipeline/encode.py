@@ -15,9 +15,9 @@ from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run, log
 from pipeline.schema import latent_id, latent_schema
-from pipeline.shards import WRITE_ARGS, ShardSink, read_ids, read_pairs, read_shards, remaining, remove_drafts
+from pipeline.shards import load_labels, read_ids, read_pairs, read_shards, remaining, remove_drafts
+from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs
-from pipeline.training.vae import load_labels
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size"})
 
@@ -142,4 +142,3 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Ru
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
-

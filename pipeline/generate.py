@@ -28,16 +28,17 @@ from pipeline.run import Run, log
 from pipeline.schema import PROMPT, Batch, canonical_json, pair_id, pair_seed, prompt_id
 from pipeline.shards import (
     FAILED,
+    LABELS,
     MADE,
-    WRITE_ARGS,
-    ShardSink,
     list_shards,
+    load_labels,
     map_shards,
     open_shard,
     read_shards,
     remaining,
     remove_drafts,
 )
+from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
@@ -101,8 +102,8 @@ def generate(config: GenerateConfig) -> Manifest:
     with Run.open(config, "generate", SAFE_TO_CHANGE) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        labels = LabelSpace.load(bundle / "label_space.json")
-        labels.save(run.folder / "label_space.json")
+        labels = load_labels(str(bundle))
+        labels.save(run.folder / LABELS)
         bundle_digest = digest(bundle, ENCODERS + JOINT)
         planned = plan(config, bundle_digest)
         todo = remaining(planned, folder, config.retry_errors)
@@ -123,7 +124,7 @@ def generate(config: GenerateConfig) -> Manifest:
 
 
 def plan(config: GenerateConfig, bundle_digest: str) -> pa.Table:
-    """PROMPT rows of all pairs of the run. Ids and seeds follow from content alone; a longer plan begins like a shorter."""
+    """PROMPT rows of all pairs of a run. Ids and seeds follow from content; a longer plan begins like a shorter one."""
     prompts = read_prompts(config.prompts)
     ids = {prompt: prompt_id(prompt) for prompt in set(prompts)}
     provenance = config.provenance()
@@ -132,11 +133,12 @@ def plan(config: GenerateConfig, bundle_digest: str) -> pa.Table:
     for index in range(config.pairs):
         prompt = prompts[index % len(prompts)]
         seed = pair_seed(config.seed, ids[prompt], uses[prompt])
-        rows.append(
-            (pair_id(prompt, seed, bundle_digest, provenance), ids[prompt], prompt, seed, uses[prompt])
-        )
+        rows.append((pair_id(prompt, seed, bundle_digest, provenance), ids[prompt], prompt, seed, uses[prompt]))
         uses[prompt] += 1
-    return pa.table([pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), PROMPT, strict=True)], schema=PROMPT)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), PROMPT, strict=True)],
+        schema=PROMPT,
+    )
 
 
 def read_prompts(source: str) -> list[str]:
@@ -152,7 +154,9 @@ def read_prompts(source: str) -> list[str]:
     try:
         prompts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: cannot read prompts ({error}); give a UTF-8 text file, one prompt per line") from error
+        raise DataError(
+            f"{source}: cannot read prompts ({error}); give a UTF-8 text file, one prompt per line"
+        ) from error
     if not any(prompt.strip() for prompt in prompts):
         raise DataError(f"{source}: holds no prompts; write one per line")
     return prompts

@@ -15,7 +15,8 @@ from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.manifest import Manifest
 from pipeline.run import Run, log
 from pipeline.schema import Batch, real_pair_id
-from pipeline.shards import WRITE_ARGS, ShardSink, remaining, remove_drafts
+from pipeline.shards import LABELS, remaining, remove_drafts
+from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 
 SAFE_TO_CHANGE = frozenset({"pairs", "rows_per_shard"})
@@ -60,7 +61,7 @@ def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then."""
     with Run.open(config, "ingest", SAFE_TO_CHANGE) as run:
         remove_drafts(str(run.folder))
-        GARMENTS.save(run.folder / "label_space.json")
+        GARMENTS.save(run.folder / LABELS)
         todo = remaining(plan(config), str(run.folder))
         log.info("ingest: %d of %d pairs of %s/%s to read", todo.num_rows, config.pairs, config.dataset, config.split)
         if todo.num_rows:

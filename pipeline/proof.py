@@ -19,14 +19,13 @@ from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.run import Run, log
-from pipeline.shards import read_shards
+from pipeline.shards import load_labels, read_shards
 from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.fit import TrainingConfig, fit
 from pipeline.training.loop import Optimisation
 from pipeline.training.pictures import decode_pairs
 from pipeline.training.segmenter import SegmenterTask, predict
-from pipeline.training.vae import load_labels
 
 MAX_JUDGED = 2048
 

@@ -17,10 +17,10 @@ from pipeline.generate import Refine, finish
 from pipeline.manifest import Manifest
 from pipeline.run import Run, log
 from pipeline.schema import Batch, canonical_json, pair_id
-from pipeline.shards import WRITE_ARGS, ShardSink, read_pairs, read_shards, remaining, remove_drafts
+from pipeline.shards import LABELS, load_labels, read_pairs, read_shards, remaining, remove_drafts
+from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks
-from pipeline.training.vae import load_labels
 
 
 class RefineConfig(RunConfig):
@@ -47,7 +47,7 @@ def refine(config: RefineConfig) -> Manifest:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(source)
-        labels.save(run.folder / "label_space.json")
+        labels.save(run.folder / LABELS)
         rows = read_shards([source], ["pair_id", "prompt", "seed", "bundle", "sampler"])
         settings = {text: _with_refine(text, config.refine, source) for text in set(rows["sampler"].to_pylist())}
         todo = remaining(plan(rows, settings), folder)

@@ -136,7 +136,9 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
         ]
         if changed:
             raise ConfigError(
-                f"{folder} was begun with another config:\n" + "\n".join(changed) + "\nTake another --run name, or undo "
+                f"{folder} was begun with another config:\n"
+                + "\n".join(changed)
+                + "\nTake another --run name, or undo "
                 "the change to go on with this run."
             )
     draft = path.with_suffix(".draft")

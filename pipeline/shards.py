@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import fsspec
@@ -28,13 +27,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import ShardError
-from pipeline.schema import ERROR, PAIR, PICTURE, REASONS, conform
-
-try:
-    from ray.data import Datasink
-except ImportError:  # training and evaluation read shards where Ray is not installed
-    Datasink = object  # type: ignore[assignment, misc]
+from models.labels import LabelSpace
+from pipeline.errors import DataError, ShardError
+from pipeline.schema import PICTURE
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -42,14 +37,11 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 MADE, FAILED = "shards", "errors"
+LABELS = "label_space.json"
 
 MAX_ROWS_PER_GROUP = 100  # a reader of one row decodes its whole group
 MAX_BYTES_PER_GROUP = 100 * 2**20
 NUM_THREADS = 16  # reading footers and small columns waits for the disk or the network, not for the CPU
-
-WRITE_ARGS = {"num_cpus": 0.5}
-"""`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
-stage of equal needs, and would then bundle what goes into that stage (raw pictures), not what comes out of it."""
 
 
 def write_table(table: pa.Table, folder: str) -> str:
@@ -214,67 +206,24 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
-class ShardSink(Datasink):
-    """Writes packed rows as shards into a run's folder: `dataset.write_datasink(sink, ray_remote_args=WRITE_ARGS)`.
-
-    Rows whose column `error` is not empty go to `errors/`, with `error` as the reason (one of REASONS) and
-    `error_detail`, if there is one, as the detail.
-
-    Args:
-        folder: the run's, a path that every node sees or an fsspec URL.
-        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer.
-        schema: of the rows that were made.
-    """
-
-    def __init__(self, folder: str, rows_per_shard: int, schema: pa.Schema = PAIR) -> None:
-        filesystem, path = fsspec.core.url_to_fs(folder.rstrip("/"))
-        # Absolute, because a worker's current folder is not the driver's.
-        self.folder = path if isinstance(filesystem, LocalFileSystem) else folder.rstrip("/")
-        self.rows_per_shard = rows_per_shard
-        self.schema = schema
-
-    @property
-    def min_rows_per_write(self) -> int:
-        return self.rows_per_shard
-
-    def write(self, blocks: Iterable[Any], ctx: Any) -> list[str]:
-        """Writes the rows of one task; returns the file names of its shards."""
-        made, failed = [self.schema.empty_table()], [ERROR.empty_table()]
-        for block in blocks:
-            rows = block if isinstance(block, pa.Table) else pa.Table.from_pandas(block, preserve_index=False)
-            # Cast before they are joined: Ray takes a block's types from its values, so they differ between blocks.
-            for tables, part, schema in zip((made, failed), split_errors(rows), (self.schema, ERROR), strict=True):
-                tables.append(conform(part, schema))
-        return [
-            *self._write_pieces(pa.concat_tables(made), MADE),
-            *self._write_pieces(pa.concat_tables(failed), FAILED),
-        ]
-
-    def _write_pieces(self, table: pa.Table, kind: str) -> list[str]:
-        if not table.num_rows:
-            return []
-        # Even pieces near the wanted size: what Ray bundles is a little over it, and the rest would be a tiny shard.
-        num_pieces = max(1, round(table.num_rows / self.rows_per_shard))
-        cuts = [table.num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
-        return [write_table(table.slice(a, b - a), f"{self.folder}/{kind}") for a, b in pairwise(cuts)]
-
-
-def split_errors(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Splits rows that were made from rows that were not, whose columns get the names that ERROR has.
+def load_labels(folder: str) -> LabelSpace:
+    """The label space of a run's masks.
 
     Raises:
-        ValueError: an `error` that is not one of REASONS.
+        DataError: the run has none.
     """
-    if "error" not in rows.column_names:
-        return rows, rows.slice(0, 0).append_column("reason", pa.nulls(0, pa.string()))
-    reasons = pc.fill_null(rows["error"].cast(pa.string()), "")
-    failed = pc.not_equal(reasons, "")
-    unknown = set(pc.unique(reasons.filter(failed)).to_pylist()) - set(REASONS)
-    if unknown:
-        raise ValueError(f"error {sorted(unknown)} is not one of {REASONS}")
-    renamed = {"error": "reason", "error_detail": "detail"}
-    errors = rows.filter(failed)
-    return rows.filter(pc.invert(failed)), errors.rename_columns([renamed.get(n, n) for n in errors.column_names])
+    path = f"{folder.rstrip('/')}/{LABELS}"
+    try:
+        with fsspec.open(path, "rt") as file:
+            return LabelSpace.from_json(file.read())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: missing, so nothing says what the masks mean; give the folder of an ingest or a generate run"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}: not a label space ({error}); copy it again from the run that made the pairs"
+        ) from error
 
 
 def _some_shards(folder: str) -> list[str]:

@@ -81,7 +81,11 @@ def save_tiny_bundle(folder: Path) -> Bundle:
             clip_image_width=8,
         )
     )
-    Bundle(tiny_encoders(), net, Diffusion(), SIZE_PX, "").save(folder)
+    encoders = tiny_encoders()
+    for parameter in net.parameters():  # fresh weights are so small that prompts would hardly show in eight bits
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    Bundle(encoders, net, Diffusion(), SIZE_PX, "").save(folder)
     return Bundle.load(folder)
 
 

@@ -17,7 +17,7 @@ class EncodePairs:
 
     Args:
         encoders: folder of the frozen encoders.
-        flip: adds a row for each pair's mirror image. Its prompt stays, so leave it off where prompts say left or right.
+        flip: adds a row for each pair's mirror image; its prompt stays as it is.
         device: of the encoders.
         threads: torch threads, 0 for torch's choice.
     """
@@ -32,8 +32,12 @@ class EncodePairs:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
         ids = [str(pair_id) for pair_id in batch["pair_id"]]
-        image = np.stack([decode_image(cell["bytes"], f"image of {row}") for cell, row in zip(batch["image"], ids, strict=True)])
-        mask = np.stack([decode_mask(cell["bytes"], f"mask of {row}") for cell, row in zip(batch["mask"], ids, strict=True)])
+        image = np.stack(
+            [decode_image(cell["bytes"], f"image of {row}") for cell, row in zip(batch["image"], ids, strict=True)]
+        )
+        mask = np.stack(
+            [decode_mask(cell["bytes"], f"mask of {row}") for cell, row in zip(batch["mask"], ids, strict=True)]
+        )
         for one, row in zip(mask, ids, strict=True):
             check_mask(one, self.encoders.labels, f"mask of {row}")
         text = _halves(self.encoders.text([str(prompt) for prompt in batch["prompt"]]))

@@ -13,8 +13,8 @@ from pipeline.schema import Batch
 def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confidence: bool = False) -> Batch:
     """Stage: encodes `image` (B, H, W, 3) uint8 and `mask` (B, H, W), and counts classes.
 
-    Adds `height`, `width`, `class_ids` and `class_pixels`; `confidence` (B, H, W) uint8 becomes a PNG if it is to be kept
-    and goes otherwise. Rows with an `error` get empty bytes. Other columns pass on.
+    Adds `height`, `width`, `class_ids` and `class_pixels`; `confidence` (B, H, W) uint8 becomes a PNG if it is to be
+    kept and goes otherwise. Rows with an `error` get empty bytes. Other columns pass on.
     """
     image, mask = batch["image"], batch["mask"]
     failed = batch["error"] != "" if "error" in batch else np.zeros(len(image), bool)

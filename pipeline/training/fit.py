@@ -6,6 +6,8 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,8 +116,8 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         refusal = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
-            f"{run.folder.name}: workers were lost more than max_failures={config.max_failures} times; the same command "
-            f"goes on from the last checkpoint.\n{error}"
+            f"{run.folder.name}: workers were lost more than max_failures={config.max_failures} times; the same "
+            f"command goes on from the last checkpoint.\n{error}"
         ) from error
     if refusal:
         raise TrainingError(refusal)
@@ -147,13 +149,15 @@ def _train(assignment: Assignment) -> None:
     torch.manual_seed(config.seed)  # every worker begins with the same weights
     net = task.build().to(device)
     state = TrainState(net, optimizers(net, recipe))
+    leads = rank == 0
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
             state.load(folder)
+        if leads:
+            log.info("goes on from step %d of %d", state.step, recipe.num_steps)
     wrapped = ray.train.torch.prepare_model(net) if world_size > 1 else net
     feed = replace(assignment.feed, rank=rank, world_size=world_size)
-    leads = rank == 0
     held_out = {name: value.to(device) for name, value in assignment.held_out.head(config.validation_rows).items()}
     progress = Progress(recipe, tracker, config.log_every_s, state.step)
 
@@ -184,22 +188,15 @@ def _due(report: Report, recipe: Optimisation, every: int) -> bool:
     return report.examples // every > (report.examples - recipe.batch_size) // every
 
 
-class _checkpoint:
+@contextmanager
+def _checkpoint(state: TrainState, leads: bool) -> Iterator[Checkpoint | None]:
     """A checkpoint folder of the leading worker, gone when it has been uploaded; None on the others."""
-
-    def __init__(self, state: TrainState, leads: bool) -> None:
-        self.state, self.leads = state, leads
-
-    def __enter__(self) -> Checkpoint | None:
-        if not self.leads:
-            return None
-        self.folder = tempfile.TemporaryDirectory()
-        self.state.save(self.folder.name)
-        return Checkpoint.from_directory(self.folder.name)
-
-    def __exit__(self, *_: object) -> None:
-        if self.leads:
-            self.folder.cleanup()
+    if not leads:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        state.save(folder)
+        yield Checkpoint.from_directory(folder)
 
 
 def _evaluate(

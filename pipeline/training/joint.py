@@ -100,9 +100,7 @@ class JointTask:
         return JoDiffusion(self.config.net)
 
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
-        clean = Joint(
-            batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float()
-        )
+        clean = Joint(batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float())
         text = batch["text_embedding"].float()
         config = self.config
         return joint_loss(net, config.diffusion, clean, text, config.loss_weights, generator=generator)

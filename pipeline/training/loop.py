@@ -7,6 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -136,12 +137,13 @@ def train(
     """
     while state.step < settings.num_steps:
         began = time.monotonic()
-        losses = accumulate_gradients(task, net, next(batches), settings, device, step_generator(seed, rank, state.step))
+        generator = step_generator(seed, rank, state.step)
+        losses = accumulate_gradients(task, net, next(batches), settings, device, generator)
         norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip).item()
         if not (math.isfinite(norm) and math.isfinite(losses["loss"])):
             raise TrainingError(
-                f"step {state.step}: loss {losses} with gradient norm {norm} is not finite; nothing was changed by this "
-                "step. Lower the learning rate or take float32 under another run name, or look at the batch's data."
+                f"step {state.step}: loss {losses} with gradient norm {norm} is not finite; this step changed nothing. "
+                "Lower the learning rate or take float32 under another run name, or look at the batch's data."
             )
         rate = settings.rate(state.step)
         for optimizer in state.optimizers:
@@ -168,7 +170,7 @@ def accumulate_gradients(
     num_rows = len(next(iter(batch.values())))
     sums: dict[str, Tensor] = {}
     bounds = [num_rows * part // settings.accumulation for part in range(settings.accumulation + 1)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         part = {name: value[start:end].to(device, non_blocking=True) for name, value in batch.items()}
         share = (end - start) / num_rows
         # Workers exchange gradients once a step, with the last part.

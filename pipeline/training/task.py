@@ -1,4 +1,4 @@
-"""What the loop needs to know of a network to train it. A training is one class with these methods, and no other code."""
+"""What the loop needs to know of a network to train it: a training is one class with these methods."""
 
 from __future__ import annotations
 

@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as functional
 from pydantic import Field
 from torch import Generator, Tensor, nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
 from models.frozen import clip_pixels
 from pipeline.run import Run
@@ -46,7 +53,7 @@ class TextConfig(TrainingConfig):
 
 
 def train_text(config: TextConfig) -> dict[str, float]:
-    """Trains the CLIP and leaves both towers and the tokenizer in `<run>/weights`; returns held-out retrieval scores."""
+    """Trains the CLIP and leaves towers and tokenizer in `<run>/weights`; returns held-out retrieval scores."""
     with Run.open(config, "train_text", SAFE_TO_CHANGE) as run:
         folder = run.folder / "tokenizer"
         if not (folder / "tokenizer.json").exists():

@@ -16,10 +16,10 @@ from torch import Generator, Tensor, nn
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.labels import LabelSpace
 from models.weights import save_net
-from pipeline.errors import ConfigError
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.run import Run
 from pipeline.schema import Batch
+from pipeline.shards import load_labels
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
@@ -46,24 +46,9 @@ class VAEConfig(TrainingConfig):
 def train_vae(config: VAEConfig) -> dict[str, float]:
     """Trains the autoencoder and leaves its weights in `<run>/weights`; returns its scores on held-out pairs."""
     with Run.open(config, "train_vae", SAFE_TO_CHANGE) as run:
-        task: Task
-        if config.net == "annotation":
-            task = AnnotationTask(load_labels(config.train[0]), config)
-        else:
-            task = ImageTask(config)
+        annotation = config.net == "annotation"
+        task: Task = AnnotationTask(load_labels(config.train[0]), config) if annotation else ImageTask(config)
         return fit(task, config, run)
-
-
-def load_labels(folder: str) -> LabelSpace:
-    """The label space of a set of pairs.
-
-    Raises:
-        ConfigError: the folder has none.
-    """
-    path = Path(folder) / "label_space.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: missing; {folder} should be the folder of an ingest run or of a generate run")
-    return LabelSpace.load(path)
 
 
 def noised_latent(latent: Tensor, largest: float, *, generator: Generator) -> Tensor:
@@ -134,7 +119,7 @@ class AnnotationTask:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Images through a latent and back: mean squared plus a little absolute error, a trace of KL to bound the latents."""
+    """Images through a latent and back: squared and a little absolute error, a trace of KL to bound the latents."""
 
     config: VAEConfig
     columns: tuple[str, ...] = ("image",)

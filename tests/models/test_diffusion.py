@@ -14,7 +14,9 @@ def clean_pair(num_pairs: int = 4) -> tuple[Joint, torch.Tensor]:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    return Joint(normal(num_pairs, 4, 8, 8), normal(num_pairs, 1, 16), normal(num_pairs, 4, 8, 8)), normal(num_pairs, 5, 12)
+    return Joint(normal(num_pairs, 4, 8, 8), normal(num_pairs, 1, 16), normal(num_pairs, 4, 8, 8)), normal(
+        num_pairs, 5, 12
+    )
 
 
 def zeros(noisy, text, t_image, t_text):
@@ -51,9 +53,7 @@ def test_loss_repeats_with_its_generator_and_names_its_parts(objective, text_noi
 
 def test_default_weights_give_the_papers_mean_over_all_numbers():
     clean, text = clean_pair()
-    loss, parts = joint_loss(
-        zeros, Diffusion(), clean, text, LossWeights(), generator=torch.Generator().manual_seed(0)
-    )
+    loss, parts = joint_loss(zeros, Diffusion(), clean, text, LossWeights(), generator=torch.Generator().manual_seed(0))
     sizes = {"image": 256, "clip_image": 16, "mask": 256, "text": 60}
     expected = sum(parts[name] * size for name, size in sizes.items()) / sum(sizes.values())
     torch.testing.assert_close(loss, expected)

@@ -61,7 +61,9 @@ def test_wrong_shape_missing_and_surplus_tensors_are_listed(copy):
     tensors["encoder.0.bias"] = torch.zeros(3)
     del tensors["decoder.0.bias"]
     save_file(tensors, path)
-    with pytest.raises(WeightsError, match=r"(?s)encoder.0.bias is \(3,\), should be \(8,\).*missing decoder.0.bias.*extra"):
+    with pytest.raises(
+        WeightsError, match=r"(?s)encoder.0.bias is \(3,\), should be \(8,\).*missing decoder.0.bias.*extra"
+    ):
         load_net(AnnotationVAE, AnnotationVAEConfig, copy / "annotation_vae")
 
 

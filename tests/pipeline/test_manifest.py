@@ -15,7 +15,7 @@ from pipeline.codec import encode_image, encode_mask
 from pipeline.errors import ShardError
 from pipeline.manifest import ClassShare, Manifest, verify
 from pipeline.schema import PAIR, conform
-from pipeline.shards import ShardSink
+from pipeline.sink import ShardSink
 
 IDS = [f"{row:032x}" for row in range(100)]
 

@@ -22,7 +22,8 @@ import pipeline.shards as shards
 from pipeline.codec import encode_image, encode_mask
 from pipeline.errors import ShardError
 from pipeline.schema import LATENT, PAIR, latent_id, pair_id
-from pipeline.shards import ShardSink, list_shards, read_ids, read_shards, remaining, remove_drafts
+from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts
+from pipeline.sink import ShardSink
 
 IDS = [pair_id("prompt", seed, "bundle", "{}") for seed in range(1000)]
 

@@ -1,0 +1,103 @@
+"""The card of a bundle: what it was trained on, how, for how long, and what it can do, from the runs that made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.weights import ENCODERS, JOINT, digest
+from pipeline.errors import DataError
+from pipeline.evaluation import mean_and_spread
+from pipeline.shards import load_labels
+
+TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
+
+
+def write_card(bundle: Path, runs: Path, proof: Path) -> Path:
+    """Writes `<bundle>/README.md`.
+
+    Args:
+        bundle: folder of weights.
+        runs: folder of the runs annotation-vae, image-vae, text and joint that trained them.
+        proof: `proof.json` of a train_segmenter run.
+
+    Raises:
+        DataError: a run has not finished.
+    """
+    labels = load_labels(str(bundle))
+    scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
+    configs = {name: yaml.safe_load((runs / name / "config.yaml").read_text()) for name in TRAININGS}
+    text = f"""# Bundle `{bundle.name}`
+
+Weights of every network that turns a prompt into a pair: text encoder, image VAE, annotation VAE, joint diffusion
+network. Digest `{digest(bundle, ENCODERS + JOINT)}`. Safetensors only.
+
+Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index {labels.ignore_index}; pixels that the model is
+unsure of become {"the ignore index" if labels.uncertain == "ignore" else "background"}.
+
+**Data.** Composited real photographs, made by the project itself (`jobs.ingest`, data set `builtin`): garments of
+Fashion-MNIST (MIT licence), recoloured, on crops of freely licensed photographs. Origins and licences of all are in
+`pipeline/datasets/builtin_assets/NOTICE.md`. Test pairs show other garments on other photographs than training pairs. The weights know these garments, ten colours and twelve backgrounds, and nothing else.
+
+**Licence.** Apache-2.0, as the project; no published weights went into it.
+
+## Recipe
+
+`make demo-train` does it again, with the configurations in `jobs/configs/demo/`.
+
+| network | examples seen | training time | held-out scores |
+|---|--:|--:|---|
+{_rows(scores, configs)}
+
+## Scores
+
+{_proof(_read(proof))}
+"""
+    path = bundle / "README.md"
+    path.write_text(text)
+    return path
+
+
+def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name in TRAININGS:
+        seconds = scores[name].get("training_s", 0.0)
+        shown = ", ".join(f"{key} {value:.3f}" for key, value in scores[name].items() if key != "training_s")
+        examples = configs[name]["optimisation"]["num_examples"]
+        lines.append(f"| {name} | {examples:,} | {seconds / 60:.0f} min | {shown} |")
+    return "\n".join(lines)
+
+
+def _proof(proof: dict[str, Any]) -> str:
+    reference = proof["sets"][0]
+    lines = [
+        f"The same small segmenter, trained on each set for the same number of epochs and tested on "
+        f"{proof['test']['pairs']} real held-out pairs; mean and standard deviation over {len(proof['seeds'])} seeds.",
+        "",
+        f"| trained on | pairs | steps | mIoU | of {reference['name']} |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    base, _ = mean_and_spread(reference["miou"])
+    for one in proof["sets"]:
+        mean, spread = mean_and_spread(one["miou"])
+        lines.append(
+            f"| {one['name']} | {one['pairs']:,} | {one['steps']:,} | {mean:.4f} ± {spread:.4f} | {mean / base:.3f} |"
+        )
+    if "agreement" in proof:
+        agreement, match = proof["agreement"], next(iter(proof["prompt_match"].values()))
+        lines += [
+            "",
+            f"Generated masks agree with what a segmenter trained on {agreement['judge']} pairs sees in their images: "
+            f"mIoU {agreement['miou']:.4f}, {100 * agreement['pixel_accuracy']:.1f} % of the pixels. "
+            f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.",
+        ]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise DataError(f"{path}: missing; the run that writes it has not finished, run its job first")
+    return json.loads(path.read_text())

@@ -1,0 +1,83 @@
+"""ShardSink: where a Ray Data graph ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
+from ray.data import Datasink
+
+from pipeline.schema import ERROR, PAIR, REASONS, conform
+from pipeline.shards import FAILED, MADE, write_table
+
+WRITE_ARGS = {"num_cpus": 0.5}
+"""`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
+stage of equal needs, and would then bundle what goes into that stage (raw pictures), not what comes out of it."""
+
+
+class ShardSink(Datasink):
+    """Writes packed rows as shards into a run's folder: `dataset.write_datasink(sink, ray_remote_args=WRITE_ARGS)`.
+
+    Rows whose column `error` is not empty go to `errors/`, with `error` as the reason (one of REASONS) and
+    `error_detail`, if there is one, as the detail.
+
+    Args:
+        folder: the run's, a path that every node sees or an fsspec URL.
+        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer.
+        schema: of the rows that were made.
+    """
+
+    def __init__(self, folder: str, rows_per_shard: int, schema: pa.Schema = PAIR) -> None:
+        filesystem, path = fsspec.core.url_to_fs(folder.rstrip("/"))
+        # Absolute, because a worker's current folder is not the driver's.
+        self.folder = path if isinstance(filesystem, LocalFileSystem) else folder.rstrip("/")
+        self.rows_per_shard = rows_per_shard
+        self.schema = schema
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self.rows_per_shard
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> list[str]:
+        """Writes the rows of one task; returns the file names of its shards."""
+        made, failed = [self.schema.empty_table()], [ERROR.empty_table()]
+        for block in blocks:
+            rows = block if isinstance(block, pa.Table) else pa.Table.from_pandas(block, preserve_index=False)
+            # Cast before they are joined: Ray takes a block's types from its values, so they differ between blocks.
+            for tables, part, schema in zip((made, failed), split_errors(rows), (self.schema, ERROR), strict=True):
+                tables.append(conform(part, schema))
+        return [
+            *self._write_pieces(pa.concat_tables(made), MADE),
+            *self._write_pieces(pa.concat_tables(failed), FAILED),
+        ]
+
+    def _write_pieces(self, table: pa.Table, kind: str) -> list[str]:
+        if not table.num_rows:
+            return []
+        # Even pieces near the wanted size: what Ray bundles is a little over it, and the rest would be a tiny shard.
+        num_pieces = max(1, round(table.num_rows / self.rows_per_shard))
+        cuts = [table.num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
+        return [write_table(table.slice(a, b - a), f"{self.folder}/{kind}") for a, b in pairwise(cuts)]
+
+
+def split_errors(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Splits rows that were made from rows that were not, whose columns get the names that ERROR has.
+
+    Raises:
+        ValueError: an `error` that is not one of REASONS.
+    """
+    if "error" not in rows.column_names:
+        return rows, rows.slice(0, 0).append_column("reason", pa.nulls(0, pa.string()))
+    reasons = pc.fill_null(rows["error"].cast(pa.string()), "")
+    failed = pc.not_equal(reasons, "")
+    unknown = set(pc.unique(reasons.filter(failed)).to_pylist()) - set(REASONS)
+    if unknown:
+        raise ValueError(f"error {sorted(unknown)} is not one of {REASONS}")
+    renamed = {"error": "reason", "error_detail": "detail"}
+    errors = rows.filter(failed)
+    return rows.filter(pc.invert(failed)), errors.rename_columns([renamed.get(n, n) for n in errors.column_names])

@@ -1,0 +1,66 @@
+"""Starts a job in a process of its own and kills it, with everything it started, at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    """`python -m ARGUMENTS`, with its output in `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )
+
+
+def finish(*arguments: str, log: Path) -> None:
+    """Runs a job to its end, which must be a good one."""
+    process = start(*arguments, log=log)
+    assert process.wait(timeout=300) == 0, log.read_text(errors="replace")[-3000:]
+
+
+def kill_when(condition: Callable[[], bool], *arguments: str, log: Path, timeout_s: float = 240) -> None:
+    """Starts a job and sends SIGKILL to it and to all its processes at once as soon as `condition` holds."""
+    process = start(*arguments, log=log)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"ended too early:\n{log.read_text(errors='replace')[-3000:]}"
+        assert time.monotonic() < deadline, f"the moment to kill never came:\n{log.read_text(errors='replace')[-3000:]}"
+        time.sleep(0.02)
+    family = [process.pid, *descendants(process.pid)]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of `pid`, their children, and so on."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found

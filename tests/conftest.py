@@ -1,0 +1,57 @@
+"""What every test needs: an environment that is set before Ray or torch is imported, and one small Ray for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",  # nothing is fetched; tests make the weights that they need
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_AUTH_MODE": "disabled",  # a token would be looked for in the home folder
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray's 2 s make a trivial training take 20 s and more
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",  # several processes share few cores, and sums in one order give one result
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # a test must never reach the user's cluster or server
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Torch in the test process uses one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray with four slots for all tests that ask for it; jobs under test share the connection.
+
+    A test that kills nodes or drivers starts its own instead.
+    """
+    import logging
+
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,  # slots, not cores: a training worker and the tasks that read for it fit even on two cores
+        include_dashboard=False,
+        object_store_memory=300 * 2**20,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

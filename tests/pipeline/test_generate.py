@@ -1,0 +1,129 @@
+"""Generation through Ray: planned ids, each once, whatever the order of starts; any pair can be made again alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from models.sampler import SamplerSettings
+from models.weights import WeightsError
+from pipeline.codec import decode_image, decode_mask
+from pipeline.config import Workers
+from pipeline.errors import ConfigError, DataError
+from pipeline.generate import GenerateConfig, Refine, generate, plan, read_prompts, remake
+from pipeline.manifest import Manifest, verify
+from pipeline.refine import RefineConfig, refine
+from pipeline.shards import read_shards
+from tests.tiny import save_tiny_bundle
+
+PROMPTS = ["a red bag", "a blue dress on fur", "a green boot"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    save_tiny_bundle(folder)
+    return folder
+
+
+@pytest.fixture
+def config(bundle, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    return GenerateConfig(
+        run="made",
+        runs=str(tmp_path / "runs"),
+        bundle=str(bundle),
+        prompts=str(tmp_path / "prompts.txt"),
+        pairs=10,
+        sampler=SamplerSettings(steps=2, guidance=2.0, precision="float32", batch_size=4),
+        refine=Refine(min_area_px=0),
+        rows_per_shard=4,
+        workers=Workers(threads=1),
+    )
+
+
+def changed(config: GenerateConfig, **values) -> GenerateConfig:
+    return GenerateConfig.model_validate({**dict(config), **values})
+
+
+def test_a_longer_plan_begins_like_a_shorter_one_and_ids_are_unique(config):
+    short, long = plan(config, "digest"), plan(changed(config, pairs=30), "digest")
+    assert long.slice(0, 10).equals(short)
+    assert len(set(long["pair_id"].to_pylist())) == len(set(long["seed"].to_pylist())) == 30
+    assert long["prompt"].to_pylist()[:4] == [*PROMPTS, PROMPTS[0]]
+
+
+def test_a_prompt_that_occurs_twice_gives_different_pairs(config, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red bag\na red bag\n")
+    rows = plan(changed(config, pairs=4), "digest")
+    assert len(set(rows["pair_id"].to_pylist())) == 4
+    assert rows["repeat"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_settings_and_weights_are_part_of_an_id(config):
+    first = plan(config, "digest")["pair_id"][0]
+    assert first != plan(config, "other")["pair_id"][0]
+    assert first != plan(changed(config, refine=Refine(min_area_px=5)), "digest")["pair_id"][0]
+    assert first != plan(changed(config, seed=1), "digest")["pair_id"][0]
+
+
+def test_wrong_prompts_and_bundle_are_explained(config, tmp_path):
+    with pytest.raises(DataError, match="nowhere.txt: cannot read prompts"):
+        read_prompts(str(tmp_path / "nowhere.txt"))
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(DataError, match="holds no prompts"):
+        read_prompts(str(tmp_path / "empty.txt"))
+    with pytest.raises(WeightsError, match="no such bundle"):
+        generate(changed(config, bundle=str(tmp_path / "nothing")))
+
+
+@pytest.mark.ray
+def test_generate_resume_extend_and_remake(config, bundle, ray_session):
+    (bundle.parent / "prompts.txt").write_text("\n".join(["", *PROMPTS]))
+    config = changed(config, prompts=str(bundle.parent / "prompts.txt"))
+    manifest = generate(config)
+    assert (manifest.num_pairs, manifest.num_errors) == (7, 3)
+    assert manifest.errors_by_reason == {"empty_prompt": 3}
+    folder = str(config.folder)
+    before = read_shards([folder]).sort_by("pair_id")
+    files = sorted((config.folder / "shards").iterdir())
+
+    assert generate(config) == manifest, "a second start finds everything made"
+    assert sorted((config.folder / "shards").iterdir()) == files
+
+    extended = generate(changed(config, pairs=16))
+    assert (extended.num_pairs, extended.num_errors, extended.num_duplicates) == (12, 4, 0)
+    rows = read_shards([folder]).sort_by("pair_id")
+    planned = plan(changed(config, pairs=16), rows["bundle"][0].as_py())
+    assert set(rows["pair_id"].to_pylist()) <= set(planned["pair_id"].to_pylist())
+    kept = rows.filter(np.isin(rows["pair_id"].to_pylist(), before["pair_id"].to_pylist()))
+    assert kept["image"].equals(before["image"]) and kept["mask"].equals(before["mask"])
+    assert verify(folder, deep=True) == []
+
+    row = rows.slice(5, 1).to_pylist()[0]
+    again = remake(row, str(bundle))
+    assert np.array_equal(again["image"][0], decode_image(row["image"]["bytes"], "row"))
+    assert np.array_equal(again["mask"][0], decode_mask(row["mask"]["bytes"], "row"))
+
+    refined = refine(RefineConfig(run="refined", runs=config.runs, pairs=folder, refine=Refine(min_area_px=6)))
+    assert refined.num_pairs == 12
+    direct = changed(config, run="direct", pairs=16, refine=Refine(min_area_px=6))
+    generate(direct)
+    ours, theirs = (
+        read_shards([str(one)]).sort_by("pair_id") for one in (config.folder.parent / "refined", direct.folder)
+    )
+    assert ours["pair_id"].equals(theirs["pair_id"]), "refining later gives what refining at once gives"
+    assert ours["mask"].equals(theirs["mask"])
+
+
+@pytest.mark.ray
+def test_another_config_in_the_same_run_is_refused_with_the_difference(config, ray_session):
+    generate(config)
+    with pytest.raises(ConfigError, match="sampler.steps: 2 -> 3"):
+        generate(changed(config, sampler=SamplerSettings(steps=3, guidance=2.0, precision="float32", batch_size=4)))
+    with pytest.raises(ConfigError, match="was made with bundle"):
+        remake({"bundle": "other", "prompt": "a", "seed": 1, "sampler": "{}"}, config.bundle)
+    for shard in (config.folder / "shards").iterdir():
+        assert pq.read_metadata(shard).num_rows
+    assert Manifest.load(str(config.folder / "manifest.json")).num_pairs == 10

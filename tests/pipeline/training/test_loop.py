@@ -1,0 +1,156 @@
+"""The loop without Ray: it learns, goes on exactly after a stop, and stops before it does harm."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.training.loop import Optimisation, TrainingError, optimizers, train
+from pipeline.training.state import TrainState
+from pipeline.training.task import Evaluation
+
+CPU = torch.device("cpu")
+
+
+class Doubling:
+    """Learns y = 2 x, with noise from the step's generator so that randomness is exercised."""
+
+    columns = ("x",)
+
+    def decode(self, batch):
+        return batch
+
+    def build(self):
+        return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def loss(self, net, batch, *, generator):
+        x = batch["x"] + 0.01 * torch.randn(batch["x"].shape, generator=generator)
+        error = (net(x) - 2 * batch["x"]).pow(2).mean()
+        return error, {"error": error.detach()}
+
+    def evaluate(self, net, held_out):
+        return Evaluation({}, {})
+
+    def save(self, net, examples, folder):
+        pass
+
+
+def recipe(**changes) -> Optimisation:
+    return Optimisation(
+        **{"num_examples": 640, "batch_size": 16, "learning_rate": 1e-2, "precision": "float32", **changes}
+    )
+
+
+def batches(start: int = 0):
+    for step in itertools.count(start):
+        yield {"x": torch.randn(16, 1, generator=torch.Generator().manual_seed(step))}
+
+
+def fresh(settings: Optimisation) -> TrainState:
+    torch.manual_seed(0)
+    net = Doubling().build()
+    return TrainState(net, optimizers(net, settings))
+
+
+def run(state: TrainState, settings: Optimisation, **options):
+    return train(Doubling(), state.net, state, batches(state.step), settings, device=CPU, **options)
+
+
+def test_it_learns():
+    class Linear(Doubling):
+        def build(self):
+            return nn.Linear(1, 1)
+
+    settings = recipe(num_examples=6400, ema_decay=0.95)
+    torch.manual_seed(0)
+    net = Linear().build()
+    state = TrainState(net, optimizers(net, settings))
+    reports = list(train(Linear(), net, state, batches(), settings, device=CPU))
+    assert len(reports) == settings.num_steps == 400
+    assert net.weight.item() == pytest.approx(2, abs=0.02)
+    assert state.average.weight.item() == pytest.approx(2, abs=0.02)
+
+
+def test_stopped_and_resumed_equals_never_stopped(tmp_path):
+    settings = recipe(warmup_examples=64, decay_share=0.5)
+    whole = fresh(settings)
+    expected = [report.losses for report in run(whole, settings)]
+
+    first = fresh(settings)
+    found = [report.losses for report in itertools.islice(run(first, settings), 17)]
+    first.save(tmp_path)
+    second = fresh(settings)
+    second.load(tmp_path)
+    found += [report.losses for report in run(second, settings)]
+
+    assert found == expected
+    for mine, theirs in ((second.net, whole.net), (second.average, whole.average)):
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
+
+
+def test_accumulation_gives_the_same_gradient():
+    class WithoutNoise(Doubling):
+        def build(self):
+            return nn.Linear(1, 1)
+
+        def loss(self, net, batch, *, generator):
+            return (net(batch["x"]) - 2 * batch["x"]).pow(2).mean(), {}
+
+    results = []
+    for accumulation in (1, 3):
+        settings = recipe(accumulation=accumulation, num_examples=160)
+        torch.manual_seed(0)
+        net = WithoutNoise().build()
+        state = TrainState(net, optimizers(net, settings))
+        list(train(WithoutNoise(), net, state, batches(), settings, device=CPU))
+        results.append(net.weight.item())
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    settings = recipe()
+    state = fresh(settings)
+    before = {name: value.clone() for name, value in state.net.named_parameters()}
+    poisoned = iter([{"x": torch.full((16, 1), torch.nan)}])
+    with pytest.raises(TrainingError, match="step 0.*not finite"):
+        next(train(Doubling(), state.net, state, poisoned, settings, device=CPU))
+    assert state.step == 0
+    for name, value in state.net.named_parameters():
+        assert torch.equal(value, before[name])
+
+
+def test_every_worker_and_step_has_its_own_randomness():
+    from pipeline.training.loop import step_generator
+
+    draws = {
+        (seed, rank, step): torch.randn(1, generator=step_generator(seed, rank, step)).item()
+        for seed in (0, 1)
+        for rank in (0, 1)
+        for step in (0, 1)
+    }
+    assert len(set(draws.values())) == 8
+    assert draws[0, 1, 0] == torch.randn(1, generator=step_generator(0, 1, 0)).item()
+
+
+def test_rate_rises_stays_and_falls():
+    settings = recipe(num_examples=1600, warmup_examples=160, decay_share=0.5)
+    rates = [settings.rate(step) for step in range(settings.num_steps)]
+    assert rates[0] == pytest.approx(0.1) and rates[10] == 1.0 and rates[49] == 1.0
+    assert 0 < rates[-1] < 0.03
+
+
+def test_muon_takes_only_matrices_of_blocks():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Linear(4, 4)
+            self.head = nn.Linear(4, 2)
+
+    net = Net()
+    adamw, muon = optimizers(net, recipe(optimizer="muon"))
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(net.block.weight)]
+    assert len(adamw.param_groups[0]["params"]) == 3
