@@ -126,7 +126,7 @@ class AnnotationVAE(nn.Module):
 
     def encode(self, mask: Tensor) -> Gaussian:
         """(B, H, W) integer class ids -> posterior over raw latents (B, C, H/f, W/f)."""
-        planes = bit_planes(mask, self.config.num_bits).to(self.encoder[0].weight.dtype)
+        planes = bit_planes(mask, self.config.num_bits).to(next(self.encoder.parameters()).dtype)
         mean, log_variance = self.encoder(planes).chunk(2, dim=1)
         return Gaussian(mean, torch.exp(0.5 * log_variance.clamp(-30, 20)))
 

@@ -155,7 +155,6 @@ def joint_loss(
         weight = getattr(weights, name)
         loss = loss + (shares[name] if weight is None else weight) * error
     if diffusion.text_noise != "independent":
-        loss = (
-            loss + 0 * text_prediction.float().sum()
-        )  # every parameter takes part, as DistributedDataParallel demands
+        # DistributedDataParallel demands that every parameter takes part.
+        loss = loss + 0 * text_prediction.float().sum()
     return loss, {name: error.detach() for name, error in errors.items()}

@@ -59,13 +59,19 @@ class LabelSpace:
             raise ValueError(f"label space {self.name!r}: uncertain must be 'background' or 'ignore'")
 
     @classmethod
-    def custom(cls, name: str, foreground: tuple[str, ...], uncertain: Uncertain = "background") -> LabelSpace:
-        """A label space with VOC-style colours and enough bits for `foreground`, ids 1, 2, ... in order."""
+    def custom(
+        cls,
+        name: str,
+        foreground: tuple[str, ...],
+        colours: tuple[tuple[int, int, int], ...] = (),
+        uncertain: Uncertain = "background",
+    ) -> LabelSpace:
+        """A label space with enough bits for `foreground`, ids 1, 2, ... in order; `colours` of these, or VOC's."""
         classes = ("background", *foreground)
         return cls(
             name=name,
             classes=classes,
-            palette=voc_palette(len(classes)),
+            palette=((0, 0, 0), *colours) if colours else voc_palette(len(classes)),
             num_bits=len(foreground).bit_length(),
             ignore_index=255 if len(classes) <= 255 else 65535,
             uncertain=uncertain,
@@ -125,7 +131,20 @@ VOC = LabelSpace.custom(
 )  # fmt: skip
 
 GARMENTS = LabelSpace.custom(
-    "garments", ("shirt", "trousers", "dress", "coat", "sandal", "sneaker", "bag", "boot"), uncertain="ignore"
+    "garments",
+    ("shirt", "trousers", "dress", "coat", "sandal", "sneaker", "bag", "boot"),
+    # Okabe and Ito's colours, told apart by colour-blind eyes, and one grey.
+    colours=(
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (170, 170, 170),
+    ),
+    uncertain="ignore",
 )
 
 BUILTIN = {space.name: space for space in (VOC, GARMENTS)}

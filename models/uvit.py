@@ -21,9 +21,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return functional.scaled_dot_product_attention(query, key, value)
     scaled = query * (1 / math.sqrt(query.shape[-1]))
-    with torch.autocast(
-        "cpu", enabled=False
-    ):  # softmax sums in float32 inside; widening its operands only costs memory
+    with torch.autocast("cpu", enabled=False):  # softmax sums in float32 inside; wider operands would only cost memory
         return (scaled @ key.transpose(-1, -2)).softmax(-1) @ value
 
 

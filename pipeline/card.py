@@ -40,7 +40,8 @@ unsure of become {"the ignore index" if labels.uncertain == "ignore" else "backg
 
 **Data.** Composited real photographs, made by the project itself (`jobs.ingest`, data set `builtin`): garments of
 Fashion-MNIST (MIT licence), recoloured, on crops of freely licensed photographs. Origins and licences of all are in
-`pipeline/datasets/builtin_assets/NOTICE.md`. Test pairs show other garments on other photographs than training pairs. The weights know these garments, ten colours and twelve backgrounds, and nothing else.
+`pipeline/datasets/builtin_assets/NOTICE.md`. Test pairs show other garments on other photographs than training pairs.
+The weights know these garments, ten colours and twelve backgrounds, and nothing else.
 
 **Licence.** Apache-2.0, as the project; no published weights went into it.
 
@@ -65,7 +66,8 @@ def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]
     lines = []
     for name in TRAININGS:
         seconds = scores[name].get("training_s", 0.0)
-        shown = ", ".join(f"{key} {value:.3f}" for key, value in scores[name].items() if key != "training_s")
+        facts = ("examples", "training_s")
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in scores[name].items() if key not in facts)
         examples = configs[name]["optimisation"]["num_examples"]
         lines.append(f"| {name} | {examples:,} | {seconds / 60:.0f} min | {shown} |")
     return "\n".join(lines)

@@ -132,7 +132,7 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
         changed = [
             f"  {key}: {before.get(key, '(not set)')} -> {now.get(key, '(not set)')}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key.split(".")[0] not in changeable
+            if before.get(key) != now.get(key) and not {key, key.split(".")[0]} & changeable
         ]
         if changed:
             raise ConfigError(

@@ -26,7 +26,16 @@ from pipeline.training.loop import Optimisation, Report, TrainingError, optimize
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task
 
-SAFE_TO_CHANGE = frozenset({"checkpoint_examples", "evaluate_examples", "log_every_s", "max_failures", "cache"})
+SAFE_TO_CHANGE = frozenset(
+    {
+        "optimisation.num_examples",  # a longer training goes on from the last checkpoint of a shorter one
+        "checkpoint_examples",
+        "evaluate_examples",
+        "log_every_s",
+        "max_failures",
+        "cache",
+    }
+)
 WEIGHTS, SCORES = "weights", "scores.json"
 
 
@@ -69,17 +78,18 @@ class Assignment:
 def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     """Trains `task` on the cluster, from the last checkpoint of `run` if there is one; returns its scores.
 
-    The averaged weights end in `<run>/weights`, the scores in `<run>/scores.json`. A finished run returns at once.
+    The averaged weights end in `<run>/weights`, the scores in `<run>/scores.json`. A finished run returns at once, unless
+    it is now to see more examples.
 
     Raises:
         ConfigError: the batch cannot be shared among the workers.
         JoDiffusionError: whatever stopped a worker for good.
     """
     scores = run.folder / SCORES
-    if scores.exists():
-        log.info("%s is finished; its weights are in %s", run.folder.name, run.folder / WEIGHTS)
-        return json.loads(scores.read_text())
     recipe, workers = config.optimisation, config.workers
+    if scores.exists() and (found := json.loads(scores.read_text()))["examples"] >= recipe.num_examples:
+        log.info("%s is finished; its weights are in %s", run.folder.name, run.folder / WEIGHTS)
+        return found
     if recipe.batch_size % workers.num:
         raise ConfigError(
             f"optimisation.batch_size {recipe.batch_size} cannot be shared evenly among workers.num {workers.num}"
@@ -179,7 +189,8 @@ def _train(assignment: Assignment) -> None:
         with torch.no_grad():
             task.save(state.average, held_out, assignment.run.folder / WEIGHTS)
         draft = assignment.run.folder / f"{SCORES}.draft"
-        draft.write_text(json.dumps({**scores, "training_s": state.seconds}, indent=1))
+        facts = {"examples": recipe.num_examples, "training_s": round(state.seconds, 1)}
+        draft.write_text(json.dumps({**scores, **facts}, indent=1))
         os.replace(draft, assignment.run.folder / SCORES)
 
 

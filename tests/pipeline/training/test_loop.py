@@ -71,7 +71,7 @@ def test_it_learns():
     reports = list(train(Linear(), net, state, batches(), settings, device=CPU))
     assert len(reports) == settings.num_steps == 400
     assert net.weight.item() == pytest.approx(2, abs=0.02)
-    assert state.average.weight.item() == pytest.approx(2, abs=0.02)
+    assert state.average.get_parameter("weight").item() == pytest.approx(2, abs=0.02)
 
 
 def test_stopped_and_resumed_equals_never_stopped(tmp_path):

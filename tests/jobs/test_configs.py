@@ -1,0 +1,90 @@
+"""Every configuration that ships loads, and a mistake in one is explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.demo import DemoConfig
+from pipeline.config import load, parse
+from pipeline.encode import EncodeConfig
+from pipeline.errors import ConfigError
+from pipeline.generate import GenerateConfig
+from pipeline.ingest import IngestConfig
+from pipeline.proof import ProofConfig
+from pipeline.report import ReportConfig
+from pipeline.training.joint import JointConfig
+from pipeline.training.text import TextConfig
+from pipeline.training.vae import VAEConfig
+
+DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo"
+TYPES = {
+    "annotation_vae": VAEConfig,
+    "demo": DemoConfig,
+    "encode": EncodeConfig,
+    "generate": GenerateConfig,
+    "image_vae": VAEConfig,
+    "ingest": IngestConfig,
+    "joint": JointConfig,
+    "report": ReportConfig,
+    "segmenter": ProofConfig,
+    "text": TextConfig,
+}
+
+
+@pytest.mark.parametrize("path", sorted(DEMO.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_loads(path):
+    load(TYPES[path.stem], path)
+
+
+def test_command_line_overrides_the_file():
+    config = parse(GenerateConfig, [str(DEMO / "generate.yaml"), "--sampler.steps", "7", "--pairs", "12"])
+    assert (config.sampler.steps, config.pairs, config.sampler.batch_size) == (7, 12, 32)
+
+
+def test_a_required_key_may_come_from_the_command_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run: a\nbundle: b\nprompts: c\n")
+    assert parse(GenerateConfig, [str(path), "--pairs", "3"]).pairs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: a\nprompst: b\n", "unknown key prompst; did you mean prompts?"),
+        ("run: a\nsampler: {stpes: 3}\n", "unknown key sampler.stpes; did you mean sampler.steps?"),
+        ("run: a\nbundle: b\nprompts: c\npairs: many\n", "pairs: Input should be a valid integer"),
+        ("run: a\nbundle: b\nprompts: c\npairs: 0\n", "pairs: Input should be greater than or equal to 1"),
+        ("run: a\nbundle: b\nprompts: c\n", "pairs: Field required"),
+        ("- a\n", "a config is a list of `key: value` lines"),
+        ("run: [\n", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_file_are_explained(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(GenerateConfig, path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read the config"):
+        load(GenerateConfig, tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["--pairs", "many"], ["--piars", "3"], []])
+def test_mistakes_on_the_command_line_exit_with_2_and_no_trace(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(GenerateConfig, ["--run", "a", "--bundle", "b", "--prompts", "c", *arguments])
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_explains_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(GenerateConfig, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "--sampler.guidance" in text and "Folder of the weights." in text
