@@ -173,7 +173,7 @@ class PairSampler:
         finite = torch.stack([value.flatten(1).isfinite().all(1) for value in (*latents, image, logits)]).all(0)
         pixels = ((image.float().nan_to_num() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return Pairs(
-            *(value[:num_pairs].cpu().numpy() for value in (pixels,)),
+            pixels[:num_pairs].cpu().numpy(),
             mask[:num_pairs].cpu().numpy().astype(bundle.encoders.labels.dtype),
             confidence[:num_pairs].cpu().numpy(),
             finite[:num_pairs].cpu().numpy(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"ray\.data")  # advice on numbers of blocks, which the graphs choose
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level=logging.WARNING)

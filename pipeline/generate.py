@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -187,14 +188,14 @@ def graph(
         compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
     return sampled.map_batches(
-        refine_and_pack,
-        fn_kwargs={
-            "refine": config.refine,
-            "ignore_index": labels.ignore_index,
-            "image_format": config.image_format,
-            "keep_confidence": config.keep_confidence,
-            "origin": {"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
-        },
+        partial(
+            refine_and_pack,
+            refine=config.refine,
+            ignore_index=labels.ignore_index,
+            image_format=config.image_format,
+            keep_confidence=config.keep_confidence,
+            origin={"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
+        ),
         batch_size=config.sampler.batch_size,
         # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
         num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,

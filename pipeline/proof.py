@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +59,7 @@ class ProofConfig(RunConfig):
     """Training processes."""
 
 
-def train_segmenters(config: ProofConfig) -> dict[str, object]:
+def train_segmenters(config: ProofConfig) -> dict[str, Any]:
     """Trains what is missing and writes `<run>/proof.json`; returns its content."""
     with Run.open(config, "train_segmenter", frozenset({"seeds", "judged"})) as run:
         labels = load_labels(config.test)
@@ -84,7 +85,7 @@ def train_segmenters(config: ProofConfig) -> dict[str, object]:
                     "iou": {key: [score[f"iou/{key}"] for score in scores] for key in labels.classes},
                 }
             )
-        proof: dict[str, object] = {
+        proof: dict[str, Any] = {
             "test": {"folder": config.test, "pairs": config.test_rows},
             "seeds": list(range(config.seeds)),
             "classes": list(labels.classes),
@@ -124,7 +125,7 @@ def training(config: ProofConfig, name: str, num_pairs: int, seed: int) -> Train
     )
 
 
-def judgement(config: ProofConfig, task: SegmenterTask, judge: str) -> Mapping[str, object]:
+def judgement(config: ProofConfig, task: SegmenterTask, judge: str) -> Mapping[str, Any]:
     """What the first segmenter of the first set, and the prompts, say of the judged masks."""
     weights = config.folder / f"{judge}-0" / WEIGHTS_FOLDER / WEIGHTS
     net = task.build()

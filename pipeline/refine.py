@@ -61,7 +61,8 @@ def refine(config: RefineConfig) -> Manifest:
                 refine=config.refine,
                 ignore_index=labels.ignore_index,
             )
-            read_pairs([source]).map_batches(
+            # Small files are read as one block, which would keep one task busy and the others idle.
+            read_pairs([source]).repartition(target_num_rows_per_block=256).map_batches(
                 stage,
                 batch_size=256,
                 num_cpus=config.workers.cpus,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import ray.train.torch
@@ -78,8 +78,8 @@ class Assignment:
 def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     """Trains `task` on the cluster, from the last checkpoint of `run` if there is one; returns its scores.
 
-    The averaged weights end in `<run>/weights`, the scores in `<run>/scores.json`. A finished run returns at once, unless
-    it is now to see more examples.
+    The averaged weights end in `<run>/weights`, the scores in `<run>/scores.json`. A finished run returns at once,
+    unless it is now to see more examples.
 
     Raises:
         ConfigError: the batch cannot be shared among the workers.
@@ -108,7 +108,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     for needed in (replace(feed, world_size=workers.num), held_out):
         needed.files()  # a wrong path is told now, not by every worker
     trainer = TorchTrainer(
-        _worker,
+        cast(Any, _worker),
         train_loop_config={"assignment": Assignment(task, config, feed, held_out, run)},
         scaling_config=ScalingConfig(
             num_workers=workers.num,
@@ -123,7 +123,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         ),
     )
     try:
-        refusal = trainer.fit().return_value
+        refusal = cast(Any, trainer.fit()).return_value  # Ray annotates the result of its earlier trainer
     except ray.train.TrainingFailedError as error:
         raise TrainingError(
             f"{run.folder.name}: workers were lost more than max_failures={config.max_failures} times; the same "

@@ -86,32 +86,32 @@ class TextTask:
         config = self.config
         tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True)
         sizes: dict[str, Any] = {"hidden_act": "gelu", "projection_dim": config.projection}
-        return CLIPModel(
-            CLIPConfig(
-                text_config={
-                    "vocab_size": len(tokenizer),
-                    "hidden_size": config.width,
-                    "intermediate_size": 4 * config.width,
-                    "num_hidden_layers": config.text_layers,
-                    "num_attention_heads": max(1, config.width // 16),
-                    "max_position_embeddings": config.num_tokens,
-                    "bos_token_id": tokenizer.bos_token_id,
-                    "eos_token_id": tokenizer.eos_token_id,
-                    "pad_token_id": tokenizer.pad_token_id,
-                    **sizes,
-                },
-                vision_config={
-                    "hidden_size": config.image_width,
-                    "intermediate_size": 4 * config.image_width,
-                    "num_hidden_layers": config.image_layers,
-                    "num_attention_heads": max(1, config.image_width // 32),
-                    "image_size": config.image_size_px,
-                    "patch_size": config.patch_px,
-                    **sizes,
-                },
-                projection_dim=config.projection,
-            )
+        towers = CLIPConfig(
+            text_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": config.width,
+                "intermediate_size": 4 * config.width,
+                "num_hidden_layers": config.text_layers,
+                "num_attention_heads": max(1, config.width // 16),
+                "max_position_embeddings": config.num_tokens,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+                **sizes,
+            },
+            vision_config={
+                "hidden_size": config.image_width,
+                "intermediate_size": 4 * config.image_width,
+                "num_hidden_layers": config.image_layers,
+                "num_attention_heads": max(1, config.image_width // 32),
+                "image_size": config.image_size_px,
+                "patch_size": config.patch_px,
+                **sizes,
+            },
+            projection_dim=config.projection,
         )
+        # The fused attention's backward pass is many times slower in bf16 on a CPU, and these towers are small.
+        return CLIPModel._from_config(towers, attn_implementation="eager")
 
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         scores = self._scores(net, batch)

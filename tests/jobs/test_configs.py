@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from pipeline.training.text import TextConfig
 from pipeline.training.vae import VAEConfig
 
 DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo"
-TYPES = {
+TYPES: dict[str, Any] = {
     "annotation_vae": VAEConfig,
     "demo": DemoConfig,
     "encode": EncodeConfig,

@@ -61,7 +61,7 @@ def test_default_weights_give_the_papers_mean_over_all_numbers():
 
 def test_dropped_text_is_noise_at_the_last_time():
     clean, text = clean_pair(64)
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
 
     def spy(noisy, noisy_text, t_image, t_text):
         seen.update(text=noisy_text, times=t_text)
