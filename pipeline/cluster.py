@@ -43,7 +43,9 @@ def cluster() -> Iterator[None]:
             include_dashboard=False,
             logging_level=logging.WARNING,
         )
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # a user's mistake in a stage reaches the user as it was raised
     try:
         yield
     finally:

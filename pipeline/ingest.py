@@ -31,7 +31,7 @@ class IngestConfig(RunConfig):
     """Splits share neither garments nor photographs."""
     pairs: int = Field(4096, ge=1)
     """Pairs to read."""
-    size_px: int = Field(64, ge=16)
+    size_px: int = Field(64, ge=32)
     """Side of the square pictures."""
     rows_per_shard: int = Field(512, ge=1)
     """Pairs per Parquet file."""

@@ -146,7 +146,7 @@ def test_pairs_in_pairs_out(tmp_path, ray_session):
 def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path, ray_session):
     runs = str(tmp_path)
     for split in SPLITS:
-        ingest(IngestConfig(run=split, runs=runs, split=split, pairs=32, size_px=16))
+        ingest(IngestConfig(run=split, runs=runs, split=split, pairs=32, size_px=32))
     config = VAEConfig(
         run="diverges",
         runs=runs,
