@@ -134,9 +134,9 @@ class AnnotationVAE(nn.Module):
         """Raw latent (B, C, H/f, W/f) -> class logits (B, K + 1, H, W)."""
         return self.decoder(latent)
 
-    def forward(self, mask: Tensor, noise: Callable[[Tensor], Tensor] = lambda latent: latent) -> Tensor:
-        """Class ids (B, H, W) -> logits (B, K + 1, H, W), through the posterior's mean and whatever `noise` adds."""
-        return self.decode(noise(self.encode(mask).mean))
+    def forward(self, mask: Tensor, choose: Callable[[Gaussian], Tensor] = lambda posterior: posterior.mean) -> Tensor:
+        """Class ids (B, H, W) -> logits (B, K + 1, H, W), through the latent that `choose` takes from the posterior."""
+        return self.decode(choose(self.encode(mask)))
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Raw latent -> what diffusion sees."""

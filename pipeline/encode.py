@@ -127,9 +127,7 @@ class KeepPlanned:
 def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Run) -> ray.data.Dataset:
     """Pairs -> latents of those in `todo`."""
     workers = config.workers
-    wanted = pairs.map_batches(
-        KeepPlanned(pc.unique(todo["pair_id"])).__call__, batch_format="pyarrow", num_cpus=0.5
-    )
+    wanted = pairs.map_batches(KeepPlanned(pc.unique(todo["pair_id"])).__call__, batch_format="pyarrow", num_cpus=0.5)
     # Small files are read as one block, which would keep one encoder busy and the others idle.
     spread = wanted.repartition(target_num_rows_per_block=2 * config.batch_size)
     return spread.map_batches(

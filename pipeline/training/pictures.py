@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codec import decode_image, decode_mask
+from pipeline.errors import DataError
 from pipeline.schema import Batch
 from pipeline.training.task import Tensors
 
@@ -17,15 +18,21 @@ def decode_pairs(batch: Batch) -> Batch:
     """Stage: `image` and `mask` as PAIR holds them -> (B, H, W, 3) uint8 and (B, H, W); other columns are dropped."""
     decoded: Batch = {}
     where = batch.get("pair_id", np.arange(len(next(iter(batch.values())))))
-    if "image" in batch:
-        decoded["image"] = np.stack(
-            [decode_image(cell["bytes"], f"image of {row}") for cell, row in zip(batch["image"], where, strict=True)]
-        )
-    if "mask" in batch:
-        decoded["mask"] = np.stack(
-            [decode_mask(cell["bytes"], f"mask of {row}") for cell, row in zip(batch["mask"], where, strict=True)]
-        )
+    for name, decode in (("image", decode_image), ("mask", decode_mask)):
+        if name in batch:
+            arrays = [decode(cell["bytes"], f"{name} of {row}") for cell, row in zip(batch[name], where, strict=True)]
+            decoded[name] = _stack(arrays, name)
     return decoded
+
+
+def _stack(arrays: list[np.ndarray], name: str) -> np.ndarray:
+    sizes = {array.shape[:2] for array in arrays}
+    if len(sizes) > 1:
+        raise DataError(
+            f"training needs pictures of one size, but column {name} holds {sorted(sizes)[:5]} (height, width), "
+            "perhaps more; ingest the set at one size"
+        )
+    return np.stack(arrays)
 
 
 def mirrored(batch: Tensors, *, generator: torch.Generator) -> Tensors:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,8 +39,10 @@ class VAEConfig(TrainingConfig):
     """Channels of the latent."""
     decoder_width: int = Field(512, ge=4)
     """Channels of the annotation VAE's decoder."""
+    sample_posterior: bool = True
+    """Decode a draw from the posterior in training, as the paper does for masks, rather than its mean."""
     latent_noise: float = Field(0.0, ge=0)
-    """Noise added to latents in training, up to this share of their spread: decoders then forgive what diffusion gets
+    """Further noise on latents in training, up to this share of their spread: decoders then forgive what diffusion gets
     slightly wrong. The paper uses none."""
 
 
@@ -51,13 +54,31 @@ def train_vae(config: VAEConfig) -> dict[str, float]:
         return fit(task, config, run)
 
 
-def noised_latent(latent: Tensor, largest: float, *, generator: Generator) -> Tensor:
-    """Adds to each row noise of a strength drawn between 0 and `largest` times the batch's spread per channel."""
-    if not largest:
-        return latent
-    spread = latent.detach().std(dim=(0, 2, 3), keepdim=True)
-    strength = torch.rand(len(latent), 1, 1, 1, generator=generator).to(latent.device) * largest
-    return latent + strength * spread * torch.randn(latent.shape, generator=generator).to(latent)
+class Posterior(Protocol):
+    """What both autoencoders make of a picture: (B, C, h, w) each."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def std(self) -> Tensor: ...
+
+
+def chosen_latent(posterior: Posterior, config: VAEConfig, *, generator: Generator) -> Tensor:
+    """The latent that training decodes: mean or draw, and noise of a strength drawn for each row between 0 and
+    `latent_noise` times the batch's spread per channel."""
+    latent = posterior.mean
+
+    def normal() -> Tensor:
+        return torch.randn(latent.shape, generator=generator).to(latent)
+
+    if config.sample_posterior:
+        latent = latent + posterior.std * normal()
+    if config.latent_noise:
+        spread = posterior.mean.detach().std(dim=(0, 2, 3), keepdim=True)
+        strength = config.latent_noise * torch.rand(len(latent), 1, 1, 1, generator=generator).to(latent.device)
+        latent = latent + strength * spread * normal()
+    return latent
 
 
 def latent_statistics(latent: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -86,7 +107,7 @@ class AnnotationTask:
 
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         mask = mirrored(batch, generator=generator)["mask"]
-        logits = net(mask, lambda latent: noised_latent(latent, self.config.latent_noise, generator=generator))
+        logits = net(mask, lambda posterior: chosen_latent(posterior, self.config, generator=generator))
         return self._cross_entropy(logits, mask), {}
 
     def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
@@ -144,7 +165,7 @@ class ImageTask:
 
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         image = to_float_image(mirrored(batch, generator=generator)["image"])
-        output, kl = net(image, lambda latent: noised_latent(latent, self.config.latent_noise, generator=generator))
+        output, kl = net(image, lambda posterior: chosen_latent(posterior, self.config, generator=generator))
         squared = functional.mse_loss(output.float(), image)
         absolute = functional.l1_loss(output.float(), image)
         return squared + 0.1 * absolute + 1e-6 * kl, {"squared_error": squared.detach(), "kl": kl.detach()}
@@ -179,7 +200,9 @@ class ImageAutoencoder(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, image: Tensor, noise: Any = lambda latent: latent) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> its reconstruction and the mean KL divergence of the posterior."""
+    def forward(
+        self, image: Tensor, choose: Callable[[Posterior], Tensor] = lambda posterior: posterior.mean
+    ) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> its reconstruction from the latent that `choose` takes, and the mean KL."""
         posterior = self.vae.encode(image).latent_dist
-        return self.vae.decode(noise(posterior.mean)).sample, posterior.kl().mean()
+        return self.vae.decode(choose(posterior)).sample, posterior.kl().mean()

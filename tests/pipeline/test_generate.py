@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from jobs.remake import RemakeConfig
+from jobs.remake import main as remake_job
 from models.sampler import SamplerSettings
 from models.weights import WeightsError
 from pipeline.codec import decode_image, decode_mask
@@ -105,6 +108,13 @@ def test_generate_resume_extend_and_remake(config, bundle, ray_session):
     again = remake(row, str(bundle))
     assert np.array_equal(again["image"][0], decode_image(row["image"]["bytes"], "row"))
     assert np.array_equal(again["mask"][0], decode_mask(row["mask"]["bytes"], "row"))
+
+    job = RemakeConfig(pairs=folder, bundle=str(bundle), pair_id=row["pair_id"], output=str(bundle.parent))
+    remake_job(job)
+    saved = Image.open(bundle.parent / f"{row['pair_id']}.mask.png")
+    assert np.array_equal(np.array(saved), again["mask"][0])
+    with pytest.raises(DataError, match="holds no pair"):
+        remake_job(job.model_copy(update={"pair_id": "nobody"}))
 
     refined = refine(RefineConfig(run="refined", runs=config.runs, pairs=folder, refine=Refine(min_area_px=6)))
     assert refined.num_pairs == 12
