@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+
+# What Ray says of its inner life, which would drown the lines that a job prints. Ray reads it when it is imported.
+os.environ.setdefault(
+    "RAY_DEDUP_LOGS_SKIP_REGEX",
+    "|".join(
+        (
+            "Failed to query Ray Train Controller",
+            "of Dataset ",
+            "Dataset dataset_",
+            "Progress bars disabled",
+            "Reporting training result",
+            "Checkpoint successfully created",
+            "PYTHON worker processes have been started",
+            "training worker group",
+            "world_rank=",
+            "Setting up process group",
+            "Requesting resources",
+        )
+    ),
+)
 
 C = TypeVar("C", bound="Config")
 

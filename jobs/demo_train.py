@@ -30,7 +30,7 @@ class DemoTrainConfig(Config):
     """Folder of all runs; the demo's configurations name it too."""
     bundle: str = "bundles/garments"
     """Folder that the weights and their card are copied to."""
-    proof_pairs: int = Field(4096, ge=64)
+    proof_pairs: int = Field(2048, ge=64)
     """Pairs of the real and of each synthetic set that segmenters are trained on."""
     seeds: int = Field(3, ge=1)
     """Segmenters per set."""

@@ -41,7 +41,8 @@ def test_sigkill_behind_a_checkpoint(tmp_path, ray_session):
     folder, log = tmp_path / "runs" / "killed", tmp_path / "log.txt"
     command = ("jobs.train_vae", str(path))
 
-    kill_when(lambda: len(list(folder.glob("train/step_*/state.pt"))) >= 1, *command, log=log)
+    kept = folder / "train" / "checkpoint_manager_snapshot.json"
+    kill_when(lambda: kept.exists() and "step_" in kept.read_text(), *command, log=log)
     assert not (folder / "scores.json").exists()
     finish(*command, log=log)
 
