@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -22,92 +23,72 @@ from pipeline.training.joint import JointConfig, train_joint
 from pipeline.training.text import TextConfig, train_text
 from pipeline.training.vae import VAEConfig, train_vae
 
+RUNS = Path("runs")  # as the configurations have it
+
 
 class DemoTrainConfig(Config):
     """Runs the trainings one after the other; a second start goes on where the first one stopped."""
 
-    runs: str = "runs"
-    """Folder of all runs; the demo's configurations name it too."""
     bundle: str = "bundles/garments"
-    """Folder that the weights and their card are copied to."""
+    """Folder that the weights and their card are copied to when they are proved."""
     proof_pairs: int = Field(2048, ge=64)
     """Pairs of the real and of each synthetic set that segmenters are trained on."""
     seeds: int = Field(3, ge=1)
     """Segmenters per set."""
-    areas_px: tuple[int, ...] = (4, 8, 16)
-    """Thresholds of mask optimisation that are compared with none."""
+    areas_px: tuple[int, ...] = Field((4, 8, 16), min_length=1)
+    """Thresholds of mask optimisation that are compared with none; the first but one serves the mixture."""
 
 
 def main(config: DemoTrainConfig) -> None:
     set_up_logging()
-    log.info(
-        "demo-train: four trainings, a proof with %d seeds, a bundle in %s; takes hours on two cores",
-        config.seeds,
-        config.bundle,
-    )
+    log.info("demo-train: four trainings, a proof with %d seeds, a bundle in %s", config.seeds, config.bundle)
+    log.info("demo-train: this takes about three hours on two cores; stop it at any time and start it again")
     with cluster():
         for split, pairs in (("train", 12_288), ("validation", 512), ("test", 1024)):
-            ingest(
-                load(IngestConfig, CONFIGS / "ingest.yaml", {"run": f"real-{split}", "split": split, "pairs": pairs})
-            )
+            changes = {"run": f"real-{split}", "split": split, "pairs": pairs}
+            ingest(load(IngestConfig, CONFIGS / "ingest.yaml", changes))
         train_vae(load(VAEConfig, CONFIGS / "annotation_vae.yaml"))
         train_vae(load(VAEConfig, CONFIGS / "image_vae.yaml"))
         train_text(load(TextConfig, CONFIGS / "text.yaml"))
         for split in ("train", "validation"):
-            encode(
-                load(
-                    EncodeConfig,
-                    CONFIGS / "encode.yaml",
-                    {"run": f"latents-{split}", "pairs": [f"{config.runs}/real-{split}"]},
-                )
-            )
+            changes = {"run": f"latents-{split}", "pairs": [f"{RUNS}/real-{split}"]}
+            encode(load(EncodeConfig, CONFIGS / "encode.yaml", changes))
         train_joint(load(JointConfig, CONFIGS / "joint.yaml"))
-        shutil.copytree(f"{config.runs}/joint/weights", config.bundle, dirs_exist_ok=True)
         prove(config)
-    card = write_card(Path(config.bundle), Path(config.runs), Path(config.runs) / "proof" / "proof.json")
-    log.info("bundle: %s, card: %s", config.bundle, card)
+    weights, bundle = RUNS / "joint" / "weights", Path(config.bundle)
+    write_card(weights, RUNS, RUNS / "proof" / "proof.json")
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(weights, bundle)
+    log.info("demo-train: bundle %s and its card, %s", bundle, bundle / "README.md")
 
 
 def prove(config: DemoTrainConfig) -> None:
     """Segmenters on real pairs, on synthetic ones with each threshold of mask optimisation, and on both."""
-    runs, pairs = config.runs, config.proof_pairs
-    ingest(load(IngestConfig, CONFIGS / "ingest.yaml", {"run": "real-proof", "pairs": pairs}))
-    unrefined = {"min_area_px": 0, "fill_holes_px": 0}
-    generate(
-        load(
-            GenerateConfig,
-            CONFIGS / "generate.yaml",
-            {
-                "runs": runs,
-                "prompts": f"{runs}/real-proof",
-                "bundle": config.bundle,
-                "pairs": pairs,
-                "refine": unrefined,
-            },
-        )
-    )
-    real, synthetic = f"{runs}/real-proof", f"{runs}/synthetic"
+    changes: dict[str, Any] = {"run": "real-proof", "pairs": config.proof_pairs}
+    ingest(load(IngestConfig, CONFIGS / "ingest.yaml", changes))
+    real, synthetic = f"{RUNS}/real-proof", f"{RUNS}/synthetic"
+    changes = {
+        "runs": str(RUNS),
+        "prompts": real,
+        "bundle": str(RUNS / "joint" / "weights"),
+        "pairs": config.proof_pairs,
+        "refine": {"min_area_px": 0},
+    }
+    generate(load(GenerateConfig, CONFIGS / "generate.yaml", changes))
     sets = {"real": [real], "synthetic": [synthetic]}
     for area_px in config.areas_px:
-        name = f"synthetic-{area_px}px"
-        refine(RefineConfig(run=name, runs=runs, pairs=synthetic, refine=Refine(min_area_px=area_px)))
-        sets[f"synthetic, refined {area_px} px"] = [f"{runs}/{name}"]
-    default = load(GenerateConfig, CONFIGS / "generate.yaml").refine.min_area_px
-    sets["real + synthetic"] = [real, f"{runs}/synthetic-{default}px"]
-    train_segmenters(
-        load(
-            ProofConfig,
-            CONFIGS / "segmenter.yaml",
-            {
-                "runs": runs,
-                "sets": sets,
-                "test": f"{runs}/real-test",
-                "test_rows": 1024,
-                "judged": f"{runs}/synthetic-{default}px",
-                "seeds": config.seeds,
-            },
-        )
-    )
+        refine(RefineConfig(run=f"synthetic-{area_px}px", pairs=synthetic, refine=Refine(min_area_px=area_px)))
+        sets[f"synthetic, refined {area_px} px"] = [f"{synthetic}-{area_px}px"]
+    chosen = f"{synthetic}-{config.areas_px[min(1, len(config.areas_px) - 1)]}px"
+    changes = {
+        "runs": str(RUNS),
+        "sets": {**sets, "real + synthetic": [real, chosen]},
+        "test": f"{RUNS}/real-test",
+        "test_rows": 1024,
+        "judged": chosen,
+        "seeds": config.seeds,
+    }
+    train_segmenters(load(ProofConfig, CONFIGS / "segmenter.yaml", changes))
 
 
 if __name__ == "__main__":

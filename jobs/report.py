@@ -3,5 +3,10 @@
 from jobs import command
 from pipeline.report import ReportConfig, report
 
+
+def main(config: ReportConfig) -> None:
+    report(config)
+
+
 if __name__ == "__main__":
-    command(report, ReportConfig)
+    command(main, ReportConfig)

@@ -42,6 +42,10 @@ class Diffusion:
     beta_start: float = 0.00085
     beta_end: float = 0.012
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(f"text_dropout is a share, 0 to 1, got {self.text_dropout}")
+
     def scheduler(self, solver_order: int) -> DPMSolverMultistepScheduler:
         """DPM-Solver++ of order 2 or 3 for this process."""
         if self.objective == "flow":

@@ -49,6 +49,14 @@ class JoDiffusionConfig:
     pre_norm: bool = False
     shared_positions: bool = False
 
+    def __post_init__(self) -> None:
+        if self.latent_size % self.patch_size:
+            raise ValueError(f"latent_size {self.latent_size} must be a multiple of patch_size {self.patch_size}")
+        if self.num_layers < 2 or self.num_layers % 2:
+            raise ValueError(f"num_layers must be even, half before and half behind the middle, got {self.num_layers}")
+        if self.width % 4:
+            raise ValueError(f"num_heads x head_width must be a multiple of 4, got {self.width}")
+
     @property
     def width(self) -> int:
         """D."""

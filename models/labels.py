@@ -146,5 +146,3 @@ GARMENTS = LabelSpace.custom(
     ),
     uncertain="ignore",
 )
-
-BUILTIN = {space.name: space for space in (VOC, GARMENTS)}

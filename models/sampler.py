@@ -21,6 +21,7 @@ from models.labels import LabelSpace
 from models.weights import Bundle
 
 Precision = Literal["float32", "bfloat16"]
+DECODE_PIXELS = 2**20  # four pictures of 512 x 512 at once
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class SamplerSettings:
     confidence_threshold: float = 0.5
     precision: Precision = "bfloat16"
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if not 0 <= self.confidence_threshold <= 1:
+            raise ValueError(f"confidence_threshold is a probability, 0 to 1, got {self.confidence_threshold}")
 
 
 class Pairs(NamedTuple):
@@ -106,13 +113,15 @@ def reverse_process(
     text_times = torch.zeros(num_pairs, device=text.device)
     if guided:
         text_times = torch.cat([text_times, text_times + NUM_TIMES])
-    for time in scheduler.timesteps:
+    # The scheduler cuts its times to whole numbers, which flow was not trained on.
+    times = NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
+    for time, exact in zip(scheduler.timesteps, times.to(text.device), strict=True):
         rows = torch.cat([state, state]) if guided else state
         texts = torch.cat([text, empty_text()]) if guided else text
         noisy = Joint(
             *(part.reshape(-1, *shape[1:]) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True))
         )
-        prediction, _ = denoise(noisy, texts, time.float().expand(len(rows)), text_times)
+        prediction, _ = denoise(noisy, texts, exact.expand(len(rows)), text_times)
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
@@ -166,18 +175,24 @@ class PairSampler:
                 settings.guidance,
                 lambda: streams.normal(*text.shape[1:]).to(self.device, text.dtype),
             )
-            image = latent_to_image(bundle.encoders.image_vae, latents.image)
-            annotation_vae = bundle.encoders.annotation_vae
-            logits = annotation_vae.decode(annotation_vae.denormalize(latents.mask))
-        mask, confidence = classes_and_confidence(logits, bundle.encoders.labels, settings.confidence_threshold)
+            # Decoders hold hundreds of channels at full size: one chunk after the other bounds their memory.
+            rows = max(1, DECODE_PIXELS // bundle.image_size_px**2)
+            chunks = zip(*(value.split(rows) for value in latents), strict=True)
+            decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
+        image, mask, confidence, finite = (
+            torch.cat(parts)[:num_pairs].cpu().numpy() for parts in zip(*decoded, strict=True)
+        )
+        return Pairs(image, mask.astype(bundle.encoders.labels.dtype), confidence, finite)
+
+    def _decode(self, latents: Joint) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents -> the four parts of `Pairs`, on the device."""
+        encoders = self.bundle.encoders
+        image = latent_to_image(encoders.image_vae, latents.image)
+        logits = encoders.annotation_vae.decode(encoders.annotation_vae.denormalize(latents.mask))
+        mask, confidence = classes_and_confidence(logits, encoders.labels, self.settings.confidence_threshold)
         finite = torch.stack([value.flatten(1).isfinite().all(1) for value in (*latents, image, logits)]).all(0)
         pixels = ((image.float().nan_to_num() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return Pairs(
-            pixels[:num_pairs].cpu().numpy(),
-            mask[:num_pairs].cpu().numpy().astype(bundle.encoders.labels.dtype),
-            confidence[:num_pairs].cpu().numpy(),
-            finite[:num_pairs].cpu().numpy(),
-        )
+        return pixels, mask, confidence, finite
 
 
 def classes_and_confidence(logits: Tensor, labels: LabelSpace, threshold: float) -> tuple[Tensor, Tensor]:

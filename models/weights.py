@@ -136,16 +136,20 @@ class Bundle:
         folder = Path(folder)
         _require(folder, JOINT)
         encoders = Encoders.load(folder)
-        facts = json.loads((folder / "bundle.json").read_text())
+        try:
+            facts = json.loads((folder / "bundle.json").read_text())
+            diffusion, image_size_px = Diffusion(**facts["diffusion"]), int(facts["image_size_px"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(
+                f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again"
+            ) from error
         net = load_net(JoDiffusion, JoDiffusionConfig, folder / "joint").eval()
         if net.config.text_width != encoders.text.width or net.config.num_text_tokens != encoders.text.num_tokens:
             raise WeightsError(
                 f"{folder}: the joint net expects text of {net.config.num_text_tokens} x {net.config.text_width}, the "
                 f"text encoder gives {encoders.text.num_tokens} x {encoders.text.width}; they are not of one bundle"
             )
-        return cls(
-            encoders, net, Diffusion(**facts["diffusion"]), facts["image_size_px"], digest(folder, ENCODERS + JOINT)
-        )
+        return cls(encoders, net, diffusion, image_size_px, digest(folder, ENCODERS + JOINT))
 
     def save(self, folder: str | Path) -> None:
         """Writes the whole bundle under `folder`."""
@@ -207,8 +211,13 @@ def load_tensors(net: nn.Module, tensors: dict[str, torch.Tensor], where: str) -
 
 
 def digest(folder: str | Path, parts: tuple[str, ...]) -> str:
-    """16 hex digits over names and bytes of all files of `parts` under `folder`."""
+    """16 hex digits over names and bytes of all files of `parts` under `folder`.
+
+    Raises:
+        WeightsError: a part is missing.
+    """
     folder = Path(folder)
+    _require(folder, parts)
     total = hashlib.blake2b(digest_size=8)
     for part in sorted(parts):
         path = folder / part

@@ -10,7 +10,34 @@ from contextlib import contextmanager
 
 import ray
 
+from pipeline.config import Workers
+from pipeline.errors import ConfigError
 from pipeline.run import log
+
+ROOM_CPUS = 1.5
+"""What the tasks beside a pool of workers take: one that refines or decodes, one that writes."""
+
+
+def require(workers: Workers) -> None:
+    """Checks that `workers` fit beside the tasks that read and write for them; without room for those, both would wait
+    for each other for ever. A cluster that can grow is trusted to.
+
+    Raises:
+        ConfigError: says what is needed and what there is.
+    """
+    have = ray.cluster_resources()
+    cpus, gpus = workers.num * workers.cpus + ROOM_CPUS, workers.num * workers.gpus
+    if cpus <= have.get("CPU", 0) and gpus <= have.get("GPU", 0):
+        return
+    message = (
+        f"{workers.num} workers with {workers.cpus:g} CPUs and {workers.gpus:g} GPUs each need {cpus:g} CPUs (with "
+        f"{ROOM_CPUS:g} for reading and writing) and {gpus:g} GPUs, but Ray has {have.get('CPU', 0):g} and "
+        f"{have.get('GPU', 0):g}"
+    )
+    if os.environ.get("RAY_ADDRESS"):
+        log.warning("%s: waiting for the cluster to grow", message)
+    else:
+        raise ConfigError(f"{message}; lower workers.num, workers.cpus or workers.gpus")
 
 
 @contextmanager

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import ConfigError
 
@@ -56,6 +57,13 @@ class RunConfig(Config):
     tracking_uri: str = ""
     """MLflow server or database; empty: MLFLOW_TRACKING_URI, else a database in the folder of runs."""
 
+    @field_validator("runs")
+    @classmethod
+    def _local(cls, runs: str) -> str:
+        if "://" in runs:
+            raise ValueError("runs are kept in a folder that every node sees; object stores are not supported yet")
+        return runs
+
     @property
     def folder(self) -> Path:
         """Folder of this run, absolute: workers run in folders of their own."""
@@ -95,17 +103,20 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
     path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     values = _read_yaml(path) if path else {}
     _refuse_unknown(config_type, values, path or "command line")
+    _refuse_wrong(config_type, values, path or "command line")
     default = _construct(config_type, values)
     usage = f"{program or Path(sys.argv[0]).name} CONFIG.yaml"
     try:
-        parsed = tyro.cli(
-            config_type,
-            args=arguments,
-            default=default,
-            prog=usage,
-            description=config_type.__doc__,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # values of the file are checked above, but tyro doubts their types
+            parsed = tyro.cli(
+                config_type,
+                args=arguments,
+                default=default,
+                prog=usage,
+                description=config_type.__doc__,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            )
     except ValidationError as error:
         raise ConfigError(_explain(error, path or "command line")) from error
     return _validate(config_type, parsed.model_dump(mode="python"), path or "command line")
@@ -132,8 +143,21 @@ def _validate(config_type: type[C], values: dict[str, Any], where: str) -> C:
         raise ConfigError(_explain(error, where)) from error
 
 
-def _explain(error: ValidationError, where: str) -> str:
-    lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+def _refuse_wrong(config_type: type[Config], values: dict[str, Any], where: str) -> None:
+    """Refuses wrong values of a file; keys that it leaves out may still come from the command line."""
+    try:
+        config_type.model_validate(values)
+    except ValidationError as error:
+        if any(problem["type"] != "missing" for problem in error.errors()):
+            raise ConfigError(_explain(error, where, forgive="missing")) from error
+
+
+def _explain(error: ValidationError, where: str, forgive: str = "") -> str:
+    lines = [
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
+        for problem in error.errors()
+        if problem["type"] != forgive
+    ]
     return f"{where}: " + "; ".join(lines)
 
 

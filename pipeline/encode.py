@@ -11,11 +11,21 @@ import ray.data
 from pydantic import Field
 
 from models.weights import Encoders
+from pipeline.cluster import require
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run, log
 from pipeline.schema import latent_id, latent_schema
-from pipeline.shards import load_labels, read_ids, read_pairs, read_shards, remaining, remove_drafts
+from pipeline.shards import (
+    common_labels,
+    list_shards,
+    open_shard,
+    read_ids,
+    read_pairs,
+    read_shards,
+    remaining,
+    remove_drafts,
+)
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs
 
@@ -57,9 +67,11 @@ def encode(config: EncodeConfig) -> None:
         remove_drafts(folder)
         encoders = collect_encoders(config, run.folder / "encoders")
         sources = [absolute(pairs) for pairs in config.pairs]
+        refuse_other_encoders(folder, encoders.digest)
         todo = remaining(plan(sources, config.flip), folder, key="latent_id")
         log.info("encode: %d latents to make with encoders %s", todo.num_rows, encoders.digest)
         if todo.num_rows:
+            require(config.workers)
             schema = latent_schema(latent_shapes_of(encoders, sources), encoders.digest)
             graph(read_pairs(sources, ["pair_id", "prompt", "image", "mask"]), todo, config, run).write_datasink(
                 ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
@@ -67,6 +79,17 @@ def encode(config: EncodeConfig) -> None:
         made = len(read_ids(folder, "latent_id"))
         run.tracker.metrics({"latents": made})
         log.info("encode: %d latents in %s", made, run.folder)
+
+
+def refuse_other_encoders(folder: str, found: str) -> None:
+    """Raises ConfigError where a run holds latents of other encoders: a network cannot learn from both."""
+    for shard in list_shards(folder):
+        with open_shard(shard) as file:
+            made_by = file.schema_arrow.metadata[b"encoders"].decode()
+        if made_by != found:
+            raise ConfigError(
+                f"{folder} holds latents of encoders {made_by}, but they are now {found}; take another --run name"
+            )
 
 
 def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
@@ -82,7 +105,7 @@ def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
         if not source.is_dir():
             raise ConfigError(f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})")
         shutil.copytree(source, folder / name, dirs_exist_ok=True)
-    load_labels(config.pairs[0]).save(folder / "label_space.json")
+    common_labels(config.pairs).save(folder / "label_space.json")
     return Encoders.load(folder)
 
 
@@ -115,19 +138,19 @@ def latent_shapes_of(encoders: Encoders, sources: list[str]) -> dict[str, tuple[
 
 
 class KeepPlanned:
-    """Stage: drops the pairs whose latents are there already."""
+    """Stage: drops the rows whose `column` is not planned: what is there already."""
 
-    def __init__(self, pair_ids: pa.Array) -> None:
-        self.pair_ids = pair_ids
+    def __init__(self, planned: pa.Table, column: str) -> None:
+        self.keys, self.column = pc.unique(planned[column]), column
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.is_in(rows["pair_id"], self.pair_ids))
+        return rows.filter(pc.is_in(rows[self.column].cast(pa.string()), self.keys))
 
 
 def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Run) -> ray.data.Dataset:
     """Pairs -> latents of those in `todo`."""
     workers = config.workers
-    wanted = pairs.map_batches(KeepPlanned(pc.unique(todo["pair_id"])).__call__, batch_format="pyarrow", num_cpus=0.5)
+    wanted = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
     # Small files are read as one block, which would keep one encoder busy and the others idle.
     spread = wanted.repartition(target_num_rows_per_block=2 * config.batch_size)
     return spread.map_batches(
@@ -142,4 +165,4 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Ru
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
-    )
+    ).map_batches(KeepPlanned(todo, "latent_id").__call__, batch_format="pyarrow", num_cpus=1)

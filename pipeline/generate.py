@@ -21,6 +21,7 @@ from pydantic import Field
 from models.labels import LabelSpace
 from models.sampler import SamplerSettings
 from models.weights import ENCODERS, JOINT, WeightsError, digest
+from pipeline.cluster import require
 from pipeline.codec import ImageFormat
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, DataError
@@ -100,12 +101,14 @@ def generate(config: GenerateConfig) -> Manifest:
     bundle = Path(absolute(config.bundle))
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
+    read_prompts(config.prompts)  # before the run is begun
     with Run.open(config, "generate", SAFE_TO_CHANGE) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(str(bundle))
         labels.save(run.folder / LABELS)
         bundle_digest = digest(bundle, ENCODERS + JOINT)
+        refuse_other_bundle(folder, bundle_digest)
         planned = plan(config, bundle_digest)
         todo = remaining(planned, folder, config.retry_errors)
         log.info(
@@ -117,11 +120,24 @@ def generate(config: GenerateConfig) -> Manifest:
             config.sampler.guidance,
         )
         if todo.num_rows:
+            require(config.workers)
             with watched(config, run, planned.num_rows - todo.num_rows):
                 graph(blocks(todo, config.sampler.batch_size), config, labels, bundle_digest).write_datasink(
                     ShardSink(folder, config.rows_per_shard), ray_remote_args=WRITE_ARGS
                 )
         return finish(run)
+
+
+def refuse_other_bundle(folder: str, bundle_digest: str) -> None:
+    """Raises ConfigError where a run holds pairs of other weights: with new ones it would be a set of two models."""
+    if not list_shards(folder):
+        return
+    found = set(read_shards([folder], ["bundle"])["bundle"].unique().to_pylist())
+    if found - {bundle_digest}:
+        raise ConfigError(
+            f"{folder} holds pairs of bundle {', '.join(sorted(map(str, found)))}, but the weights are now "
+            f"{bundle_digest}; take another --run name, or give the weights that the run began with"
+        )
 
 
 def plan(config: GenerateConfig, bundle_digest: str) -> pa.Table:
@@ -259,8 +275,8 @@ def watched(config: GenerateConfig, run: Run, already: int) -> Iterator[None]:
     finally:
         stop.set()
         watcher.join()
-    session = {"pairs_per_s": show(), "seconds": time.monotonic() - began, "samplers": config.workers.num}
-    (run.folder / "throughput.json").write_text(json.dumps(session, indent=1))
+    throughput = {"pairs_per_s": show(), "seconds": time.monotonic() - began, "samplers": config.workers.num}
+    (run.folder / "throughput.json").write_text(json.dumps(throughput, indent=1))
 
 
 def count_rows(folder: str) -> int:

@@ -10,6 +10,7 @@ import ray.data
 from pydantic import Field
 
 from models.labels import GARMENTS
+from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers
 from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.manifest import Manifest
@@ -65,6 +66,7 @@ def ingest(config: IngestConfig) -> Manifest:
         todo = remaining(plan(config), str(run.folder))
         log.info("ingest: %d of %d pairs of %s/%s to read", todo.num_rows, config.pairs, config.dataset, config.split)
         if todo.num_rows:
+            require(config.workers)
             blocks = max(config.workers.num, todo.num_rows // 256)
             graph(ray.data.from_arrow(todo, override_num_blocks=blocks), config).write_datasink(
                 ShardSink(str(run.folder), config.rows_per_shard), ray_remote_args=WRITE_ARGS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from safetensors.torch import load_file
 from models.labels import LabelSpace
 from models.segmenters import SegmenterName
 from models.weights import WEIGHTS
-from pipeline.config import RunConfig, Workers, absolute
+from pipeline.config import RunConfig, Workers
 from pipeline.errors import ConfigError
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.run import Run, log
-from pipeline.shards import load_labels, read_shards
+from pipeline.schema import text_digest
+from pipeline.shards import common_labels, list_shards, read_shards
 from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.fit import TrainingConfig, fit
@@ -61,12 +63,12 @@ class ProofConfig(RunConfig):
 
 def train_segmenters(config: ProofConfig) -> dict[str, Any]:
     """Trains what is missing and writes `<run>/proof.json`; returns its content."""
-    with Run.open(config, "train_segmenter", frozenset({"seeds", "judged"})) as run:
-        labels = load_labels(config.test)
+    with Run.open(config, "train_segmenter", frozenset(ProofConfig.model_fields)) as run:
+        labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
         task = SegmenterTask(labels, config.segmenter, config.width)
-        sets = []
+        sets: list[dict[str, Any]] = []
         for name, folders in config.sets.items():
-            num_pairs = len(read_shards([absolute(folder) for folder in folders], ["pair_id"]))
+            num_pairs = len(read_shards(folders, ["pair_id"]))
             trainings = [training(config, name, num_pairs, seed) for seed in range(config.seeds)]
             scores = []
             for one in trainings:
@@ -93,7 +95,8 @@ def train_segmenters(config: ProofConfig) -> dict[str, Any]:
         }
         if config.judged:
             judge = next(iter(config.sets))
-            proof |= judgement(config, task, judge)
+            judges = training(config, judge, sets[0]["pairs"], seed=0).folder
+            proof |= judgement(config, task, judge, judges / WEIGHTS_FOLDER / WEIGHTS)
         draft = run.folder / "proof.json.draft"
         draft.write_text(json.dumps(proof, indent=1))
         os.replace(draft, run.folder / "proof.json")
@@ -102,9 +105,10 @@ def train_segmenters(config: ProofConfig) -> dict[str, Any]:
 
 
 def training(config: ProofConfig, name: str, num_pairs: int, seed: int) -> TrainingConfig:
-    """The training of one set with one seed."""
-    return TrainingConfig(
-        run=f"{config.run}/{name}-{seed}",
+    """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so that
+    finished ones serve again and changed ones are made anew."""
+    chosen = TrainingConfig(
+        run="unnamed",
         runs=config.runs,
         seed=seed,
         experiment=config.experiment,
@@ -123,15 +127,18 @@ def training(config: ProofConfig, name: str, num_pairs: int, seed: int) -> Train
             ema_decay=0.98,
         ),
     )
+    shards = [path.rsplit("/", 1)[-1] for folder in (*chosen.train, chosen.validation) for path in list_shards(folder)]
+    network = [config.segmenter, config.width]
+    content = text_digest([shards, network, chosen.validation_rows, chosen.optimisation.dump()])
+    return chosen.model_copy(update={"run": f"{config.run}/{name}-{seed}-{content[:8]}"})
 
 
-def judgement(config: ProofConfig, task: SegmenterTask, judge: str) -> Mapping[str, Any]:
-    """What the first segmenter of the first set, and the prompts, say of the judged masks."""
-    weights = config.folder / f"{judge}-0" / WEIGHTS_FOLDER / WEIGHTS
+def judgement(config: ProofConfig, task: SegmenterTask, judge: str, weights: Path) -> Mapping[str, Any]:
+    """What a segmenter, the first of the set `judge`, and the prompts say of the judged masks."""
     net = task.build()
     net.load_state_dict(load_file(weights))
     net.eval()
-    rows = read_shards([absolute(config.judged)], ["pair_id", "prompt", "image", "mask", "class_ids", "origin"])
+    rows = read_shards([config.judged], ["pair_id", "prompt", "image", "mask", "class_ids", "origin"])
     rows = rows.sort_by("pair_id")
     shown = rows.slice(0, MAX_JUDGED)
     decoded = decode_pairs({name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")})
@@ -154,7 +161,8 @@ def judgement(config: ProofConfig, task: SegmenterTask, judge: str) -> Mapping[s
 
 
 def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:
-    """Share of rows whose mask holds exactly the classes that the prompt names, background and unknown pixels aside.
+    """Share of rows whose mask holds exactly the classes that the prompt names, background and unknown pixels aside;
+    rows whose prompt names none do not count.
 
     Raises:
         ConfigError: no row names a class.

@@ -95,13 +95,15 @@ def refine_packed(
         "mask": np.stack([decode_mask(cell["bytes"], row) for cell, row in zip(kept["mask"], ids, strict=True)]),
     }
     packed = pack_pairs(refine_masks({**kept, **arrays}, ignore_index=ignore_index, **refine.dump()))
-    packed["image"] = kept["image"]  # as it was encoded
+    packed |= {name: kept[name] for name in ("image", "confidence") if name in kept}  # as they were encoded
     packed["pair_id"] = np.array([new_ids[row] for row in ids], object)
     packed["sampler"] = np.array([settings[text] for text in kept["sampler"]], object)
     return packed
 
 
-def _with_refine(provenance: str, refine: Refine, source: str) -> str:
+def _with_refine(provenance: str | None, refine: Refine, source: str) -> str:
+    if provenance is None:
+        raise ConfigError(f"{source} holds real pairs; only the masks of a generate run can be refined again")
     values = json.loads(provenance)
     if values["refine"]["min_area_px"] or values["refine"]["fill_holes_px"]:
         raise ConfigError(

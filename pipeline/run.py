@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,34 +34,39 @@ class Tracker:
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Logs numbers at a step."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client().log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in values.items()])
+        points = [Metric(_legal(key), float(value), now, step) for key, value in values.items()]
+        with _losing_numbers_only():
+            self._client().log_batch(self.run_id, points)
 
     def picture(self, name: str, picture: np.ndarray) -> None:
         """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
-        self._client().log_image(self.run_id, picture, artifact_file=name)
+        with _losing_numbers_only():
+            self._client().log_image(self.run_id, picture, artifact_file=name)
 
     def artifact(self, path: str | Path) -> None:
         """Logs a file."""
-        self._client().log_artifact(self.run_id, str(path))
+        with _losing_numbers_only():
+            self._client().log_artifact(self.run_id, str(path))
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Logs a nested config as flat `a.b` parameters; keys that are there already keep their values."""
         from mlflow.entities import Param
 
-        client = self._client()
-        known = client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)[:500]) for key, value in flat(values).items() if key not in known]
-        for start in range(0, len(new), 100):
-            client.log_batch(self.run_id, params=new[start : start + 100])
+        with _losing_numbers_only():
+            client = self._client()
+            known = client.get_run(self.run_id).data.params
+            new = [Param(_legal(key), str(value)[:500]) for key, value in flat(values).items()]
+            new = [parameter for parameter in new if parameter.key not in known]
+            for start in range(0, len(new), 100):
+                client.log_batch(self.run_id, params=new[start : start + 100])
 
     def finish(self, status: str) -> None:
         """Ends the MLflow run as FINISHED, FAILED or KILLED."""
-        self._client().set_terminated(self.run_id, status)
+        with _losing_numbers_only():
+            self._client().set_terminated(self.run_id, status)
 
     def _client(self) -> Any:
         from mlflow import MlflowClient
@@ -125,9 +132,30 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+@contextmanager
+def _losing_numbers_only() -> Iterator[None]:
+    """Turns trouble with MLflow into a warning: a server that restarts must not stop hours of work."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        log.warning("MLflow did not take some numbers, the run goes on: %s", error)
+
+
+def _legal(key: str) -> str:
+    """MLflow refuses other characters in names."""
+    return re.sub(r"[^\w./ -]", "_", key)
+
+
+def _has_made_nothing(folder: Path) -> bool:
+    kept = ("shards/*.parquet", "errors/*.parquet", "train/step_*", "weights", "tokenizer", "*.json")
+    return not any(next(folder.glob(pattern), None) for pattern in kept)
+
+
 def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[str]) -> None:
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and not _has_made_nothing(folder):  # a first try that failed at once binds nobody
         before, now = flat(yaml.safe_load(path.read_text())), flat(values)
         changed = [
             f"  {key}: {before.get(key, '(not set)')} -> {now.get(key, '(not set)')}"

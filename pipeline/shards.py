@@ -206,6 +206,22 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
+def common_labels(folders: Sequence[str]) -> LabelSpace:
+    """The label space of several runs.
+
+    Raises:
+        DataError: a run has none, or they differ.
+    """
+    first, *others = [load_labels(folder) for folder in folders]
+    for folder, labels in zip(folders[1:], others, strict=True):
+        if (labels.classes, labels.ignore_index) != (first.classes, first.ignore_index):
+            raise DataError(
+                f"{folder} has the classes of {labels.name!r}, {folders[0]} those of {first.name!r}; one number would "
+                "mean two things, so these sets cannot be used together"
+            )
+    return first
+
+
 def load_labels(folder: str) -> LabelSpace:
     """The label space of a run's masks.
 

@@ -7,6 +7,7 @@ import torch
 
 from models.sampler import Pairs, PairSampler, SamplerSettings
 from models.weights import Bundle
+from pipeline.errors import DataError
 from pipeline.schema import Batch
 
 
@@ -71,8 +72,16 @@ class SamplePairs:
             return []
         try:
             return [(rows, self.sampler([prompts[row] for row in rows], [seeds[row] for row in rows]))]
+        except torch.OutOfMemoryError as error:
+            raise DataError(
+                f"the sampler ran out of memory with sampler.batch_size {self.sampler.settings.batch_size}: lower it "
+                f"(in another run: it decides the pixels) or take a device with more memory. {error}"
+            ) from error
         except RuntimeError as error:
             if len(rows) > 1:
-                return [made for row in rows for made in self._sample([row], prompts, seeds, errors, details)]
+                made = [one for row in rows for one in self._sample([row], prompts, seeds, errors, details)]
+                if not made:
+                    raise  # not the prompts' fault: a broken device or bundle must not turn the whole plan into errors
+                return made
             errors[rows[0]], details[rows[0]] = "sampler_failed", str(error)[:500]
             return []

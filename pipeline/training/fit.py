@@ -18,6 +18,7 @@ from pydantic import Field
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, JoDiffusionError
 from pipeline.run import Run, Tracker, log, set_up_logging
@@ -90,9 +91,11 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     if scores.exists() and (found := json.loads(scores.read_text()))["examples"] >= recipe.num_examples:
         log.info("%s is finished; its weights are in %s", run.folder.name, run.folder / WEIGHTS)
         return found
-    if recipe.batch_size % workers.num:
+    require(workers)
+    if recipe.batch_size % workers.num or recipe.batch_size // workers.num < recipe.accumulation:
         raise ConfigError(
-            f"optimisation.batch_size {recipe.batch_size} cannot be shared evenly among workers.num {workers.num}"
+            f"optimisation.batch_size {recipe.batch_size} cannot be shared evenly among workers.num {workers.num} with "
+            f"optimisation.accumulation {recipe.accumulation} parts each; make it a multiple of both"
         )
     log.info(
         "%s: %d examples in %d steps of %d, on %d worker%s",
@@ -185,11 +188,14 @@ def _train(assignment: Assignment) -> None:
         if leads and config.evaluate_examples and _due(report, recipe, config.evaluate_examples):
             _evaluate(task, state, held_out, tracker, report.examples)
     if leads:
-        scores = _evaluate(task, state, held_out, tracker, recipe.num_examples)
-        with torch.no_grad():
+        with torch.no_grad():  # before the scores: judging must not cost the weights
             task.save(state.average, held_out, assignment.run.folder / WEIGHTS)
+        scores = _evaluate(task, state, held_out, tracker, state.step * recipe.batch_size)
         draft = assignment.run.folder / f"{SCORES}.draft"
-        facts = {"examples": recipe.num_examples, "training_s": round(state.seconds, 1)}
+        facts = {
+            "examples": max(recipe.num_examples, state.step * recipe.batch_size),
+            "training_s": round(state.seconds, 1),
+        }
         draft.write_text(json.dumps({**scores, **facts}, indent=1))
         os.replace(draft, assignment.run.folder / SCORES)
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from pipeline.codec import decode_image, decode_mask
 from pipeline.errors import DataError
 from pipeline.schema import Batch
 from pipeline.training.task import Tensors
+
+MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64
 
 
 def decode_pairs(batch: Batch) -> Batch:
@@ -43,6 +46,18 @@ def mirrored(batch: Tensors, *, generator: torch.Generator) -> Tensors:
         name: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value.flip(2), value)
         for name, value in batch.items()
     }
+
+
+def cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+    """Mean over known pixels of (B, K + 1, H, W) logits against (B, H, W) class ids; 0 where no pixel is known."""
+    total = functional.cross_entropy(logits.float(), mask.long(), ignore_index=ignore_index, reduction="sum")
+    return total / (mask != ignore_index).sum().clamp(min=1)
+
+
+def chunks(pictures: Tensor) -> tuple[Tensor, ...]:
+    """(B, H, W, ...) cut into parts whose activations fit into memory at any size of picture, for judging."""
+    height, width = pictures.shape[1:3]
+    return pictures.split(max(1, MAX_PIXELS // (height * width)))
 
 
 def to_float_image(image: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
@@ -16,7 +15,7 @@ from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.schema import Batch
-from pipeline.training.pictures import decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Tensors
 
 NUM_SHOWN = 8
@@ -41,8 +40,8 @@ class SegmenterTask:
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         batch = mirrored(batch, generator=generator)
         image = recoloured(to_float_image(batch["image"]), generator=generator)
-        logits = net(image.contiguous(memory_format=torch.channels_last)).float()
-        return functional.cross_entropy(logits, batch["mask"].long(), ignore_index=self.labels.ignore_index), {}
+        logits = net(image.contiguous(memory_format=torch.channels_last))
+        return cross_entropy(logits, batch["mask"], self.labels.ignore_index), {}
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         truth = held_out["mask"].cpu().numpy()
@@ -68,7 +67,7 @@ class SegmenterTask:
 @torch.no_grad()
 def predict(net: nn.Module, image: Tensor) -> np.ndarray:
     """(B, H, W, 3) uint8 -> (B, H, W) uint8 class ids, in chunks."""
-    parts = [net(to_float_image(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in image.split(128)]
+    parts = [net(to_float_image(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in chunks(image)]
     return np.concatenate(parts)
 
 

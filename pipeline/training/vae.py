@@ -20,9 +20,9 @@ from models.weights import save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.run import Run
 from pipeline.schema import Batch
-from pipeline.shards import load_labels
+from pipeline.shards import common_labels
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
-from pipeline.training.pictures import decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
 
 NUM_SHOWN = 8
@@ -50,7 +50,11 @@ def train_vae(config: VAEConfig) -> dict[str, float]:
     """Trains the autoencoder and leaves its weights in `<run>/weights`; returns its scores on held-out pairs."""
     with Run.open(config, "train_vae", SAFE_TO_CHANGE) as run:
         annotation = config.net == "annotation"
-        task: Task = AnnotationTask(load_labels(config.train[0]), config) if annotation else ImageTask(config)
+        task: Task = (
+            AnnotationTask(common_labels([*config.train, config.validation]), config)
+            if annotation
+            else ImageTask(config)
+        )
         return fit(task, config, run)
 
 
@@ -108,18 +112,15 @@ class AnnotationTask:
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         mask = mirrored(batch, generator=generator)["mask"]
         logits = net(mask, lambda posterior: chosen_latent(posterior, self.config, generator=generator))
-        return self._cross_entropy(logits, mask), {}
-
-    def _cross_entropy(self, logits: Tensor, mask: Tensor) -> Tensor:
-        return functional.cross_entropy(logits.float(), mask.long(), ignore_index=self.labels.ignore_index)
+        return cross_entropy(logits, mask, self.labels.ignore_index), {}
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         num_outputs = self.labels.num_classes + 1
         confusion = np.zeros((num_outputs, num_outputs), np.int64)
         losses, shown = [], []
-        for mask in held_out["mask"].split(64):
+        for mask in chunks(held_out["mask"]):
             logits = net(mask)
-            losses.append(self._cross_entropy(logits, mask).item())
+            losses.append(cross_entropy(logits, mask, self.labels.ignore_index).item())
             predicted = logits.argmax(1).cpu().numpy()
             confusion += confusion_matrix(mask.cpu().numpy(), predicted, num_outputs, self.labels.ignore_index)
             shown.append((mask.cpu().numpy(), predicted))
@@ -133,7 +134,7 @@ class AnnotationTask:
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         vae = cast(AnnotationVAE, net)
-        mean, std = latent_statistics(torch.cat([vae.encode(part).mean for part in examples["mask"].split(64)]))
+        mean, std = latent_statistics(torch.cat([vae.encode(part).mean for part in chunks(examples["mask"])]))
         vae.config = replace(vae.config, latent_mean=mean, latent_std=std)
         save_net(vae, folder)
 
@@ -150,6 +151,7 @@ class ImageTask:
 
     def build(self) -> nn.Module:
         widths = self.config.widths
+        groups = next(n for n in range(max(1, min(32, widths[0] // 4)), 0, -1) if all(w % n == 0 for w in widths))
         return ImageAutoencoder(
             AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -157,7 +159,7 @@ class ImageTask:
                 block_out_channels=widths,
                 layers_per_block=1,
                 latent_channels=self.config.latent_channels,
-                norm_num_groups=min(32, widths[0] // 4),
+                norm_num_groups=groups,
                 mid_block_add_attention=False,
                 force_upcast=False,
             )
@@ -172,7 +174,7 @@ class ImageTask:
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         errors, shown = [], []
-        for image in held_out["image"].split(64):
+        for image in chunks(held_out["image"]):
             truth = to_float_image(image)
             output, _ = net(truth)
             errors.append(functional.mse_loss(output.float().clamp(-1, 1), truth, reduction="none").mean((1, 2, 3)))
@@ -187,7 +189,7 @@ class ImageTask:
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         vae = cast(ImageAutoencoder, net).vae
-        latents = [vae.encode(to_float_image(part)).latent_dist.mean for part in examples["image"].split(64)]
+        latents = [vae.encode(to_float_image(part)).latent_dist.mean for part in chunks(examples["image"])]
         mean, std = latent_statistics(torch.cat(latents))
         vae.register_to_config(latents_mean=list(mean), latents_std=list(std))
         vae.save_pretrained(folder)

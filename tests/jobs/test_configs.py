@@ -68,6 +68,10 @@ def test_mistakes_in_a_file_are_explained(tmp_path, text, message):
     with pytest.raises(ConfigError) as error:
         load(GenerateConfig, path)
     assert message in str(error.value) and str(path) in str(error.value)
+    if "required" not in message:  # which the command line may still give
+        with pytest.raises(ConfigError) as error:
+            parse(GenerateConfig, [str(path)])
+        assert message in str(error.value) and str(path) in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
