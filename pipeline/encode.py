@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
 from pydantic import Field
 
@@ -28,6 +27,7 @@ from pipeline.shards import (
 )
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs
+from pipeline.stages.keep import KeepPlanned
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size"})
 
@@ -135,16 +135,6 @@ def latent_shapes_of(encoders: Encoders, sources: list[str]) -> dict[str, tuple[
         "image_embedding": (1, encoders.clip_image.config.projection_dim),
         "text_embedding": (encoders.text.num_tokens, encoders.text.width),
     }
-
-
-class KeepPlanned:
-    """Stage: drops the rows whose `column` is not planned: what is there already."""
-
-    def __init__(self, planned: pa.Table, column: str) -> None:
-        self.keys, self.column = pc.unique(planned[column]), column
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.is_in(rows[self.column].cast(pa.string()), self.keys))
 
 
 def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Run) -> ray.data.Dataset:

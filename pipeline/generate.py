@@ -41,7 +41,7 @@ from pipeline.shards import (
     remove_drafts,
 )
 from pipeline.sink import WRITE_ARGS, ShardSink
-from pipeline.stages.pack import pack_pairs
+from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
 
@@ -206,7 +206,7 @@ def graph(
     return sampled.map_batches(
         partial(
             refine_and_pack,
-            refine=config.refine,
+            refine=config.refine.dump(),
             ignore_index=labels.ignore_index,
             image_format=config.image_format,
             keep_confidence=config.keep_confidence,
@@ -217,24 +217,6 @@ def graph(
         num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
         compute=ray.data.TaskPoolStrategy(size=refine_on.num),
     )
-
-
-def refine_and_pack(
-    batch: Batch,
-    *,
-    refine: Refine,
-    ignore_index: int,
-    image_format: ImageFormat,
-    keep_confidence: bool,
-    origin: dict[str, str],
-) -> Batch:
-    """Stage: both CPU steps in one task, so that raw pictures cross the object store once."""
-    refined = refine_masks(
-        batch, min_area_px=refine.min_area_px, ignore_index=ignore_index, fill_holes_px=refine.fill_holes_px
-    )
-    packed = pack_pairs(refined, image_format=image_format, keep_confidence=keep_confidence)
-    constant = {name: np.full(len(batch["prompt"]), value, object) for name, value in origin.items()}
-    return {**packed, **constant}
 
 
 def finish(run: Run) -> Manifest:

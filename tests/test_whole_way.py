@@ -1,4 +1,4 @@
-"""The whole way in miniature, through Ray: pairs in, four trainings, pairs out, segmenters, a page."""
+"""The whole way in miniature, through Ray: pairs in, trainings, pairs out, a segmenter, a page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pipeline.report import ReportConfig, report
 from pipeline.shards import read_ids
 from pipeline.training.joint import JointConfig, train_joint
 from pipeline.training.loop import Optimisation, TrainingError
-from pipeline.training.text import TextConfig, train_text
 from pipeline.training.vae import VAEConfig, train_vae
+from tests.tiny import NUM_TOKENS, save_pairs, tiny_encoders
 
 SPLITS: tuple[Any, ...] = ("train", "validation")
 
@@ -35,46 +35,40 @@ def recipe(**changes) -> Optimisation:
 @pytest.mark.slow
 def test_pairs_in_pairs_out(tmp_path, ray_session):
     runs = str(tmp_path)
-    place: dict[str, Any] = {
-        "runs": runs,
-        "train": (f"{runs}/train",),
-        "validation": f"{runs}/validation",
-        "validation_rows": 16,
-    }
-    splits: tuple[Any, ...] = (("train", 96), ("validation", 16), ("test", 12), ("test", 16))  # the last adds four
-    for split, pairs in splits:
-        config = IngestConfig(run=split, runs=runs, split=split, pairs=pairs, size_px=32, rows_per_shard=24)
+    for pairs in (60, 96):  # the second start adds the difference
+        config = IngestConfig(run="train", runs=runs, pairs=pairs, size_px=32, rows_per_shard=24)
         assert ingest(config).num_pairs == pairs
+    for split in ("validation", "test"):
+        save_pairs(tmp_path / split, 16, split=split)
 
-    # Two workers that stream, so that sharing of data and gradients is exercised; the others cache on one.
+    # Two workers that stream, so that sharing of data and gradients is exercised; the joint net caches on one.
     scores = train_vae(
         VAEConfig(
             run="annotation-vae",
+            runs=runs,
+            train=(f"{runs}/train",),
+            validation=f"{runs}/validation",
+            validation_rows=16,
             net="annotation",
             widths=(8, 8, 8),
             decoder_width=8,
             optimisation=recipe(),
             workers=Workers(num=2, cpus=0.5, threads=1),
             cache=False,
-            **place,
         )
     )
     assert 0 <= scores["miou"] <= 1
-    train_vae(VAEConfig(run="image-vae", net="image", widths=(8, 8, 8), optimisation=recipe(), **place))
-    train_text(
-        TextConfig(run="text", width=16, image_width=32, image_size_px=32, projection=8, optimisation=recipe(), **place)
-    )
+
+    tiny_encoders().save(tmp_path / "encoders")
     encoders = EncoderFolders(
-        text=f"{runs}/text/weights",
-        image_vae=f"{runs}/image-vae/weights",
-        annotation_vae=f"{runs}/annotation-vae/weights",
+        text=f"{runs}/encoders", image_vae=f"{runs}/encoders/image_vae", annotation_vae=f"{runs}/annotation-vae/weights"
     )
     for split in SPLITS:
         latents = EncodeConfig(
             run=f"latents-{split}", runs=runs, pairs=(f"{runs}/{split}",), encoders=encoders, flip=split == "train"
         )
         encode(latents)
-        encode(latents)
+    encode(latents)
     assert len(set(read_ids(f"{runs}/latents-train", "latent_id").to_pylist())) == 2 * 96
 
     net = JoDiffusionConfig(
@@ -82,7 +76,7 @@ def test_pairs_in_pairs_out(tmp_path, ray_session):
         num_heads=2,
         head_width=16,
         num_layers=2,
-        num_text_tokens=24,
+        num_text_tokens=NUM_TOKENS,
         text_width=16,
         text_bottleneck=16,
         clip_image_width=8,
@@ -101,30 +95,31 @@ def test_pairs_in_pairs_out(tmp_path, ray_session):
         preview=SamplerSettings(steps=2, guidance=1.0, batch_size=2),
         optimisation=recipe(optimizer="muon", accumulation=2),
     )
-    with pytest.raises(ConfigError, match="image_latent is"):
-        train_joint(joint.model_copy(update={"net": JoDiffusionConfig(), "run": "wrong"}))
+    with pytest.raises(ConfigError, match="image_latent is"):  # and the mistake does not spoil the run's name
+        train_joint(joint.model_copy(update={"net": JoDiffusionConfig()}))
     assert {"loss", "image", "mask", "clip_image"} <= set(train_joint(joint))
     assert Bundle.load(f"{runs}/joint/weights").net.config == net
 
+    (tmp_path / "prompts.txt").write_text("a red bag\na green boot\na blue dress\n")
     made = generate(
         GenerateConfig(
             run="synthetic",
             runs=runs,
             bundle=f"{runs}/joint/weights",
-            prompts=f"{runs}/train",
-            pairs=40,
+            prompts=f"{runs}/prompts.txt",
+            pairs=24,
             sampler=SamplerSettings(steps=2, guidance=1.5, batch_size=8),
             refine=Refine(min_area_px=2),
             rows_per_shard=16,
         )
     )
-    assert made.num_pairs == 40
+    assert (made.num_pairs, made.num_errors) == (24, 0)
 
     proof = train_segmenters(
         ProofConfig(
             run="proof",
             runs=runs,
-            sets={"real": (f"{runs}/train",), "both": (f"{runs}/train", f"{runs}/synthetic")},
+            sets={"real + synthetic, mixed": (f"{runs}/train", f"{runs}/synthetic")},
             test=f"{runs}/test",
             test_rows=16,
             judged=f"{runs}/synthetic",
@@ -132,7 +127,7 @@ def test_pairs_in_pairs_out(tmp_path, ray_session):
             width=4,
         )
     )
-    assert [(one["name"], one["pairs"]) for one in proof["sets"]] == [("real", 96), ("both", 136)]
+    assert [one["pairs"] for one in proof["sets"]] == [120]
     assert 0 <= proof["prompt_match"][f"{runs}/synthetic"] <= 1
     assert json.loads((tmp_path / "proof" / "proof.json").read_text()) == proof
 
@@ -144,21 +139,35 @@ def test_pairs_in_pairs_out(tmp_path, ray_session):
 
 @pytest.mark.ray
 def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path, ray_session):
-    runs = str(tmp_path)
     for split in SPLITS:
-        ingest(IngestConfig(run=split, runs=runs, split=split, pairs=32, size_px=32))
+        save_pairs(tmp_path / split, 32, split=split)
     config = VAEConfig(
         run="diverges",
-        runs=runs,
+        runs=str(tmp_path),
         net="image",
-        train=(f"{runs}/train",),
-        validation=f"{runs}/validation",
+        train=(str(tmp_path / "train"),),
+        validation=str(tmp_path / "validation"),
         widths=(8, 8),
         optimisation=recipe(num_examples=6400, learning_rate=1e18, precision="float32"),
         checkpoint_examples=16,
     )
     with pytest.raises(TrainingError, match="not finite; this step changed nothing"):
         train_vae(config)
-    kept = list((tmp_path / "diverges" / "train").glob("step_*/state.pt"))
-    assert kept
+    assert list((tmp_path / "diverges" / "train").glob("step_*/state.pt"))
     assert not (tmp_path / "diverges" / "weights").exists()
+
+
+@pytest.mark.ray
+def test_workers_that_cannot_fit_are_refused_instead_of_waiting_for_ever(tmp_path, ray_session):
+    save_pairs(tmp_path / "train", 32)
+    config = VAEConfig(
+        run="large",
+        runs=str(tmp_path),
+        net="image",
+        train=(str(tmp_path / "train"),),
+        validation=str(tmp_path / "train"),
+        optimisation=recipe(),
+        workers=Workers(num=4),
+    )
+    with pytest.raises(ConfigError, match="4 workers with 1 CPUs"):
+        train_vae(config)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.codec import ImageFormat, encode_image, encode_mask
 from pipeline.schema import Batch
+from pipeline.stages.refine import refine_masks
 
 
 def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confidence: bool = False) -> Batch:
@@ -33,6 +34,28 @@ def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confiden
     packed["class_ids"] = _objects(ids.astype(np.int32) for ids, _ in counted)
     packed["class_pixels"] = _objects(pixels.astype(np.int64) for _, pixels in counted)
     return packed
+
+
+def refine_and_pack(
+    batch: Batch,
+    *,
+    refine: dict[str, int],
+    ignore_index: int,
+    image_format: ImageFormat,
+    keep_confidence: bool,
+    origin: dict[str, str],
+) -> Batch:
+    """Stage: both CPU steps in one task, so that raw pictures cross the object store once.
+
+    Args:
+        batch: what SamplePairs gives.
+        refine: `min_area_px` and `fill_holes_px` of `refine_masks`.
+        ignore_index, image_format, keep_confidence: as of the two steps.
+        origin: constant columns to add.
+    """
+    refined = refine_masks(batch, ignore_index=ignore_index, **refine)
+    packed = pack_pairs(refined, image_format=image_format, keep_confidence=keep_confidence)
+    return {**packed, **{name: np.full(len(batch["prompt"]), value, object) for name, value in origin.items()}}
 
 
 def _objects(values: Iterable[object]) -> np.ndarray:

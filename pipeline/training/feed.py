@@ -28,7 +28,7 @@ class Feed:
     Attributes:
         folders: runs to read, as one set.
         columns: columns to read.
-        decode: stage from encoded columns to arrays, run by Ray Data tasks.
+        decode: stage from encoded columns to arrays.
         rank, world_size: this worker among all.
         seed: of the order.
         cache: decode once and keep the arrays in this worker's memory (a few thousand small pictures), rather than
@@ -56,8 +56,8 @@ class Feed:
         taken: list[Batch] = []
         count = 0
         for batch in self._read(files).iter_batches(batch_size=256):
-            taken.append(batch)
-            count += len(next(iter(batch.values())))
+            taken.append(self.decode(batch))
+            count += len(batch[self.columns[0]])
             if count >= num_rows:
                 break
         return to_tensors({name: np.concatenate([batch[name] for batch in taken])[:num_rows] for name in taken[0]})
@@ -80,11 +80,11 @@ class Feed:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        dataset = ray.data.read_parquet(list(files), columns=list(self.columns))
-        return dataset.map_batches(self.decode, batch_size=256, num_cpus=0.5)
+        return ray.data.read_parquet(list(files), columns=list(self.columns))
 
     def _cached(self, batch_size: int, start_step: int) -> Iterator[Batch]:
-        parts = list(self._read(self.files()).iter_batches(batch_size=None))
+        # Decoded here and not by tasks of Ray Data: done once, it is over before such a task has imported torch.
+        parts = [self.decode(part) for part in self._read(self.files()).iter_batches(batch_size=256)]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         num_rows = len(next(iter(rows.values())))
         orders: dict[int, np.ndarray] = {}
@@ -116,7 +116,8 @@ class Feed:
         epoch, skipped = divmod(start_step, steps_per_epoch)
         while True:
             order = np.random.default_rng([self.seed, self.rank, epoch])
-            batches = self._read([files[i] for i in order.permutation(len(files))]).iter_batches(
+            encoded = self._read([files[i] for i in order.permutation(len(files))])
+            batches = encoded.map_batches(self.decode, batch_size=256, num_cpus=0.5).iter_batches(
                 batch_size=batch_size,
                 drop_last=True,
                 local_shuffle_buffer_size=SHUFFLE_ROWS,

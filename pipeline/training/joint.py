@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
 from models.sampler import PairSampler, SamplerSettings
-from models.weights import Bundle, Encoders
+from models.weights import Bundle, Encoders, load_net, load_tensors
 from pipeline.config import absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run
@@ -31,6 +31,8 @@ class JointConfig(TrainingConfig):
 
     net: JoDiffusionConfig
     """Sizes of the network."""
+    initial: str = ""
+    """Folder of a bundle whose joint network training starts from, of the same sizes; empty: fresh weights."""
     diffusion: Diffusion = Diffusion()
     """The noise process."""
     loss_weights: LossWeights = LossWeights()
@@ -51,7 +53,11 @@ def train_joint(config: JointConfig) -> dict[str, float]:
     """
     with Run.open(config, "train_joint", SAFE_TO_CHANGE | {"preview", "preview_prompts"}) as run:
         shapes = check_latents(config)
-        return fit(JointTask(config, absolute(f"{config.train[0]}/encoders"), shapes), config, run)
+        initial = config.initial and absolute(config.initial)
+        task = JointTask(config, absolute(f"{config.train[0]}/encoders"), initial, shapes)
+        if initial:
+            task.build()  # weights of another shape are told now, not by every worker
+        return fit(task, config, run)
 
 
 def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
@@ -84,6 +90,7 @@ class JointTask:
 
     config: JointConfig
     encoders: str
+    initial: str
     shapes: dict[str, tuple[int, ...]]
 
     @property
@@ -97,7 +104,11 @@ class JointTask:
         }
 
     def build(self) -> nn.Module:
-        return JoDiffusion(self.config.net)
+        net = JoDiffusion(self.config.net)
+        if self.initial:
+            tensors = load_net(JoDiffusion, JoDiffusionConfig, f"{self.initial}/joint").state_dict()
+            load_tensors(net, tensors, where=self.initial)
+        return net
 
     def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
         clean = Joint(batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float())
