@@ -25,7 +25,7 @@ class DemoConfig(Config):
     """Folder of the demo's runs."""
     bundle: str = "bundles/garments"
     """Weights to generate with."""
-    pairs: int = Field(768, ge=32)
+    pairs: int = Field(512, ge=32)
     """Pairs to generate, and real pairs to compare them with."""
     test_pairs: int = Field(512, ge=32)
     """Real held-out pairs that segmenters are tested on."""

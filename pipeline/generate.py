@@ -26,7 +26,7 @@ from pipeline.codec import ImageFormat
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import Manifest
-from pipeline.run import Run, log
+from pipeline.run import Run, clock, log
 from pipeline.schema import PROMPT, Batch, canonical_json, pair_id, pair_seed, prompt_id
 from pipeline.shards import (
     FAILED,
@@ -241,7 +241,7 @@ def watched(config: GenerateConfig, run: Run, already: int) -> Iterator[None]:
         seconds = time.monotonic() - began
         rate = made / seconds
         left_s = (config.pairs - already - made) / rate if rate else math.inf
-        left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left" if rate else "first shard on its way"
+        left = f"{clock(left_s)} left" if rate else "first shard on its way"
         log.info("generate: %d of %d pairs  %.1f/s  %s", already + made, config.pairs, rate, left)
         run.tracker.metrics({"pairs_per_s": rate, "pairs_done": already + made}, step=round(seconds))
         return rate

@@ -121,6 +121,13 @@ def set_up_logging() -> None:
         log.propagate = False
 
 
+def clock(seconds: float) -> str:
+    """Seconds as "m:ss", or "h:mm:ss"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries -> one with dotted keys."""
     result: dict[str, Any] = {}

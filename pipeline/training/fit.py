@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, JoDiffusionError
-from pipeline.run import Run, Tracker, log, set_up_logging
+from pipeline.run import Run, Tracker, clock, log, set_up_logging
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Optimisation, Report, TrainingError, optimizers, train
 from pipeline.training.state import TrainState
@@ -255,7 +255,7 @@ class Progress:
             report.examples,
             self.recipe.num_examples,
             rate * self.recipe.batch_size,
-            f"{left_s // 60:.0f}:{left_s % 60:02.0f}",
+            clock(left_s),
             "  ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "gradient_norm"),
         )
         self.tracker.metrics(

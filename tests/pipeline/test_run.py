@@ -1,0 +1,60 @@
+"""A run's name belongs to one config, trouble with MLflow stops nothing, and times read as times."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.errors import ConfigError
+from pipeline.ingest import IngestConfig
+from pipeline.run import Run, Tracker, clock
+
+
+def config(tmp_path, **changes) -> IngestConfig:
+    return IngestConfig.model_validate({"run": "a", "runs": str(tmp_path), "pairs": 5, **changes})
+
+
+def test_a_run_that_has_made_something_refuses_another_config_and_says_what_changed(tmp_path):
+    with Run.open(config(tmp_path), "ingest", frozenset({"pairs"})) as run:
+        (run.folder / "shards").mkdir()
+        (run.folder / "shards" / "x.parquet").touch()
+    with Run.open(config(tmp_path, pairs=9), "ingest", frozenset({"pairs"})):
+        pass
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"), Run.open(config(tmp_path, seed=1), "ingest"):
+        pass
+    with pytest.raises(ConfigError, match="job: ingest -> other"), Run.open(config(tmp_path, pairs=9), "other"):
+        pass
+
+
+def test_a_first_try_that_made_nothing_binds_nobody(tmp_path):
+    with pytest.raises(RuntimeError), Run.open(config(tmp_path), "ingest"):
+        raise RuntimeError
+    with Run.open(config(tmp_path, seed=1), "ingest"):
+        pass
+
+
+def test_one_folder_is_one_mlflow_run_whose_state_follows(tmp_path):
+    with Run.open(config(tmp_path), "ingest") as run:
+        run.tracker.metrics({"miou/real + synthetic, refined": 0.5}, step=3)
+    with pytest.raises(KeyboardInterrupt), Run.open(config(tmp_path), "ingest") as again:
+        raise KeyboardInterrupt
+    assert again.tracker.run_id == run.tracker.run_id
+    found = MlflowClient(run.tracker.uri).get_run(run.tracker.run_id)
+    assert found.info.status == "KILLED"
+    assert found.data.params["pairs"] == "5"
+    assert found.data.metrics == {"miou/real _ synthetic_ refined": 0.5}
+
+
+def test_mlflow_trouble_is_a_warning(tmp_path, caplog):
+    with Run.open(config(tmp_path), "ingest") as run:
+        Tracker(run.tracker.uri, "no such run").metrics({"pairs": 1})
+
+
+def test_object_stores_are_refused_for_runs(tmp_path):
+    with pytest.raises(ValueError, match="object stores are not supported yet"):
+        config(tmp_path, runs="s3://bucket/runs")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
