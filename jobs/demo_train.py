@@ -87,6 +87,7 @@ def prove(config: DemoTrainConfig) -> None:
         "test_rows": 1024,
         "judged": chosen,
         "seeds": config.seeds,
+        "epochs": 12,  # of four times as many pairs as in the demo
     }
     train_segmenters(load(ProofConfig, CONFIGS / "segmenter.yaml", changes))
 

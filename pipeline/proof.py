@@ -47,12 +47,12 @@ class ProofConfig(RunConfig):
     and with the classes that their prompts name; empty leaves both out."""
     seeds: int = Field(1, ge=1)
     """Trainings per set."""
-    epochs: float = Field(8, gt=0)
+    epochs: float = Field(24, gt=0)
     """Times that a training sees each pair of its set; a set twice as large trains twice as long."""
     segmenter: SegmenterName = "unet_small"
     """The network."""
-    width: int = Field(16, ge=4)
-    """Its channels at full resolution."""
+    width: int = Field(24, ge=4)
+    """Channels of its stem."""
     batch_size: int = Field(32, ge=1)
     """Pairs per optimiser step."""
     learning_rate: float = Field(3e-3, gt=0)
