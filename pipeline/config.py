@@ -90,7 +90,7 @@ def load(config_type: type[C], path: str | Path, overrides: dict[str, Any] | Non
     Raises:
         ConfigError: names the file, the key and, for a typo, the key that was probably meant.
     """
-    return _validate(config_type, _merge(_read_yaml(path), overrides or {}), str(path))
+    return _validate(config_type, _merge(config_type, _read_yaml(path), overrides or {}), str(path))
 
 
 def parse(config_type: type[C], arguments: Sequence[str] | None = None, program: str | None = None) -> C:
@@ -195,8 +195,10 @@ def _construct(kind: Any, values: dict[str, Any]) -> Any:
     return kind.model_construct(**filled) if issubclass(kind, BaseModel) else kind(**filled)
 
 
-def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def _merge(kind: Any, values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`overrides` on top of `values`; a section is merged key by key, a dictionary of the user's own names replaced."""
     merged = dict(values)
     for key, value in overrides.items():
-        merged[key] = _merge(merged.get(key, {}), value) if isinstance(value, dict) else value
+        section = _fields(kind).get(key)
+        merged[key] = _merge(section, merged.get(key, {}), value) if _fields(section) else value
     return merged

@@ -36,7 +36,14 @@ TYPES: dict[str, Any] = {
 
 @pytest.mark.parametrize("path", sorted(DEMO.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_loads(path):
-    load(TYPES[path.stem], path)
+    assert load(TYPES[path.stem], path).dump()
+
+
+def test_overrides_merge_sections_but_replace_the_users_own_names():
+    config = load(GenerateConfig, DEMO / "generate.yaml", {"sampler": {"steps": 7}})
+    assert (config.sampler.steps, config.sampler.batch_size) == (7, 32)
+    proof = load(ProofConfig, DEMO / "segmenter.yaml", {"sets": {"mine": ["a"]}})
+    assert proof.sets == {"mine": ("a",)}
 
 
 def test_command_line_overrides_the_file():
