@@ -37,6 +37,22 @@ def test_flow_is_a_straight_line_whose_velocity_is_the_target():
     torch.testing.assert_close((late - early) / 0.5, flow.target(clean, noise))
 
 
+def test_time_shift_moves_training_times_and_the_grid_alike():
+    shift, generator = 3.0, torch.Generator()
+    plain, late = Diffusion(objective="flow"), Diffusion(objective="flow", time_shift=shift)
+    times = plain.draw_times(100, generator=generator.manual_seed(0)) / 1000
+    expected = shift * times / (1 + (shift - 1) * times)
+    torch.testing.assert_close(late.draw_times(100, generator=generator.manual_seed(0)) / 1000, expected)
+    grids = []
+    for diffusion in (plain, late):
+        scheduler = diffusion.scheduler(2)
+        scheduler.set_timesteps(20)
+        grids.append(scheduler.sigmas)
+    torch.testing.assert_close(grids[1], shift * grids[0] / (1 + (shift - 1) * grids[0]), atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match="time_shift"):
+        Diffusion(time_shift=2.0)
+
+
 @pytest.mark.parametrize("objective", ["epsilon", "flow"])
 @pytest.mark.parametrize("text_noise", ["independent", "dropout"])
 def test_loss_repeats_with_its_generator_and_names_its_parts(objective, text_noise):
