@@ -21,7 +21,7 @@ from pipeline.refine import RefineConfig, refine
 from pipeline.run import log, set_up_logging
 from pipeline.training.joint import JointConfig, train_joint
 from pipeline.training.text import TextConfig, train_text
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.vae import VAEConfig, score_annotation_vae, train_vae
 
 RUNS = Path("runs")  # as the configurations have it
 
@@ -48,6 +48,7 @@ def main(config: DemoTrainConfig) -> None:
             changes = {"run": f"real-{split}", "split": split, "pairs": pairs}
             ingest(load(IngestConfig, CONFIGS / "ingest.yaml", changes))
         train_vae(load(VAEConfig, CONFIGS / "annotation_vae.yaml"))
+        score_annotation_vae(RUNS / "annotation-vae", f"{RUNS}/real-test")
         train_vae(load(VAEConfig, CONFIGS / "image_vae.yaml"))
         train_text(load(TextConfig, CONFIGS / "text.yaml"))
         for split in ("train", "validation"):

@@ -30,6 +30,8 @@ class JoDiffusionConfig:
         num_text_tokens, text_width: T and E.
         text_bottleneck: the width that text is squeezed through on its way in and out.
         clip_image_width: V.
+        text_prediction_width: width of the text's prediction where it is not E; 0: E. UniDiffuser predicts the input of
+            its captioner, which may be another.
         pre_norm: norm before attention and feed-forward instead of after the residual (the paper norms after).
         shared_positions: start from sine-cosine positions that image and mask patches share, plus one offset each,
             instead of independent random ones. Only the initial values differ.
@@ -46,6 +48,7 @@ class JoDiffusionConfig:
     text_width: int = 768
     text_bottleneck: int = 64
     clip_image_width: int = 512
+    text_prediction_width: int = 0
     pre_norm: bool = False
     shared_positions: bool = False
 
@@ -107,7 +110,7 @@ class JoDiffusion(nn.Module):
         self.vae_label_in = Patches(config.mask_channels, patch, width)
         self.transformer = UViT(width, config.num_heads, config.num_layers, config.pre_norm)
         self.text_out = nn.Linear(width, config.text_bottleneck)
-        self.post_text = nn.Linear(config.text_bottleneck, config.text_width)
+        self.post_text = nn.Linear(config.text_bottleneck, config.text_prediction_width or config.text_width)
         self.vae_img_out = nn.Linear(width, patch * patch * config.image_channels)
         self.clip_img_out = nn.Linear(width, config.clip_image_width)
         self.label_out = nn.Linear(width, patch * patch * config.mask_channels)
@@ -139,7 +142,7 @@ class JoDiffusion(nn.Module):
             t_text: (B,) the time of the text; 0 is clean, 1000 tells the network nothing.
 
         Returns:
-            Predictions for the joint latents, and for the text (B, T, E).
+            Predictions for the joint latents, and for the text (B, T, E or `text_prediction_width`).
         """
         num_text, num_patches = self.config.num_text_tokens, self.config.num_patches
         text_tokens = self.text_in(self.pre_text(text))

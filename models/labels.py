@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 
 Uncertain = Literal["background", "ignore"]
+FOLDER = Path(__file__).parent / "label_spaces"
+NAMES = ("voc", "coco", "ade20k", "garments")
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,55 @@ class LabelSpace:
         cls,
         name: str,
         foreground: tuple[str, ...],
-        colours: tuple[tuple[int, int, int], ...] = (),
         uncertain: Uncertain = "background",
     ) -> LabelSpace:
-        """A label space with enough bits for `foreground`, ids 1, 2, ... in order; `colours` of these, or VOC's."""
+        """A label space with enough bits for `foreground`, ids 1, 2, ... in order, in VOC's colours."""
         classes = ("background", *foreground)
         return cls(
             name=name,
             classes=classes,
-            palette=((0, 0, 0), *colours) if colours else voc_palette(len(classes)),
+            palette=voc_palette(len(classes)),
             num_bits=len(foreground).bit_length(),
             ignore_index=255 if len(classes) <= 255 else 65535,
             uncertain=uncertain,
         )
+
+    @classmethod
+    def named(cls, source: str | Path) -> LabelSpace:
+        """One of `NAMES`, or the label space of a YAML file.
+
+        A file has the keys `name`, `classes` (a list, background first) and, where wanted, `palette` (a list of [R, G,
+        B]), `ignore_index`, `uncertain` and `num_bits`.
+
+        Raises:
+            ValueError: no such file, or one that does not describe a label space.
+        """
+        path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source)
+        try:
+            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"label space {str(source)!r}: cannot read it ({error}); take one of {', '.join(NAMES)}, or a YAML file"
+            ) from error
+        if not isinstance(fields, dict) or not fields.keys() >= {"name", "classes"}:
+            raise ValueError(f"{path}: a label space has the keys name and classes, background first")
+        known = set(cls.__dataclass_fields__)
+        if unknown := sorted(set(map(str, fields)) - known):
+            raise ValueError(f"{path}: unknown keys {unknown}; known are {sorted(known)}")
+        classes = fields["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError(
+                f"{path}: classes must be a list of names; quote words such as 'no' that YAML reads as others"
+            )
+        try:
+            palette = tuple((int(r), int(g), int(b)) for r, g, b in fields.get("palette") or voc_palette(len(classes)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: palette must be a list of [R, G, B], one per class") from error
+        defaults = {
+            "num_bits": (len(classes) - 1).bit_length(),
+            "ignore_index": 255 if len(classes) <= 255 else 65535,
+        }
+        return cls(**{**defaults, **fields, "classes": tuple(classes), "palette": palette})
 
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
@@ -122,27 +161,5 @@ def voc_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
     return tuple(colours)
 
 
-VOC = LabelSpace.custom(
-    "voc",
-    (
-        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-    ),
-)  # fmt: skip
-
-GARMENTS = LabelSpace.custom(
-    "garments",
-    ("shirt", "trousers", "dress", "coat", "sandal", "sneaker", "bag", "boot"),
-    # Okabe and Ito's colours, told apart by colour-blind eyes, and one grey.
-    colours=(
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-        (170, 170, 170),
-    ),
-    uncertain="ignore",
-)
+VOC = LabelSpace.named("voc")
+GARMENTS = LabelSpace.named("garments")

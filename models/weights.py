@@ -48,6 +48,7 @@ class Configured(Protocol):
 
 
 Net = TypeVar("Net", bound=nn.Module)
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass
@@ -75,13 +76,13 @@ class Encoders:
                 labels=LabelSpace.load(folder / "label_space.json"),
                 text=TextEncoder(
                     AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-                    CLIPTextModel.from_pretrained(folder / "text_encoder", **SAFELY),
-                ).eval(),
-                clip_image=CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", **SAFELY).eval(),
-                image_vae=AutoencoderKL.from_pretrained(folder / "image_vae", low_cpu_mem_usage=False, **SAFELY).eval(),
-                annotation_vae=load_net(AnnotationVAE, AnnotationVAEConfig, folder / "annotation_vae").eval(),
+                    pretrained(CLIPTextModel, folder / "text_encoder"),
+                ),
+                clip_image=pretrained(CLIPVisionModelWithProjection, folder / "image_encoder"),
+                image_vae=pretrained(AutoencoderKL, folder / "image_vae"),
+                annotation_vae=load_net(AnnotationVAE, AnnotationVAEConfig, folder / "annotation_vae"),
                 digest=digest(folder, ENCODERS),
-            )
+            ).eval()
         except (OSError, SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
             raise WeightsError(
                 f"{folder}: cannot read the encoders: {error}. Copy or make the folder again."
@@ -144,12 +145,28 @@ class Bundle:
                 f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again"
             ) from error
         net = load_net(JoDiffusion, JoDiffusionConfig, folder / "joint").eval()
-        if net.config.text_width != encoders.text.width or net.config.num_text_tokens != encoders.text.num_tokens:
+        bundle = cls(encoders, net, diffusion, image_size_px, digest(folder, ENCODERS + JOINT))
+        bundle.check(str(folder))
+        return bundle
+
+    def check(self, where: str) -> None:
+        """Raises WeightsError where the parts do not fit each other."""
+        net, parts = self.net.config, self.encoders
+        wanted_and_found = {
+            "text tokens": (net.num_text_tokens, parts.text.num_tokens),
+            "text width": (net.text_width, parts.text.width),
+            "CLIP image width": (net.clip_image_width, parts.clip_image.config.projection_dim),
+            "image latent channels": (net.image_channels, parts.image_vae.config.latent_channels),
+            "mask latent channels": (net.mask_channels, parts.annotation_vae.config.latent_channels),
+            "mask logits": (parts.labels.num_classes + 1, parts.annotation_vae.config.num_outputs),
+            "pixels": (self.image_size_px, net.latent_size * parts.annotation_vae.config.downsampling),
+        }
+        wrong = [f"{name} {a} and {b}" for name, (a, b) in wanted_and_found.items() if a != b]
+        if wrong:
             raise WeightsError(
-                f"{folder}: the joint net expects text of {net.config.num_text_tokens} x {net.config.text_width}, the "
-                f"text encoder gives {encoders.text.num_tokens} x {encoders.text.width}; they are not of one bundle"
+                f"{where}: its parts are not of one bundle; the joint network and the label space want, the encoders "
+                f"have: {'; '.join(wrong)}"
             )
-        return cls(encoders, net, diffusion, image_size_px, digest(folder, ENCODERS + JOINT))
 
     def save(self, folder: str | Path) -> None:
         """Writes the whole bundle under `folder`."""
@@ -182,7 +199,8 @@ def load_net(net_type: type[Net], config_type: type[Any], folder: str | Path) ->
     if unknown := sorted(set(values) - known):
         raise WeightsError(f"{folder / 'config.json'}: unknown keys {unknown}; known are {sorted(known)}")
     config = config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    net = net_type(config)
+    with torch.device("meta"):  # the file's tensors become the network's own: one copy of gigabytes, not two
+        net = net_type(config)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -207,7 +225,20 @@ def load_tensors(net: nn.Module, tensors: dict[str, torch.Tensor], where: str) -
     ]
     if problems:
         raise WeightsError(f"{where} does not fit the network:\n  " + "\n  ".join(sorted(problems)))
-    net.load_state_dict(tensors)
+    net.load_state_dict(tensors, assign=any(value.is_meta for value in wanted.values()))
+
+
+def pretrained(kind: type[Part], folder: Path) -> Part:
+    """A part that diffusers or transformers reads, complete or not at all; both would draw what is missing at random.
+
+    Raises:
+        WeightsError: tensors that are missing or of another shape.
+    """
+    fast = {"low_cpu_mem_usage": False} if kind is AutoencoderKL else {}
+    part, found = cast(Any, kind).from_pretrained(folder, output_loading_info=True, **fast, **SAFELY)
+    if wrong := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise WeightsError(f"{folder}: {len(wrong)} tensors are missing or misshapen: {', '.join(map(str, wrong[:8]))}")
+    return part
 
 
 def digest(folder: str | Path, parts: tuple[str, ...]) -> str:

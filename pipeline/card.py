@@ -21,7 +21,7 @@ def write_card(bundle: Path, runs: Path, proof: Path) -> Path:
 
     Args:
         bundle: folder of weights.
-        runs: folder of the runs annotation-vae, image-vae, text and joint that trained them.
+        runs: folder of the runs annotation-vae (with `test.json`), image-vae, text and joint that trained them.
         proof: `proof.json` of a train_segmenter run.
 
     Raises:
@@ -29,6 +29,7 @@ def write_card(bundle: Path, runs: Path, proof: Path) -> Path:
     """
     labels = load_labels(str(bundle))
     scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
+    masks = _read(runs / "annotation-vae" / "test.json")
     configs = {name: yaml.safe_load((runs / name / "config.yaml").read_text()) for name in TRAININGS}
     text = f"""# Bundle `{bundle.name}`
 
@@ -55,7 +56,42 @@ The weights know these garments, ten colours and twelve backgrounds, and nothing
 
 ## Scores
 
+Test masks survive the annotation VAE with mIoU {masks["miou"]:.4f}, {masks["worst_iou"]:.4f} in the worst class.
+
 {_proof(_read(proof))}
+"""
+    path = bundle / "README.md"
+    path.write_text(text)
+    return path
+
+
+def write_import_card(bundle: Path, name: str, *, base: str, joint: str, annotation_vae: str) -> Path:
+    """Writes `README.md` into a bundle of published weights: where they are from, and what is known of their licences."""
+    labels = load_labels(str(bundle))
+    net = f"`{joint}`" if joint else f"initialised from `{base}`; it has not learnt masks yet"
+    text = f"""# Bundle `{name}`
+
+Published weights, rewritten as safetensors by `jobs.import_weights`. Digest `{digest(bundle, ENCODERS + JOINT)}`.
+
+| part | from |
+|---|---|
+| text encoder, image encoder, image VAE | `{base}` |
+| annotation VAE | `{annotation_vae}` |
+| joint network | {net} |
+
+Label space `{labels.name}`: {labels.num_classes} classes and `{labels.classes[0]}` (0); ignore index {labels.ignore_index}.
+
+## Licences
+
+This project's licence does not cover these weights. Check the terms of each source before you use or pass on the bundle
+or the pairs that it makes:
+
+- The code of UniDiffuser, from which `thu-ml/unidiffuser-v1` comes, is AGPL-3.0; the terms of its weights are those of their
+  page on the hub. They hold OpenAI's CLIP (MIT) and the image VAE of Stable Diffusion (CreativeML Open RAIL-M, whose limits
+  on use pass on to what is derived from it).
+- The code of JoDiffusion is MIT; its weights are fine-tuned from UniDiffuser's. Its annotation VAE resembles that of LDMSeg,
+  whose code is CC BY-NC 4.0; no code of either is in this project.
+- What was learnt from a data set (Pascal VOC, COCO, ADE20K) may be bound by that set's terms for research or its pictures.
 """
     path = bundle / "README.md"
     path.write_text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from torch import Generator, Tensor, nn
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.labels import LabelSpace
-from models.weights import save_net
+from models.weights import load_net, save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.run import Run
 from pipeline.schema import Batch
-from pipeline.shards import common_labels
+from pipeline.shards import common_labels, read_shards
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
@@ -115,28 +116,43 @@ class AnnotationTask:
         return cross_entropy(logits, mask, self.labels.ignore_index), {}
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
-        num_outputs = self.labels.num_classes + 1
-        confusion = np.zeros((num_outputs, num_outputs), np.int64)
-        losses, shown = [], []
-        for mask in chunks(held_out["mask"]):
-            logits = net(mask)
-            losses.append(cross_entropy(logits, mask, self.labels.ignore_index).item())
-            predicted = logits.argmax(1).cpu().numpy()
-            confusion += confusion_matrix(mask.cpu().numpy(), predicted, num_outputs, self.labels.ignore_index)
-            shown.append((mask.cpu().numpy(), predicted))
-        truth, predicted = shown[0]
-        pictures = sheet([self.labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)])
-        worst = float(np.nanmin(class_ious(confusion)))
-        return Evaluation(
-            {"loss": float(np.mean(losses)), "miou": mean_iou(confusion), "worst_iou": worst},
-            {"reconstructions": pictures},
-        )
+        return reconstruction(net, held_out["mask"], self.labels)
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         vae = cast(AnnotationVAE, net)
         mean, std = latent_statistics(torch.cat([vae.encode(part).mean for part in chunks(examples["mask"])]))
         vae.config = replace(vae.config, latent_mean=mean, latent_std=std)
         save_net(vae, folder)
+
+
+def reconstruction(net: nn.Module, masks: Tensor, labels: LabelSpace) -> Evaluation:
+    """How well masks (N, H, W) survive the way into the latent and back."""
+    num_outputs = labels.num_classes + 1
+    confusion = np.zeros((num_outputs, num_outputs), np.int64)
+    losses, shown = [], []
+    for mask in chunks(masks):
+        logits = net(mask)
+        losses.append(cross_entropy(logits, mask, labels.ignore_index).item())
+        predicted = logits.argmax(1).cpu().numpy()
+        confusion += confusion_matrix(mask.cpu().numpy(), predicted, num_outputs, labels.ignore_index)
+        shown.append((mask.cpu().numpy(), predicted))
+    truth, predicted = shown[0]
+    pictures = sheet([labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)])
+    worst = float(np.nanmin(class_ious(confusion)))
+    return Evaluation(
+        {"loss": float(np.mean(losses)), "miou": mean_iou(confusion), "worst_iou": worst}, {"reconstructions": pictures}
+    )
+
+
+@torch.inference_mode()
+def score_annotation_vae(run: Path, folder: str) -> dict[str, float]:
+    """Scores of the trained annotation VAE of `run` on the masks of another set; kept in `<run>/test.json`."""
+    net = load_net(AnnotationVAE, AnnotationVAEConfig, run / "weights").eval()
+    rows = read_shards([folder], ["mask"])
+    masks = decode_pairs({"mask": np.array(rows["mask"].to_pylist(), object)})["mask"]
+    scores = reconstruction(net, torch.from_numpy(masks), common_labels([folder])).metrics
+    (run / "test.json").write_text(json.dumps(scores, indent=1))
+    return scores
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ NUM_PAIRS = 40
 
 @pytest.mark.chaos
 @pytest.mark.ray
-def test_sigkill_between_shards_and_inside_a_write(tmp_path, ray_session):
+def test_sigkill_before_the_first_shard_between_shards_and_inside_a_write(tmp_path, ray_session):
     save_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\na green boot on fur\n")
     path = tmp_path / "generate.yaml"
@@ -41,6 +41,10 @@ def test_sigkill_between_shards_and_inside_a_write(tmp_path, ray_session):
     folder, log = tmp_path / "runs" / "killed", tmp_path / "log.txt"
     command = ("jobs.generate", str(path))
 
+    kill_when((folder / "config.yaml").exists, *command, log=log)
+    assert list_shards(str(folder)) == []
+    kill_when(lambda: any(folder.glob("shards/.*.draft")) or bool(list_shards(str(folder))), *command, log=log)
+    assert verify(str(folder), deep=True) == []
     kill_when(lambda: len(list_shards(str(folder))) >= 2, *command, log=log)
     assert 2 <= len(list_shards(str(folder))) < NUM_PAIRS // 4
     assert verify(str(folder), deep=True) == [], "every shard that is there is whole"

@@ -1,0 +1,16 @@
+"""Make a bundle of published weights: UniDiffuser's folder, or JoDiffusion's checkpoints."""
+
+from __future__ import annotations
+
+from jobs import command
+from pipeline.import_weights import ImportConfig, import_weights
+from pipeline.run import set_up_logging
+
+
+def main(config: ImportConfig) -> None:
+    set_up_logging()
+    import_weights(config)
+
+
+if __name__ == "__main__":
+    command(main, ImportConfig)

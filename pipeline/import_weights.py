@@ -1,0 +1,85 @@
+"""Import weights: published checkpoints -> a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from models.labels import LabelSpace
+from models.published import import_bundle, locate
+from models.weights import ENCODERS, JOINT, Bundle, digest
+from pipeline.card import write_import_card
+from pipeline.config import Config, absolute
+from pipeline.errors import ConfigError
+from pipeline.run import log
+
+
+class ImportConfig(Config):
+    """Makes a bundle of published checkpoints. Each is a folder, or owner/name[@revision][/folder] on the Hugging Face
+    hub."""
+
+    base: str = "thu-ml/unidiffuser-v1"
+    """UniDiffuser's folder, or a pipeline that the reference implementation saved: text encoder, tokenizer, image encoder,
+    image VAE, and a joint network to begin with."""
+    joint: str = ""
+    """A fine-tuned joint checkpoint; empty: the one of `base`, which has to be trained before it knows masks."""
+    annotation_vae: str = Field(min_length=1)
+    """An annotation VAE as the reference implementation saves it."""
+    label_space: str = Field(min_length=1)
+    """What the class ids mean: voc, coco, ade20k, or a YAML file."""
+    bundle: str = Field(min_length=1)
+    """Folder to write; it must not be there yet."""
+
+
+def import_weights(config: ImportConfig) -> Path:
+    """Writes the bundle whole or not at all; returns its folder.
+
+    Raises:
+        ConfigError, WeightsError: each says what is wrong, where, and how to mend it.
+    """
+    target = Path(absolute(config.bundle))
+    if target.exists():
+        raise ConfigError(f"{target} is there already; name another folder with the key `bundle`, or remove it")
+    try:
+        labels = LabelSpace.named(config.label_space)
+    except ValueError as error:
+        raise ConfigError(f"label_space: {error}") from error
+    log.info(
+        "import-weights: looks for %s", ", ".join(filter(None, (config.base, config.joint, config.annotation_vae)))
+    )
+    bundle = import_bundle(
+        locate(config.base),
+        locate(config.joint) if config.joint else None,
+        locate(config.annotation_vae),
+        labels,
+    )
+    num_parameters = sum(parameter.numel() for parameter in bundle.net.parameters())
+    log.info("import-weights: a joint network of %s parameters, %d px", f"{num_parameters:,}", bundle.image_size_px)
+    save_whole(bundle, target, config)
+    log.info("import-weights: %s, digest %s", target, digest(target, ENCODERS + JOINT))
+    if not config.joint:
+        log.info(
+            "import-weights: its joint network has not learnt masks; train it: jobs.train_joint --initial %s", target
+        )
+    return target
+
+
+def save_whole(bundle: Bundle, target: Path, config: ImportConfig) -> None:
+    """Writes beside `target` and renames, so that a full disk never leaves half a bundle."""
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        bundle.save(draft)
+        write_import_card(
+            draft, target.name, base=config.base, joint=config.joint, annotation_vae=config.annotation_vae
+        )
+        os.replace(draft, target)
+    except OSError as error:
+        raise ConfigError(
+            f"{target}: cannot write the bundle ({error}); free the disk or name another folder"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

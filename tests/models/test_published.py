@@ -1,0 +1,184 @@
+"""Published checkpoints, in every form in which people have them, give the reference's numbers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.diffusion import Joint
+from models.frozen import latent_to_image
+from models.jodiffusion import JoDiffusion
+from models.labels import VOC, LabelSpace
+from models.published import import_bundle, read_annotation_vae, read_base_joint, read_joint
+from models.weights import Bundle, WeightsError
+from tests.models.golden import FOLDER
+
+TINY = FOLDER / "tiny_checkpoints"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, torch.Tensor]:
+    return load_file(TINY / "expected.safetensors")
+
+
+@pytest.fixture
+def unet(tmp_path) -> Path:
+    return Path(shutil.copytree(TINY / "jodiffusion_unet", tmp_path / "joint"))
+
+
+def assert_gives(net: JoDiffusion, expected: dict[str, torch.Tensor], name: str) -> None:
+    noisy = Joint(expected["in.image_latent"], expected["in.clip_image"], expected["in.mask_latent"])
+    with torch.inference_mode():
+        joint, text = net.eval()(noisy, expected["in.text"], expected["in.t_image"], expected["in.t_text"])
+    found = {"image_latent": joint.image, "clip_image": joint.clip_image, "mask_latent": joint.mask, "text": text}
+    for part, value in found.items():
+        torch.testing.assert_close(value, expected[f"{name}.{part}"], atol=1e-5, rtol=0)
+
+
+def test_unidiffuser_folder_becomes_the_joint_network(expected):
+    assert_gives(read_base_joint(TINY / "unidiffuser"), expected, "from_unidiffuser")
+
+
+def test_folder_in_bundle_out_same_outputs(expected, tmp_path):
+    parts = (TINY / "unidiffuser", TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae")
+    import_bundle(*parts, labels=VOC).save(tmp_path / "bundle")
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert_gives(bundle.net, expected, "finetuned")
+    encoders = bundle.encoders
+    prompts = ["a dog on grass", "two boats, a bird"]
+    assert torch.equal(encoders.text.token_ids(prompts), expected["input_ids"])
+    with torch.inference_mode():
+        torch.testing.assert_close(encoders.text(prompts), expected["in.text"], atol=1e-5, rtol=0)
+        pixels = latent_to_image(encoders.image_vae, expected["in.image_latent"])
+        logits = encoders.annotation_vae.decode(encoders.annotation_vae.denormalize(expected["in.mask_latent"]))
+    torch.testing.assert_close(pixels, expected["decoded.pixels_of_in_image_latent"].clamp(-1, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, expected["decoded.mask_logits_of_in_mask_latent"], atol=1e-5, rtol=1e-5)
+
+
+def in_unet(folder: Path) -> None:
+    (folder / "unet").mkdir()
+    for file in list(folder.glob("*.*")):
+        shutil.move(file, folder / "unet" / file.name)
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def in_shards(folder: Path) -> None:
+    tensors = sorted(load_file(folder / WEIGHTS).items())
+    (folder / WEIGHTS).unlink()
+    names = {}
+    for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
+        file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
+        save_file(dict(part), folder / file)
+        names |= {name: file for name, _ in part}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def wrapped(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({f"module._orig_mod.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
+
+
+def without_unused_part(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: value for name, value in tensors.items() if not name.startswith("transformer.pos_embed.proj")}
+    assert len(kept) == len(tensors) - 2
+    save_file(kept, folder / WEIGHTS)
+
+
+def with_unknown_config_key(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "of_a_later_version": 1}))
+
+
+@pytest.mark.parametrize(
+    "change", [in_unet, as_pickle, in_shards, wrapped, without_unused_part, with_unknown_config_key]
+)
+def test_every_form_of_a_joint_checkpoint_is_read(change: Callable[[Path], None], unet, expected):
+    change(unet)
+    assert_gives(read_joint(unet), expected, "finetuned")
+
+
+def test_half_precision_is_read_as_float32(unet):
+    full = load_file(unet / WEIGHTS)
+    save_file({name: value.half() for name, value in full.items()}, unet / WEIGHTS)
+    for name, value in read_joint(unet).state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, full[name].half().float())
+
+
+def test_annotation_vae_needs_no_config_at_published_sizes(tmp_path):
+    from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+
+    config = AnnotationVAEConfig(encoder_widths=(32, 32, 64, 64), decoder_width=32)
+    (tmp_path / "vae").mkdir()
+    save_file(AnnotationVAE(config).state_dict(), tmp_path / "vae" / WEIGHTS)
+    assert read_annotation_vae(tmp_path).config == config
+
+
+def test_missing_surplus_and_misshapen_tensors_are_listed_at_once(unet):
+    tensors = load_file(unet / WEIGHTS)
+    del tensors["label_out.bias"]
+    tensors["controlnet.weight"] = torch.zeros(1)
+    tensors["text_out.bias"] = torch.zeros(3)
+    save_file(tensors, unet / WEIGHTS)
+    with pytest.raises(WeightsError) as caught:
+        read_joint(unet)
+    for part in ("missing label_out.bias", "surplus controlnet.weight", "text_out.bias is (3,), should be (8,)"):
+        assert part in str(caught.value)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a stranger ran",))
+
+
+def test_a_pickle_with_code_in_it_is_refused(unet, capsys):
+    (unet / WEIGHTS).unlink()
+    torch.save({"weight": Evil()}, unet / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match="never unpickled"):
+        read_joint(unet)
+    assert "stranger" not in capsys.readouterr().out
+
+
+def test_truncated_and_absent_files_are_named(unet):
+    file = unet / WEIGHTS
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f"{WEIGHTS}: damaged"):
+        read_joint(unet)
+    file.unlink()
+    with pytest.raises(WeightsError, match="no weights here"):
+        read_joint(unet)
+    with pytest.raises(WeightsError, match="no such folder"):
+        read_joint(unet / "nowhere")
+
+
+def test_a_library_part_without_one_tensor_is_refused(tmp_path):
+    base = Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
+    file = base / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if "fc1.weight" in name)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="fc1.weight"):
+        import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
+
+
+def test_annotation_vae_of_another_label_space_is_refused():
+    other = LabelSpace.custom("other", tuple("abc"))
+    with pytest.raises(WeightsError, match="'other' has 2 bits"):
+        import_bundle(TINY / "unidiffuser", TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", other)
+
+
+def test_unidiffusers_text_of_another_width_cannot_pass_for_a_bundle(tmp_path):
+    with pytest.raises(WeightsError, match="no sub-folder text_decoder"):
+        base = Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
+        shutil.rmtree(base / "text_decoder")
+        import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC)

@@ -1,0 +1,78 @@
+"""Published weights become a bundle by one command, whole or not at all."""
+
+from __future__ import annotations
+
+import huggingface_hub.constants
+import pytest
+
+import models.published
+from models.weights import Bundle, WeightsError
+from pipeline.errors import ConfigError
+from pipeline.import_weights import ImportConfig, import_weights
+from tests.models.golden import FOLDER
+
+TINY = FOLDER / "tiny_checkpoints"
+
+
+def config(tmp_path, **changes) -> ImportConfig:
+    values = {
+        "base": str(TINY / "unidiffuser"),
+        "joint": str(TINY / "jodiffusion_unet"),
+        "annotation_vae": str(TINY / "jodiffusion_label_vae"),
+        "label_space": "voc",
+        "bundle": str(tmp_path / "bundle"),
+    }
+    return ImportConfig(**{**values, **changes})
+
+
+def test_checkpoints_become_a_bundle_with_a_card(tmp_path):
+    folder = import_weights(config(tmp_path))
+    bundle = Bundle.load(folder)
+    assert bundle.image_size_px == 64
+    assert bundle.diffusion.objective == "epsilon" and bundle.diffusion.text_noise == "independent"
+    card = (folder / "README.md").read_text()
+    assert bundle.digest in card and "AGPL-3.0" in card and str(TINY / "jodiffusion_unet") in card
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "no draft is left"
+
+
+def test_a_folder_that_is_there_is_never_touched(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        import_weights(config(tmp_path))
+
+
+def test_a_failed_import_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Bundle, "save", full)
+    with pytest.raises(ConfigError, match="No space left on device.*free the disk"):
+        import_weights(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_label_space_is_explained(tmp_path):
+    with pytest.raises(ConfigError, match="take one of voc, coco, ade20k"):
+        import_weights(config(tmp_path, label_space="voc2012"))
+    with pytest.raises(WeightsError, match="Name the label space that it was trained for"):
+        import_weights(config(tmp_path, label_space="coco"))
+
+
+def test_names_on_the_hub_work_as_paths_do(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo, revision, allow_patterns, ignore_patterns):
+        asked.append((repo, revision, allow_patterns))
+        return str(TINY)
+
+    monkeypatch.setattr(models.published, "snapshot_download", snapshot)
+    import_weights(config(tmp_path, joint="0why0/JoDiffusion@main/jodiffusion_unet"))
+    assert asked == [("0why0/JoDiffusion", "main", ["jodiffusion_unet/*"])]
+
+
+def test_without_network_the_user_learns_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="hf download thu-ml/unidiffuser-v1"):
+        import_weights(config(tmp_path, base="thu-ml/unidiffuser-v1"))
+    with pytest.raises(WeightsError, match="./nowhere: no such folder"):
+        import_weights(config(tmp_path, base="./nowhere"))
