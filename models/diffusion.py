@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from models.jodiffusion import Joint
@@ -20,6 +20,8 @@ from models.jodiffusion import Joint
 NUM_TIMES = 1000
 Objective = Literal["epsilon", "flow"]
 TextNoise = Literal["independent", "dropout"]
+Solver = Literal["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"]
+Scheduler = DPMSolverMultistepScheduler | UniPCMultistepScheduler
 Denoiser = Callable[[Joint, Tensor, Tensor, Tensor], tuple[Joint, Tensor]]
 
 
@@ -31,9 +33,9 @@ class Diffusion:
         objective: "epsilon" is the paper's: a variance-preserving process, the network predicts the noise. "flow" is
             rectified flow: a straight line to the noise, the network predicts its velocity (noise - clean), with
             logit-normal times (Stable Diffusion 3, section 3.1). It learns faster on a small budget.
-        time_shift: s of t -> s t / (1 + (s - 1) t), applied to training times and to the solver's grid (Stable Diffusion
-            3, Eq. 23; "flow" only). The cells of a mask repeat each other, so noise hides a class only at late times:
-            above 1, more of both lies there.
+        time_shift: s of t -> s t / (1 + (s - 1) t), applied to training times and to the solver's grid (Stable
+            Diffusion 3, Eq. 23; "flow" only). The cells of a mask repeat each other, so noise hides a class only at
+            late times: above 1, more of both lies there.
         text_noise: "independent" is the paper's code: text is noised at a time of its own and its noise predicted too.
             "dropout" is the paper's text: clean text, replaced by pure noise for some pairs, and no text loss.
         text_dropout: share of pairs that train without text, 0 to 1 ("dropout" only).
@@ -55,17 +57,17 @@ class Diffusion:
         if self.objective != "flow" and self.time_shift != 1:
             raise ValueError(f"time_shift belongs to objective flow; leave it out for {self.objective}")
 
-    def scheduler(self, solver_order: int) -> DPMSolverMultistepScheduler:
-        """DPM-Solver++ of order 2 or 3 for this process."""
+    def scheduler(self, solver: Solver) -> Scheduler:
+        """diffusers' solver of the reverse process, for this noise process."""
+        # DDIM is DPM-Solver++ of order 1 (DPM-Solver++, section 4.1).
+        order = int(solver[-1]) if solver[-1].isdigit() else 1
+        kind = UniPCMultistepScheduler if solver.startswith("unipc") else DPMSolverMultistepScheduler
         if self.objective == "flow":
-            return DPMSolverMultistepScheduler(
-                prediction_type="flow_prediction",
-                use_flow_sigmas=True,
-                flow_shift=self.time_shift,
-                solver_order=solver_order,
+            return kind(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.time_shift, solver_order=order
             )
-        return DPMSolverMultistepScheduler(
-            beta_start=self.beta_start, beta_end=self.beta_end, beta_schedule="scaled_linear", solver_order=solver_order
+        return kind(
+            beta_start=self.beta_start, beta_end=self.beta_end, beta_schedule="scaled_linear", solver_order=order
         )
 
     def signal_and_noise(self, times: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,44 +5,50 @@ Legend: B pairs, T text tokens, E text width, H and W pixels.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from models.diffusion import NUM_TIMES, Denoiser
-from models.frozen import latent_to_image
-from models.jodiffusion import Joint
+from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Scheduler, Solver
+from models.frozen import clip_image_embedding, image_to_latent, latent_to_image
+from models.jodiffusion import JoDiffusion, Joint
 from models.labels import LabelSpace
 from models.weights import Bundle
 
 Precision = Literal["float32", "bfloat16"]
 DECODE_PIXELS = 2**20  # four pictures of 512 x 512 at once
+KEPT_TEXTS = 512  # embeddings of prompts, at 77 x 768 in float32 121 MB
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What decides a pair besides its prompt, its seed and the bundle.
+    """What decides a pair besides its prompt, its seed and the bundle. The defaults are the paper's.
 
     Attributes:
         steps: network evaluations along the reverse process.
-        guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost. The
-            paper uses 8.
-        solver_order: order of DPM-Solver++, 2 or 3 (paper: 3).
+        solver: "dpmsolver++3" is the paper's; see docs/sampling.md for what the others cost and give.
+        guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost.
+        guided_from, guided_to: guide only between these shares of the steps, from 0 (noise) to 1 (clean); the others
+            cost half (Kynkaanniemi et al. 2024, section 3).
         confidence_threshold: pixels whose top class probability is below it become what the label space says.
-        precision: of the network and the decoders; the solver's state is always float32.
+        precision: of the networks; see `PairSampler` for what is always float32.
+        compile: run the network through torch.compile: minutes at the start, for large runs.
         batch_size: the one shape at which the nets run; short batches are padded to it.
     """
 
     steps: int = 50
+    solver: Solver = "dpmsolver++3"
     guidance: float = 8.0
-    solver_order: Literal[2, 3] = 3
+    guided_from: float = 0.0
+    guided_to: float = 1.0
     confidence_threshold: float = 0.5
     precision: Precision = "bfloat16"
+    compile: bool = False
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -50,6 +56,37 @@ class SamplerSettings:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
         if not 0 <= self.confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold is a probability, 0 to 1, got {self.confidence_threshold}")
+        if not 0 <= self.guided_from <= self.guided_to <= 1:
+            raise ValueError(
+                "guided_from and guided_to are shares of the steps with 0 <= guided_from <= guided_to <= 1, got "
+                f"{self.guided_from} and {self.guided_to}"
+            )
+
+    def guided(self, step: int) -> bool:
+        """Whether step number `step`, from 0, is guided."""
+        return self.guidance > 1 and self.guided_from * self.steps <= step < self.guided_to * self.steps
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {"steps": 50, "solver": "dpmsolver++3", "guided_from": 0.0, "guided_to": 1.0},
+    "fast": {"steps": 12, "solver": "dpmsolver++2", "guided_from": 0.0, "guided_to": 0.5},
+}
+"""The paper's way through the reverse process, 100 evaluations with guidance, and one of 18. The scale of guidance is
+no part of them: it belongs to the bundle (8 for the paper's)."""
+
+
+def with_preset(settings: SamplerSettings, name: str) -> SamplerSettings:
+    """`settings` with the values of a preset.
+
+    Raises:
+        ValueError: no such preset, or `settings` already say something else.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    for key, value in PRESETS[name].items():
+        if (found := getattr(settings, key)) not in (value, getattr(SamplerSettings, key)):
+            raise ValueError(f"preset {name} sets {key} to {value}, but it is given as {found}; leave one of them out")
+    return replace(settings, **PRESETS[name])
 
 
 class Pairs(NamedTuple):
@@ -85,39 +122,44 @@ class NoiseStreams:
 
 def reverse_process(
     denoise: Denoiser,
-    scheduler: DPMSolverMultistepScheduler,
+    scheduler: Scheduler,
     start: Joint,
     text: Tensor,
-    steps: int,
-    guidance: float,
+    settings: SamplerSettings,
     empty_text: Callable[[], Tensor],
+    held: Held | None = None,
 ) -> Joint:
     """Pure noise -> clean latents (JoDiffusion, section "Sampling"; classifier-free guidance in UniDiffuser, Eq. 8).
+
+    Nothing in the loop waits for the device: its times and coefficients are known on the host before it begins.
 
     Args:
         denoise: the network.
         start: standard-normal latents.
         text: (B, T, E) clean text embedding.
-        guidance: s; above 1 each step also runs with `empty_text()`, standard-normal (B, T, E) at time 1000, in the
-            same batch.
+        settings: steps and guidance. A guided step runs the network once, on 2 B rows: with the text, and with
+            `empty_text()`, standard-normal (B, T, E) at time 1000.
+        held: what is known of the result.
 
     Returns:
         The latents at time 0, float32.
     """
-    scheduler.set_timesteps(steps, device=text.device)
-    guided = guidance > 1
+    scheduler.set_timesteps(settings.steps, device=text.device)
+    scheduler.set_begin_index(0)  # else the scheduler looks its place up on the device, and the host waits
     num_pairs = len(text)
     shapes = [value.shape for value in start]
     sizes = [value[0].numel() for value in start]
     state = torch.cat([value.float().flatten(1) for value in start], dim=1)
-    text_times = torch.zeros(num_pairs, device=text.device)
-    if guided:
-        text_times = torch.cat([text_times, text_times + NUM_TIMES])
+    no_time = torch.zeros(num_pairs, device=text.device)
     # The scheduler cuts its times to whole numbers, which flow was not trained on.
     times = NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
-    for time, exact in zip(scheduler.timesteps, times.to(text.device), strict=True):
+    for step, (time, exact) in enumerate(zip(scheduler.timesteps, times.to(text.device), strict=True)):
+        if held:
+            state = held.at(exact, state)
+        guided = settings.guided(step)
         rows = torch.cat([state, state]) if guided else state
         texts = torch.cat([text, empty_text()]) if guided else text
+        text_times = torch.cat([no_time, no_time + NUM_TIMES]) if guided else no_time
         noisy = Joint(
             *(part.reshape(-1, *shape[1:]) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True))
         )
@@ -125,28 +167,96 @@ def reverse_process(
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
-            output = guidance * with_text + (1 - guidance) * without_text
+            output = settings.guidance * with_text + (1 - settings.guidance) * without_text
         state = scheduler.step(output, time, state, return_dict=False)[0]
+    if held:
+        state = torch.where(held.known, held.clean, state)
     return Joint(*(part.reshape(shape) for part, shape in zip(state.split(sizes, dim=1), shapes, strict=True)))
 
 
+@dataclass(frozen=True)
+class Held:
+    """Parts of the result that are known, held at their noised value along the path.
+
+    This is approximate: the network knows only the joint distribution at one time for all parts, so the rest sees the
+    known parts through as much noise as its own (the "replacement" method; Ho et al. 2022, section 3.1).
+
+    Attributes:
+        clean: (B, N) float32, known latents, flattened side by side as the state is.
+        noise: (B, N), of the same pairs.
+        known: (N,) bool.
+        diffusion: the noise process.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    known: Tensor
+    diffusion: Diffusion
+
+    def at(self, time: Tensor, state: Tensor) -> Tensor:
+        """`state` (B, N) with the known parts as they are at `time`, a scalar."""
+        signal, noise = self.diffusion.signal_and_noise(time.view(1))
+        return torch.where(self.known, signal * self.clean + noise * self.noise, state)
+
+
 class PairSampler:
-    """A bundle on a device, ready to turn prompts into pairs."""
+    """A bundle on a device, ready to turn prompts into pairs.
+
+    In bfloat16 the networks' weights and activations are bfloat16. Always float32: the noise, the solver's state and
+    its coefficients, guidance, the sinusoids of the times, statistics inside norms, softmax and class probabilities.
+    """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
-        self.bundle = bundle
         self.settings = settings
         self.device = torch.device(device)
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
-        bundle.net.to(self.device)
-        self._scheduler = bundle.diffusion.scheduler(settings.solver_order)
+        # The caller may go on training its network: this is another one.
+        self.bundle = replace(bundle, net=converted(bundle.net, self.device, dtype))
+        self._denoise: Denoiser = self.bundle.net
+        if settings.compile:
+            # Two shapes, guided and not, each compiled once. Batches this large keep the device busy: graphs of CUDA
+            # kernels, which save launches, gain nothing and cost memory.
+            self._denoise = cast(Denoiser, torch.compile(self.bundle.net, dynamic=False))
+        self._scheduler = bundle.diffusion.scheduler(settings.solver)
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
 
-    @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """At most `batch_size` prompts and as many noise seeds -> pairs.
 
         Pixels of a pair depend on its prompt, its seed, the settings and the kind of device, not on the other rows.
         """
+        return self._sample(prompts, seeds, {})
+
+    @torch.inference_mode()
+    def masks_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
+        """Images (B, H, W, 3) uint8, with prompts that describe them -> pairs of their reconstructions with masks.
+
+        Approximate, see `Held`.
+        """
+        encoders = self.bundle.encoders
+        pixels = torch.from_numpy(self._padded(images)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with self._precision():
+            known = {
+                "image": image_to_latent(encoders.image_vae, pixels),
+                "clip_image": clip_image_embedding(encoders.clip_image, pixels),
+            }
+        return self._sample(prompts, seeds, known)
+
+    @torch.inference_mode()
+    def images_of(self, masks: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
+        """Masks (B, H, W) of class ids, with prompts -> pairs of images with the masks' reconstructions.
+
+        Approximate, see `Held`.
+        """
+        vae = self.bundle.encoders.annotation_vae
+        ids = torch.from_numpy(self._padded(masks).astype(np.int64)).to(self.device)
+        with self._precision():
+            known = {"mask": vae.normalize(vae.encode(ids).mean.float())}
+        return self._sample(prompts, seeds, known)
+
+    @torch.inference_mode()
+    def _sample(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Pairs:
         settings, bundle = self.settings, self.bundle
         num_pairs = len(prompts)
         if not 0 < num_pairs <= settings.batch_size or len(seeds) != num_pairs:
@@ -160,20 +270,20 @@ class PairSampler:
 
         net = bundle.net.config
         start = Joint(
-            image=streams.normal(net.image_channels, net.latent_size, net.latent_size).to(self.device),
-            clip_image=streams.normal(1, net.clip_image_width).to(self.device),
-            mask=streams.normal(net.mask_channels, net.latent_size, net.latent_size).to(self.device),
+            image=self._on_device(streams.normal(net.image_channels, net.latent_size, net.latent_size)),
+            clip_image=self._on_device(streams.normal(1, net.clip_image_width)),
+            mask=self._on_device(streams.normal(net.mask_channels, net.latent_size, net.latent_size)),
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            text = bundle.encoders.text(prompts)
+        with self._precision():
+            text = self._text(prompts)
             latents = reverse_process(
-                bundle.net,
+                self._denoise,
                 self._scheduler,
                 start,
                 text,
-                settings.steps,
-                settings.guidance,
-                lambda: streams.normal(*text.shape[1:]).to(self.device, text.dtype),
+                settings,
+                lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
+                self._held(start, known) if known else None,
             )
             # Decoders hold hundreds of channels at full size: one chunk after the other bounds their memory.
             rows = max(1, DECODE_PIXELS // bundle.image_size_px**2)
@@ -184,6 +294,44 @@ class PairSampler:
         )
         return Pairs(image, mask.astype(bundle.encoders.labels.dtype), confidence, finite)
 
+    def _held(self, start: Joint, known: dict[str, Tensor]) -> Held:
+        clean = [known.get(name, torch.zeros_like(noise)) for name, noise in start._asdict().items()]
+        is_known = [torch.full_like(noise[0], float(name in known)) for name, noise in start._asdict().items()]
+        return Held(
+            clean=torch.cat([value.float().flatten(1) for value in clean], dim=1),
+            noise=torch.cat([value.flatten(1) for value in start], dim=1),
+            known=torch.cat([value.flatten() for value in is_known]).bool(),
+            diffusion=self.bundle.diffusion,
+        )
+
+    def _text(self, prompts: list[str]) -> Tensor:
+        """(B, T, E) embedding of `batch_size` prompts; each distinct one is encoded once, at the one batch shape."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if missing:
+            padded = missing + [missing[-1]] * (len(prompts) - len(missing))
+            encoded = self.bundle.encoders.text(padded)
+            self._texts.update(zip(missing, encoded, strict=False))
+        for prompt in prompts:
+            self._texts.move_to_end(prompt)
+        text = torch.stack([self._texts[prompt] for prompt in prompts])
+        while len(self._texts) > KEPT_TEXTS:
+            self._texts.popitem(last=False)
+        return text
+
+    def _on_device(self, drawn: Tensor) -> Tensor:
+        """Host numbers -> device, without waiting for what runs there."""
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+    def _padded(self, values: np.ndarray) -> np.ndarray:
+        """(B, ...) -> (batch_size, ...), the last row again and again."""
+        rows = np.minimum(np.arange(self.settings.batch_size), len(values) - 1)
+        return values[rows]
+
     def _decode(self, latents: Joint) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents -> the four parts of `Pairs`, on the device."""
         encoders = self.bundle.encoders
@@ -193,6 +341,15 @@ class PairSampler:
         finite = torch.stack([value.flatten(1).isfinite().all(1) for value in (*latents, image, logits)]).all(0)
         pixels = ((image.float().nan_to_num() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return pixels, mask, confidence, finite
+
+
+def converted(net: JoDiffusion, device: torch.device, dtype: torch.dtype) -> JoDiffusion:
+    """The network on a device, in a dtype and in evaluation mode; what need not change is shared with `net`."""
+    with torch.device("meta"):
+        other = JoDiffusion(net.config)
+    tensors = {name: value.detach().to(device, dtype) for name, value in net.state_dict().items()}
+    other.load_state_dict(tensors, assign=True)
+    return other.eval()
 
 
 def classes_and_confidence(logits: Tensor, labels: LabelSpace, threshold: float) -> tuple[Tensor, Tensor]:

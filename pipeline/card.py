@@ -66,7 +66,7 @@ Test masks survive the annotation VAE with mIoU {masks["miou"]:.4f}, {masks["wor
 
 
 def write_import_card(bundle: Path, name: str, *, base: str, joint: str, annotation_vae: str) -> Path:
-    """Writes `README.md` into a bundle of published weights: where they are from, and what is known of their licences."""
+    """Writes `README.md` into a bundle of published weights: where they are from, what is known of their licences."""
     labels = load_labels(str(bundle))
     net = f"`{joint}`" if joint else f"initialised from `{base}`; it has not learnt masks yet"
     text = f"""# Bundle `{name}`
@@ -79,19 +79,20 @@ Published weights, rewritten as safetensors by `jobs.import_weights`. Digest `{d
 | annotation VAE | `{annotation_vae}` |
 | joint network | {net} |
 
-Label space `{labels.name}`: {labels.num_classes} classes and `{labels.classes[0]}` (0); ignore index {labels.ignore_index}.
+Label space `{labels.name}`: {labels.num_classes} classes and `{labels.classes[0]}` (0); ignore index
+{labels.ignore_index}.
 
 ## Licences
 
 This project's licence does not cover these weights. Check the terms of each source before you use or pass on the bundle
 or the pairs that it makes:
 
-- The code of UniDiffuser, from which `thu-ml/unidiffuser-v1` comes, is AGPL-3.0; the terms of its weights are those of their
-  page on the hub. They hold OpenAI's CLIP (MIT) and the image VAE of Stable Diffusion (CreativeML Open RAIL-M, whose limits
-  on use pass on to what is derived from it).
-- The code of JoDiffusion is MIT; its weights are fine-tuned from UniDiffuser's. Its annotation VAE resembles that of LDMSeg,
-  whose code is CC BY-NC 4.0; no code of either is in this project.
-- What was learnt from a data set (Pascal VOC, COCO, ADE20K) may be bound by that set's terms for research or its pictures.
+- The code of UniDiffuser, from which `thu-ml/unidiffuser-v1` comes, is AGPL-3.0; the terms of its weights are those of
+  their page on the hub. They hold OpenAI's CLIP (MIT) and the image VAE of Stable Diffusion (CreativeML Open RAIL-M,
+  whose limits on use pass on to what is derived from it).
+- The code of JoDiffusion is MIT; its weights are fine-tuned from UniDiffuser's. Its annotation VAE resembles that of
+  LDMSeg, whose code is CC BY-NC 4.0; no code of either is in this project.
+- What was learnt from a data set (Pascal VOC, COCO, ADE20K) may be bound by that set's terms for its pictures.
 """
     path = bundle / "README.md"
     path.write_text(text)

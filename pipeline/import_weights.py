@@ -22,8 +22,8 @@ class ImportConfig(Config):
     hub."""
 
     base: str = "thu-ml/unidiffuser-v1"
-    """UniDiffuser's folder, or a pipeline that the reference implementation saved: text encoder, tokenizer, image encoder,
-    image VAE, and a joint network to begin with."""
+    """UniDiffuser's folder, or a pipeline that the reference implementation saved: text encoder, tokenizer, image
+    encoder, image VAE, and a joint network to begin with."""
     joint: str = ""
     """A fine-tuned joint checkpoint; empty: the one of `base`, which has to be trained before it knows masks."""
     annotation_vae: str = Field(min_length=1)

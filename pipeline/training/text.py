@@ -28,7 +28,6 @@ from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import decode_pairs, to_float_image
 from pipeline.training.task import Evaluation, Tensors
 
-
 TOKEN_STD = 0.5
 
 

@@ -5,7 +5,7 @@ import torch
 
 from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
-from models.sampler import reverse_process
+from models.sampler import SamplerSettings, reverse_process
 from tests.models import golden
 
 
@@ -59,15 +59,15 @@ def test_forward_pass_is_the_same_with_and_without_gradients(reference):
 @torch.no_grad()
 def test_guided_loop_equals_the_reference(reference):
     net, loop, tensors = reference
-    scheduler = Diffusion(beta_start=loop["beta_start"], beta_end=loop["beta_end"]).scheduler(loop["solver_order"])
+    assert loop["solver_order"] == 3
+    scheduler = Diffusion(beta_start=loop["beta_start"], beta_end=loop["beta_end"]).scheduler("dpmsolver++3")
     noise = iter(tensors["loop.uncond_text"])
     latents = reverse_process(
         net,
         scheduler,
         start(tensors),
         tensors["in.text"],
-        loop["steps"],
-        loop["guidance_scale"],
+        SamplerSettings(steps=loop["steps"], guidance=loop["guidance_scale"]),
         lambda: next(noise),
     )
     assert scheduler.timesteps.tolist() == tensors["loop.timesteps"].tolist()

@@ -1,11 +1,15 @@
 """What a user relies on: a pair depends on its prompt, its seed and the settings, on nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+import models.jodiffusion
+from models.frozen import image_to_latent, latent_to_image
 from models.labels import GARMENTS, VOC
-from models.sampler import NoiseStreams, PairSampler, SamplerSettings, classes_and_confidence
+from models.sampler import NoiseStreams, PairSampler, SamplerSettings, classes_and_confidence, with_preset
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
 SETTINGS = SamplerSettings(steps=3, guidance=2.0, precision="float32", batch_size=4)
@@ -66,3 +70,109 @@ def test_a_net_that_leaves_the_numbers_is_reported(bundle, monkeypatch):
         "models.sampler.latent_to_image", lambda vae, latent: torch.full((len(latent), 3, SIZE_PX, SIZE_PX), torch.nan)
     )
     assert not sampler(["a red bag"], [1]).finite.any()
+
+
+def test_guidance_on_an_interval_is_that_of_its_steps():
+    settings = SamplerSettings(steps=10, guidance=2.0, guided_from=0.2, guided_to=0.5)
+    assert [step for step in range(10) if settings.guided(step)] == [2, 3, 4]
+    assert not any(SamplerSettings(steps=4, guidance=1.0).guided(step) for step in range(4))
+    with pytest.raises(ValueError, match="guided_from"):
+        SamplerSettings(guided_from=0.6, guided_to=0.5)
+
+
+def test_network_rows_per_step_follow_the_guidance(bundle, monkeypatch):
+    sampler = PairSampler(bundle, replace(SETTINGS, steps=4, guided_to=0.5))
+    rows = []
+    forward = sampler.bundle.net.forward
+    monkeypatch.setattr(sampler.bundle.net, "forward", lambda *args: rows.append(len(args[1])) or forward(*args))
+    sampler(["a red bag"], [1])
+    assert rows == [8, 8, 4, 4]
+
+
+def test_a_prompt_is_encoded_once(bundle, monkeypatch):
+    sampler = PairSampler(bundle, SETTINGS)
+    encoded = []
+    forward = sampler.bundle.encoders.text.forward
+    monkeypatch.setattr(
+        sampler.bundle.encoders.text, "forward", lambda prompts: encoded.append(list(prompts)) or forward(prompts)
+    )
+    first = sampler(["a red bag", "a red bag"], [1, 2])
+    second = sampler(["a red bag", "a blue dress"], [1, 3])
+    assert encoded == [["a red bag"] * 4, ["a blue dress"] * 4], "at the one batch shape"
+    assert np.array_equal(first.image[0], second.image[0])
+
+
+def test_bfloat16_keeps_what_must_be_float32(bundle, monkeypatch):
+    sampler = PairSampler(bundle, replace(SETTINGS, precision="bfloat16"))
+    assert {value.dtype for value in sampler.bundle.net.state_dict().values()} == {torch.bfloat16}
+    assert {value.dtype for value in bundle.net.state_dict().values()} == {torch.float32}, "the caller's is untouched"
+    seen = {}
+    embed = models.jodiffusion.timestep_embedding
+
+    def spy(t, width):
+        seen["sinusoid"] = embed(t, width)
+        return seen["sinusoid"]
+
+    monkeypatch.setattr(models.jodiffusion, "timestep_embedding", spy)
+    step = sampler._scheduler.step
+
+    def spy_step(output, time, state, **kwargs):
+        seen.update(output=output, state=state)
+        return step(output, time, state, **kwargs)
+
+    monkeypatch.setattr(sampler._scheduler, "step", spy_step)
+    half = sampler(["a red bag"], [1])
+    assert {name: value.dtype for name, value in seen.items()} == dict.fromkeys(
+        ("sinusoid", "output", "state"), torch.float32
+    )
+    full = PairSampler(bundle, SETTINGS)(["a red bag"], [1])
+    assert np.abs(half.image.astype(int) - full.image).mean() < 8
+
+
+def test_known_parts_come_back(bundle):
+    """Masks of images, and images of masks: the given part ends as its own reconstruction."""
+    sampler = PairSampler(bundle, SETTINGS)
+    encoders = sampler.bundle.encoders
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+    masks = rng.integers(0, 9, (2, SIZE_PX, SIZE_PX), dtype=np.uint8)
+    with torch.inference_mode():
+        latent = image_to_latent(encoders.image_vae, torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+        expected = ((latent_to_image(encoders.image_vae, latent) + 1) * 127.5).round().permute(0, 2, 3, 1)
+        logits = encoders.annotation_vae(torch.from_numpy(masks))
+    labelled = sampler.masks_of(images, ["a", "b"], [1, 2])
+    assert np.abs(labelled.image.astype(int) - expected.numpy()).max() <= 1
+    drawn = sampler.images_of(masks, ["a", "b"], [1, 2])
+    expected_mask, _ = classes_and_confidence(logits, encoders.labels, SETTINGS.confidence_threshold)
+    assert (drawn.mask == expected_mask.numpy()).mean() > 0.999
+    assert not np.array_equal(drawn.image[0], drawn.image[1])
+
+
+def test_compiled_network_gives_the_same_pairs_from_two_graphs(bundle, monkeypatch):
+    """With a backend that captures graphs but makes no code, which would take minutes."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **settings: compile_(net, backend=backend, **settings))
+    settings = replace(SETTINGS, steps=4, guided_to=0.5)
+    plain = PairSampler(bundle, settings)(["a red bag"], [1])
+    sampler = PairSampler(bundle, replace(settings, compile=True))
+    compiled = sampler(["a red bag"], [1])
+    sampler(["a blue dress", "a red bag"], [2, 3])
+    assert len(graphs) == 2, "one with guidance and one without, whatever the batch holds"
+    assert np.abs(compiled.image.astype(int) - plain.image).max() <= 1
+
+
+def test_a_preset_sets_its_part_and_contradicts_nothing():
+    fast = with_preset(SamplerSettings(guidance=1.5, batch_size=4), "fast")
+    assert (fast.steps, fast.solver, fast.guidance, fast.batch_size) == (12, "dpmsolver++2", 1.5, 4)
+    assert sum(2 if fast.guided(step) else 1 for step in range(fast.steps)) == 18
+    assert with_preset(SamplerSettings(), "faithful") == SamplerSettings(), "the paper's settings are the defaults"
+    with pytest.raises(ValueError, match="preset fast sets steps to 12, but it is given as 20"):
+        with_preset(SamplerSettings(steps=20), "fast")
+    with pytest.raises(ValueError, match="faithful, fast"):
+        with_preset(SamplerSettings(), "quick")
