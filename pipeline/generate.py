@@ -20,7 +20,7 @@ import ray.data
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
-from models.sampler import SamplerSettings, with_preset
+from models.reverse import SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest
 from pipeline.cluster import require
 from pipeline.codec import ImageFormat

@@ -9,7 +9,7 @@ import pytest
 
 from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusionConfig
-from models.sampler import SamplerSettings
+from models.reverse import SamplerSettings
 from models.weights import Bundle
 from pipeline.config import Workers
 from pipeline.encode import EncodeConfig, EncoderFolders, encode

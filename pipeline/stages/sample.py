@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.sampler import Pairs, PairSampler, SamplerSettings
+from models.reverse import SamplerSettings
+from models.sampler import Pairs, PairSampler
 from models.weights import Bundle
 from pipeline.errors import DataError
 from pipeline.schema import Batch

@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 
 from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
-from models.sampler import PairSampler, SamplerSettings
+from models.reverse import SamplerSettings
+from models.sampler import PairSampler
 from models.weights import Bundle, Encoders, load_net, load_tensors
 from pipeline.config import absolute
 from pipeline.errors import ConfigError

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.jodiffusion import Joint
-from models.sampler import SamplerSettings, reverse_process
+from models.reverse import SamplerSettings, reverse_process
 
 
 def clean_pair(num_pairs: int = 4) -> tuple[Joint, torch.Tensor]:

@@ -5,7 +5,7 @@ import torch
 
 from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
-from models.sampler import SamplerSettings, reverse_process
+from models.reverse import SamplerSettings, reverse_process
 from tests.models import golden
 
 

@@ -9,7 +9,8 @@ import torch
 import models.jodiffusion
 from models.frozen import image_to_latent, latent_to_image
 from models.labels import GARMENTS, VOC
-from models.sampler import NoiseStreams, PairSampler, SamplerSettings, classes_and_confidence, with_preset
+from models.reverse import SamplerSettings, with_preset
+from models.sampler import NoiseStreams, PairSampler, classes_and_confidence
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
 SETTINGS = SamplerSettings(steps=3, guidance=2.0, precision="float32", batch_size=4)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jobs.remake import RemakeConfig
 from jobs.remake import main as remake_job
-from models.sampler import SamplerSettings
+from models.reverse import SamplerSettings
 from models.weights import WeightsError
 from pipeline.codec import decode_image, decode_mask
 from pipeline.config import Workers

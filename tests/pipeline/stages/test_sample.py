@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.sampler import SamplerSettings
+from models.reverse import SamplerSettings
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.sample import SamplePairs
 from tests.tiny import SIZE_PX, save_tiny_bundle

@@ -1,0 +1,161 @@
+"""The reverse process: noise to clean latents, guided by text.
+
+Legend: B pairs, T text tokens, E text width, N numbers of all latents of a pair side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Scheduler, Solver
+from models.jodiffusion import Joint
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What decides a pair besides its prompt, its seed and the bundle. The defaults are the paper's.
+
+    Attributes:
+        steps: network evaluations along the reverse process.
+        solver: "dpmsolver++3" is the paper's; see docs/sampling.md for what the others cost and give.
+        guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost.
+        guided_from, guided_to: guide only between these shares of the steps, from 0 (noise) to 1 (clean); the others
+            cost half (Kynkaanniemi et al. 2024, section 3).
+        confidence_threshold: pixels whose top class probability is below it become what the label space says.
+        precision: of the networks; see `PairSampler` for what is always float32.
+        compile: run the network through torch.compile: minutes at the start, for large runs.
+        batch_size: the one shape at which the nets run; short batches are padded to it.
+    """
+
+    steps: int = 50
+    solver: Solver = "dpmsolver++3"
+    guidance: float = 8.0
+    guided_from: float = 0.0
+    guided_to: float = 1.0
+    confidence_threshold: float = 0.5
+    precision: Precision = "bfloat16"
+    compile: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if not 0 <= self.confidence_threshold <= 1:
+            raise ValueError(f"confidence_threshold is a probability, 0 to 1, got {self.confidence_threshold}")
+        if not 0 <= self.guided_from <= self.guided_to <= 1:
+            raise ValueError(
+                "guided_from and guided_to are shares of the steps with 0 <= guided_from <= guided_to <= 1, got "
+                f"{self.guided_from} and {self.guided_to}"
+            )
+
+    def guided(self, step: int) -> bool:
+        """Whether step number `step`, from 0, is guided."""
+        return self.guidance > 1 and self.guided_from * self.steps <= step < self.guided_to * self.steps
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "faithful": {"steps": 50, "solver": "dpmsolver++3", "guided_from": 0.0, "guided_to": 1.0},
+    "fast": {"steps": 12, "solver": "dpmsolver++2", "guided_from": 0.0, "guided_to": 0.5},
+}
+"""The paper's way through the reverse process, 100 evaluations with guidance, and one of 18. The scale of guidance is
+no part of them: it belongs to the bundle (8 for the paper's)."""
+
+
+def with_preset(settings: SamplerSettings, name: str) -> SamplerSettings:
+    """`settings` with the values of a preset.
+
+    Raises:
+        ValueError: no such preset, or `settings` already say something else.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    for key, value in PRESETS[name].items():
+        if (found := getattr(settings, key)) not in (value, getattr(SamplerSettings, key)):
+            raise ValueError(f"preset {name} sets {key} to {value}, but it is given as {found}; leave one of them out")
+    return replace(settings, **PRESETS[name])
+
+
+def reverse_process(
+    denoise: Denoiser,
+    scheduler: Scheduler,
+    start: Joint,
+    text: Tensor,
+    settings: SamplerSettings,
+    empty_text: Callable[[], Tensor],
+    held: Held | None = None,
+) -> Joint:
+    """Pure noise -> clean latents (JoDiffusion, section "Sampling"; classifier-free guidance in UniDiffuser, Eq. 8).
+
+    Nothing in the loop waits for the device: its times and coefficients are known on the host before it begins.
+
+    Args:
+        denoise: the network.
+        start: standard-normal latents.
+        text: (B, T, E) clean text embedding.
+        settings: steps and guidance. A guided step runs the network once, on 2 B rows: with the text, and with
+            `empty_text()`, standard-normal (B, T, E) at time 1000.
+        held: what is known of the result.
+
+    Returns:
+        The latents at time 0, float32.
+    """
+    scheduler.set_timesteps(settings.steps, device=text.device)
+    scheduler.set_begin_index(0)  # else the scheduler looks its place up on the device, and the host waits
+    num_pairs = len(text)
+    shapes = [value.shape for value in start]
+    sizes = [value[0].numel() for value in start]
+    state = torch.cat([value.float().flatten(1) for value in start], dim=1)
+    no_time = torch.zeros(num_pairs, device=text.device)
+    # The scheduler cuts its times to whole numbers, which flow was not trained on.
+    times = NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
+    for step, (time, exact) in enumerate(zip(scheduler.timesteps, times.to(text.device), strict=True)):
+        if held:
+            state = held.at(exact, state)
+        guided = settings.guided(step)
+        rows = torch.cat([state, state]) if guided else state
+        texts = torch.cat([text, empty_text()]) if guided else text
+        text_times = torch.cat([no_time, no_time + NUM_TIMES]) if guided else no_time
+        noisy = Joint(
+            *(part.reshape(-1, *shape[1:]) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True))
+        )
+        prediction, _ = denoise(noisy, texts, exact.expand(len(rows)), text_times)
+        output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
+        if guided:
+            with_text, without_text = output.chunk(2)
+            output = settings.guidance * with_text + (1 - settings.guidance) * without_text
+        state = scheduler.step(output, time, state, return_dict=False)[0]
+    if held:
+        state = torch.where(held.known, held.clean, state)
+    return Joint(*(part.reshape(shape) for part, shape in zip(state.split(sizes, dim=1), shapes, strict=True)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Parts of the result that are known, held at their noised value along the path.
+
+    This is approximate: the network knows only the joint distribution at one time for all parts, so the rest sees the
+    known parts through as much noise as its own (the "replacement" method; Ho et al. 2022, section 3.1).
+
+    Attributes:
+        clean: (B, N) float32, known latents, flattened side by side as the state is.
+        noise: (B, N), of the same pairs.
+        known: (N,) bool.
+        diffusion: the noise process.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    known: Tensor
+    diffusion: Diffusion
+
+    def at(self, time: Tensor, state: Tensor) -> Tensor:
+        """`state` (B, N) with the known parts as they are at `time`, a scalar."""
+        signal, noise = self.diffusion.signal_and_noise(time.view(1))
+        return torch.where(self.known, signal * self.clean + noise * self.noise, state)
