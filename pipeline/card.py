@@ -16,11 +16,12 @@ from pipeline.shards import load_labels
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
 
 
-def write_card(bundle: Path, runs: Path, proof: Path) -> Path:
+def write_card(bundle: Path, name: str, runs: Path, proof: Path) -> Path:
     """Writes `<bundle>/README.md`.
 
     Args:
         bundle: folder of weights.
+        name: what the card calls it.
         runs: folder of the runs annotation-vae (with `test.json`), image-vae, text and joint that trained them.
         proof: `proof.json` of a train_segmenter run.
 
@@ -31,13 +32,13 @@ def write_card(bundle: Path, runs: Path, proof: Path) -> Path:
     scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
     masks = _read(runs / "annotation-vae" / "test.json")
     configs = {name: yaml.safe_load((runs / name / "config.yaml").read_text()) for name in TRAININGS}
-    text = f"""# Bundle `{bundle.name}`
+    text = f"""# Bundle `{name}`
 
 Weights of every network that turns a prompt into a pair: text encoder, image VAE, annotation VAE, joint diffusion
 network. Digest `{digest(bundle, ENCODERS + JOINT)}`. Safetensors only.
 
-Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index {labels.ignore_index}; pixels that the model is
-unsure of become {"the ignore index" if labels.uncertain == "ignore" else "background"}.
+Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index
+{labels.ignore_index}; pixels that the model is unsure of become {"the ignore index" if labels.uncertain == "ignore" else "background"}.
 
 **Data.** Composited real photographs, made by the project itself (`jobs.ingest`, data set `builtin`): garments of
 Fashion-MNIST (MIT licence), recoloured, on crops of freely licensed photographs. Origins and licences of all are in
@@ -113,8 +114,8 @@ def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]
 def _proof(proof: dict[str, Any]) -> str:
     reference = proof["sets"][0]
     lines = [
-        f"The same small segmenter, trained on each set for the same number of epochs and tested on "
-        f"{proof['test']['pairs']} real held-out pairs; mean and standard deviation over {len(proof['seeds'])} seeds.",
+        f"The same small segmenter, trained on each set for the same number of epochs and tested on {proof['test']['pairs']}",
+        f"real held-out pairs; mean and standard deviation over {_count(len(proof['seeds']), 'seed')}.",
         "",
         f"| trained on | pairs | steps | mIoU | of {reference['name']} |",
         "|---|--:|--:|--:|--:|",
@@ -129,11 +130,16 @@ def _proof(proof: dict[str, Any]) -> str:
         agreement, match = proof["agreement"], next(iter(proof["prompt_match"].values()))
         lines += [
             "",
-            f"Generated masks agree with what a segmenter trained on {agreement['judge']} pairs sees in their images: "
+            f"Generated masks agree with what a segmenter trained on {agreement['judge']} pairs sees in their images:",
             f"mIoU {agreement['miou']:.4f}, {100 * agreement['pixel_accuracy']:.1f} % of the pixels. "
-            f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.",
+            f"{100 * match:.1f} % of the masks hold exactly the classes",
+            "that their prompt names.",
         ]
     return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _read(path: Path) -> dict[str, Any]:
