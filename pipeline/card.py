@@ -38,7 +38,8 @@ Weights of every network that turns a prompt into a pair: text encoder, image VA
 network. Digest `{digest(bundle, ENCODERS + JOINT)}`. Safetensors only.
 
 Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index
-{labels.ignore_index}; pixels that the model is unsure of become {"the ignore index" if labels.uncertain == "ignore" else "background"}.
+{labels.ignore_index}; pixels that the model is unsure of become
+{"the ignore index" if labels.uncertain == "ignore" else "background"}.
 
 **Data.** Composited real photographs, made by the project itself (`jobs.ingest`, data set `builtin`): garments of
 Fashion-MNIST (MIT licence), recoloured, on crops of freely licensed photographs. Origins and licences of all are in
@@ -114,8 +115,9 @@ def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]
 def _proof(proof: dict[str, Any]) -> str:
     reference = proof["sets"][0]
     lines = [
-        f"The same small segmenter, trained on each set for the same number of epochs and tested on {proof['test']['pairs']}",
-        f"real held-out pairs; mean and standard deviation over {_count(len(proof['seeds']), 'seed')}.",
+        "The same small segmenter, trained on each set for the same number of epochs and tested on",
+        f"{proof['test']['pairs']} real held-out pairs; mean and standard deviation over "
+        f"{_count(len(proof['seeds']), 'seed')}.",
         "",
         f"| trained on | pairs | steps | mIoU | of {reference['name']} |",
         "|---|--:|--:|--:|--:|",
