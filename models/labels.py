@@ -41,6 +41,15 @@ class LabelSpace:
     uncertain: Uncertain = "background"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or any(type(n) is not int for n in (self.num_bits, self.ignore_index)):
+            raise ValueError(
+                f"label space {self.name!r}: name must be text, num_bits and ignore_index whole numbers, got "
+                f"{self.num_bits!r} and {self.ignore_index!r}"
+            )
+        if not 0 <= self.ignore_index <= 65535:
+            raise ValueError(f"label space {self.name!r}: ignore_index must fit 16 bits, got {self.ignore_index}")
+        if not all(0 <= value <= 255 for colour in self.palette for value in colour):
+            raise ValueError(f"label space {self.name!r}: colours are [R, G, B] from 0 to 255")
         if len(self.classes) < 2:
             raise ValueError(
                 f"label space {self.name!r}: needs a background and at least one class, got {self.classes}"
@@ -56,7 +65,7 @@ class LabelSpace:
                 f"label space {self.name!r}: {self.num_bits} bits cannot tell {self.num_classes} classes apart; "
                 f"use num_bits={self.num_classes.bit_length()}"
             )
-        if 0 <= self.ignore_index <= self.num_classes:
+        if self.ignore_index <= self.num_classes:
             raise ValueError(f"label space {self.name!r}: ignore_index {self.ignore_index} is the id of a class")
         if self.uncertain not in ("background", "ignore"):
             raise ValueError(f"label space {self.name!r}: uncertain must be 'background' or 'ignore'")

@@ -69,16 +69,7 @@ no part of them: it belongs to the bundle (8 for the paper's)."""
 
 
 def with_preset(settings: SamplerSettings, name: str) -> SamplerSettings:
-    """`settings` with the values of a preset.
-
-    Raises:
-        ValueError: no such preset, or `settings` already say something else.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    for key, value in PRESETS[name].items():
-        if (found := getattr(settings, key)) not in (value, getattr(SamplerSettings, key)):
-            raise ValueError(f"preset {name} sets {key} to {value}, but it is given as {found}; leave one of them out")
+    """`settings`, with the preset's values in place of its own."""
     return replace(settings, **PRESETS[name])
 
 
@@ -89,11 +80,12 @@ def reverse_process(
     text: Tensor,
     settings: SamplerSettings,
     empty_text: Callable[[], Tensor],
-    held: Held | None = None,
+    known: Known | None = None,
 ) -> Joint:
     """Pure noise -> clean latents (JoDiffusion, section "Sampling"; classifier-free guidance in UniDiffuser, Eq. 8).
 
-    Nothing in the loop waits for the device: its times and coefficients are known on the host before it begins.
+    With DPM-Solver++ nothing in the loop waits for the device: its times and coefficients are known on the host before
+    it begins. diffusers' UniPC copies some of them over at every step.
 
     Args:
         denoise: the network.
@@ -101,7 +93,7 @@ def reverse_process(
         text: (B, T, E) clean text embedding.
         settings: steps and guidance. A guided step runs the network once, on 2 B rows: with the text, and with
             `empty_text()`, standard-normal (B, T, E) at time 1000.
-        held: what is known of the result.
+        known: parts of the result.
 
     Returns:
         The latents at time 0, float32.
@@ -115,9 +107,11 @@ def reverse_process(
     no_time = torch.zeros(num_pairs, device=text.device)
     # The scheduler cuts its times to whole numbers, which flow was not trained on.
     times = NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
-    for step, (time, exact) in enumerate(zip(scheduler.timesteps, times.to(text.device), strict=True)):
+    times = times.to(text.device)
+    held = known.along(times) if known else None
+    for step, (time, exact) in enumerate(zip(scheduler.timesteps, times, strict=True)):
         if held:
-            state = held.at(exact, state)
+            state = held.at(step, state)
         guided = settings.guided(step)
         rows = torch.cat([state, state]) if guided else state
         texts = torch.cat([text, empty_text()]) if guided else text
@@ -130,14 +124,15 @@ def reverse_process(
         if guided:
             with_text, without_text = output.chunk(2)
             output = settings.guidance * with_text + (1 - settings.guidance) * without_text
-        state = scheduler.step(output, time, state, return_dict=False)[0]
-    if held:
-        state = torch.where(held.known, held.clean, state)
+        with torch.autocast(text.device.type, enabled=False):  # solvers multiply matrices too
+            state = scheduler.step(output, time, state, return_dict=False)[0]
+    if known:
+        state = torch.where(known.is_known, known.clean, state)
     return Joint(*(part.reshape(shape) for part, shape in zip(state.split(sizes, dim=1), shapes, strict=True)))
 
 
 @dataclass(frozen=True)
-class Held:
+class Known:
     """Parts of the result that are known, held at their noised value along the path.
 
     This is approximate: the network knows only the joint distribution at one time for all parts, so the rest sees the
@@ -146,16 +141,29 @@ class Held:
     Attributes:
         clean: (B, N) float32, known latents, flattened side by side as the state is.
         noise: (B, N), of the same pairs.
-        known: (N,) bool.
+        is_known: (N,) bool.
         diffusion: the noise process.
     """
 
     clean: Tensor
     noise: Tensor
-    known: Tensor
+    is_known: Tensor
     diffusion: Diffusion
 
-    def at(self, time: Tensor, state: Tensor) -> Tensor:
-        """`state` (B, N) with the known parts as they are at `time`, a scalar."""
-        signal, noise = self.diffusion.signal_and_noise(time.view(1))
-        return torch.where(self.known, signal * self.clean + noise * self.noise, state)
+    def along(self, times: Tensor) -> Held:
+        """With the weights of signal and noise at every step's time (steps,), worked out beforehand."""
+        return Held(self, *self.diffusion.signal_and_noise(times))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Known parts and the weights (steps,) of signal and noise."""
+
+    known: Known
+    signal: Tensor
+    noise: Tensor
+
+    def at(self, step: int, state: Tensor) -> Tensor:
+        """`state` (B, N) with the known parts as they are at a step."""
+        held = self.signal[step] * self.known.clean + self.noise[step] * self.known.noise
+        return torch.where(self.known.is_known, held, state)

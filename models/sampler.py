@@ -18,7 +18,7 @@ from models.diffusion import Denoiser
 from models.frozen import clip_image_embedding, image_to_latent, latent_to_image
 from models.jodiffusion import JoDiffusion, Joint
 from models.labels import LabelSpace
-from models.reverse import Held, SamplerSettings, reverse_process
+from models.reverse import Known, SamplerSettings, reverse_process
 from models.weights import Bundle
 
 DECODE_PIXELS = 2**20  # four pictures of 512 x 512 at once
@@ -59,8 +59,9 @@ class NoiseStreams:
 class PairSampler:
     """A bundle on a device, ready to turn prompts into pairs.
 
-    In bfloat16 the networks' weights and activations are bfloat16. Always float32: the noise, the solver's state and
-    its coefficients, guidance, the sinusoids of the times, statistics inside norms, softmax and class probabilities.
+    In bfloat16 the joint network's weights are bfloat16, and all networks' activations. Always float32: the noise, the
+    solver's state and its coefficients, guidance, the sinusoids of the times, statistics inside norms, softmax and
+    class probabilities.
     """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
@@ -68,7 +69,7 @@ class PairSampler:
         self.device = torch.device(device)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
-        # The caller may go on training its network: this is another one.
+        # The caller may go on training its network, which must not change its dtype.
         self.bundle = replace(bundle, net=converted(bundle.net, self.device, dtype))
         self._denoise: Denoiser = self.bundle.net
         if settings.compile:
@@ -89,9 +90,10 @@ class PairSampler:
     def masks_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Images (B, H, W, 3) uint8, with prompts that describe them -> pairs of their reconstructions with masks.
 
-        Approximate, see `Held`.
+        Approximate, see `Known`.
         """
-        encoders = self.bundle.encoders
+        encoders, size = self.bundle.encoders, self.bundle.image_size_px
+        self._refuse_misfit(images, (len(prompts), size, size, 3))
         pixels = torch.from_numpy(self._padded(images)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with self._precision():
             known = {
@@ -104,9 +106,12 @@ class PairSampler:
     def images_of(self, masks: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Masks (B, H, W) of class ids, with prompts -> pairs of images with the masks' reconstructions.
 
-        Approximate, see `Held`.
+        Approximate, see `Known`.
         """
-        vae = self.bundle.encoders.annotation_vae
+        vae, labels, size = self.bundle.encoders.annotation_vae, self.bundle.encoders.labels, self.bundle.image_size_px
+        self._refuse_misfit(masks, (len(prompts), size, size))
+        if strange := sorted({*np.unique(masks).tolist()} - {*range(labels.num_classes + 1), labels.ignore_index}):
+            raise ValueError(f"masks hold ids {strange[:8]} that label space {labels.name!r} does not have")
         ids = torch.from_numpy(self._padded(masks).astype(np.int64)).to(self.device)
         with self._precision():
             known = {"mask": vae.normalize(vae.encode(ids).mean.float())}
@@ -140,7 +145,7 @@ class PairSampler:
                 text,
                 settings,
                 lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
-                self._held(start, known) if known else None,
+                self._known(start, known) if known else None,
             )
             # Decoders hold hundreds of channels at full size: one chunk after the other bounds their memory.
             rows = max(1, DECODE_PIXELS // bundle.image_size_px**2)
@@ -151,13 +156,13 @@ class PairSampler:
         )
         return Pairs(image, mask.astype(bundle.encoders.labels.dtype), confidence, finite)
 
-    def _held(self, start: Joint, known: dict[str, Tensor]) -> Held:
+    def _known(self, start: Joint, known: dict[str, Tensor]) -> Known:
         clean = [known.get(name, torch.zeros_like(noise)) for name, noise in start._asdict().items()]
         is_known = [torch.full_like(noise[0], float(name in known)) for name, noise in start._asdict().items()]
-        return Held(
+        return Known(
             clean=torch.cat([value.float().flatten(1) for value in clean], dim=1),
             noise=torch.cat([value.flatten(1) for value in start], dim=1),
-            known=torch.cat([value.flatten() for value in is_known]).bool(),
+            is_known=torch.cat([value.flatten() for value in is_known]).bool(),
             diffusion=self.bundle.diffusion,
         )
 
@@ -167,7 +172,8 @@ class PairSampler:
         if missing:
             padded = missing + [missing[-1]] * (len(prompts) - len(missing))
             encoded = self.bundle.encoders.text(padded)
-            self._texts.update(zip(missing, encoded, strict=False))
+            # Rows of their own: a view of one would keep the whole batch.
+            self._texts.update({prompt: row.clone() for prompt, row in zip(missing, encoded, strict=False)})
         for prompt in prompts:
             self._texts.move_to_end(prompt)
         text = torch.stack([self._texts[prompt] for prompt in prompts])
@@ -183,6 +189,13 @@ class PairSampler:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+    def _refuse_misfit(self, values: np.ndarray, shape: tuple[int, ...]) -> None:
+        if values.shape != shape or not 0 < len(values) <= self.settings.batch_size:
+            raise ValueError(
+                f"expected an array of shape {shape}, one row per prompt and at most {self.settings.batch_size}, got "
+                f"{values.shape}"
+            )
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
         """(B, ...) -> (batch_size, ...), the last row again and again."""
@@ -210,12 +223,14 @@ def converted(net: JoDiffusion, device: torch.device, dtype: torch.dtype) -> JoD
 
 
 def classes_and_confidence(logits: Tensor, labels: LabelSpace, threshold: float) -> tuple[Tensor, Tensor]:
-    """Class logits (B, K + 1, H, W) -> class ids (B, H, W) int32 and top probabilities (B, H, W) uint8, 255 for 1.
+    """Class logits (B, K + 1, H, W) -> class ids (B, H, W), uint8 where they fit, and the top probabilities' 255ths
+    (B, H, W) uint8.
 
     Pixels whose top probability is below `threshold` become background, as in the reference code, or the ignore index,
     as the label space says.
     """
     probability, mask = logits.float().softmax(1).max(1)
     uncertain = labels.ignore_index if labels.uncertain == "ignore" else 0
-    mask = mask.int().masked_fill(~(probability >= threshold), uncertain)
+    mask = mask.to(torch.uint8 if labels.ignore_index <= 255 else torch.int32)
+    mask = mask.masked_fill(~(probability >= threshold), uncertain)
     return mask, (probability.nan_to_num() * 255).round().to(torch.uint8)

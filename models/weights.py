@@ -75,7 +75,7 @@ class Encoders:
             return cls(
                 labels=LabelSpace.load(folder / "label_space.json"),
                 text=TextEncoder(
-                    AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+                    AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False),
                     pretrained(CLIPTextModel, folder / "text_encoder"),
                 ),
                 clip_image=pretrained(CLIPVisionModelWithProjection, folder / "image_encoder"),
@@ -158,8 +158,13 @@ class Bundle:
             "CLIP image width": (net.clip_image_width, parts.clip_image.config.projection_dim),
             "image latent channels": (net.image_channels, parts.image_vae.config.latent_channels),
             "mask latent channels": (net.mask_channels, parts.annotation_vae.config.latent_channels),
-            "mask logits": (parts.labels.num_classes + 1, parts.annotation_vae.config.num_outputs),
-            "pixels": (self.image_size_px, net.latent_size * parts.annotation_vae.config.downsampling),
+            "classes with background": (parts.labels.num_classes + 1, parts.annotation_vae.config.num_outputs),
+            "bits of a class's code": (parts.labels.num_bits, parts.annotation_vae.config.num_bits),
+            "pixels a side of masks": (self.image_size_px, net.latent_size * parts.annotation_vae.config.downsampling),
+            "pixels a side of images": (
+                self.image_size_px,
+                net.latent_size * 2 ** (len(parts.image_vae.config.block_out_channels) - 1),
+            ),
         }
         wrong = [f"{name} {a} and {b}" for name, (a, b) in wanted_and_found.items() if a != b]
         if wrong:
@@ -234,10 +239,21 @@ def pretrained(kind: type[Part], folder: Path) -> Part:
     Raises:
         WeightsError: tensors that are missing or of another shape.
     """
-    fast = {"low_cpu_mem_usage": False} if kind is AutoencoderKL else {}
-    part, found = cast(Any, kind).from_pretrained(folder, output_loading_info=True, **fast, **SAFELY)
-    if wrong := [*found["missing_keys"], *found["mismatched_keys"]]:
-        raise WeightsError(f"{folder}: {len(wrong)} tensors are missing or misshapen: {', '.join(map(str, wrong[:8]))}")
+    # Float32 whatever a config says: the bundle keeps what it was given, and precision is the sampler's choice.
+    own: dict[str, Any] = (
+        {"low_cpu_mem_usage": False, "torch_dtype": torch.float32}
+        if kind is AutoencoderKL
+        else {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    )
+    try:
+        part, found = cast(Any, kind).from_pretrained(folder, output_loading_info=True, **own, **SAFELY)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder}: cannot read it ({error}); copy or make it again") from error
+    wrong = [f"missing {name}" for name in found["missing_keys"]]
+    wrong += [f"misshapen {' '.join(map(str, fact))}" for fact in found["mismatched_keys"]]
+    wrong += [f"surplus {name}" for name in found["unexpected_keys"] if not name.endswith("position_ids")]
+    if wrong:
+        raise WeightsError(f"{folder} does not fit {kind.__name__}:\n  " + "\n  ".join(sorted(wrong)))
     return part
 
 

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 from pydantic import Field
+from safetensors import SafetensorError
 
+from models.checkpoints import locate
 from models.labels import LabelSpace
-from models.published import import_bundle, locate
-from models.weights import ENCODERS, JOINT, Bundle, digest
+from models.published import import_bundle
+from models.weights import Bundle
 from pipeline.card import write_import_card
 from pipeline.config import Config, absolute
 from pipeline.errors import ConfigError
@@ -45,7 +47,7 @@ def import_weights(config: ImportConfig) -> Path:
         raise ConfigError(f"{target} is there already; name another folder with the key `bundle`, or remove it")
     try:
         labels = LabelSpace.named(config.label_space)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"label_space: {error}") from error
     log.info(
         "import-weights: looks for %s", ", ".join(filter(None, (config.base, config.joint, config.annotation_vae)))
@@ -59,7 +61,7 @@ def import_weights(config: ImportConfig) -> Path:
     num_parameters = sum(parameter.numel() for parameter in bundle.net.parameters())
     log.info("import-weights: a joint network of %s parameters, %d px", f"{num_parameters:,}", bundle.image_size_px)
     save_whole(bundle, target, config)
-    log.info("import-weights: %s, digest %s", target, digest(target, ENCODERS + JOINT))
+    log.info("import-weights: %s", target)
     if not config.joint:
         log.info(
             "import-weights: its joint network has not learnt masks; train it: jobs.train_joint --initial %s", target
@@ -77,7 +79,7 @@ def save_whole(bundle: Bundle, target: Path, config: ImportConfig) -> None:
             draft, target.name, base=config.base, joint=config.joint, annotation_vae=config.annotation_vae
         )
         os.replace(draft, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"{target}: cannot write the bundle ({error}); free the disk or name another folder"
         ) from error

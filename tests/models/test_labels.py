@@ -60,6 +60,9 @@ def test_a_file_needs_no_more_than_a_name_and_classes(tmp_path):
         ("name: x\nclasses: [background, a]\npalette: [[0, 0, 0], red]\n", "[R, G, B]"),
         ("name: x\nclasses: [background, a, b]\nnum_bits: 1\n", "1 bits cannot tell 2 classes apart"),
         ("name: x\nclasses: [background, a]\nignore_index: 1\n", "is the id of a class"),
+        ("name: x\nclasses: [background, a]\nignore_index: '255'\n", "whole numbers"),
+        ("name: x\nclasses: [background, a]\nignore_index: -1\n", "16 bits"),
+        ("name: x\nclasses: [background, a]\npalette: [[0, 0, 0], [0, 0, 256]]\n", "0 to 255"),
         ("name: [x\n", "cannot read it"),
     ],
 )

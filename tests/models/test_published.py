@@ -27,6 +27,11 @@ def expected() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
+def base(tmp_path) -> Path:
+    return Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
+
+
+@pytest.fixture
 def unet(tmp_path) -> Path:
     return Path(shutil.copytree(TINY / "jodiffusion_unet", tmp_path / "joint"))
 
@@ -82,6 +87,17 @@ def in_shards(folder: Path) -> None:
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
 
 
+def in_shards_of_pickles(folder: Path) -> None:
+    tensors = sorted(load_file(folder / WEIGHTS).items())
+    (folder / WEIGHTS).unlink()
+    names = {}
+    for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
+        file = f"diffusion_pytorch_model-0000{number}-of-00002.bin"
+        torch.save(dict(part), folder / file)
+        names |= {name: file for name, _ in part}
+    (folder / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+
+
 def wrapped(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     save_file({f"module._orig_mod.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
@@ -100,7 +116,8 @@ def with_unknown_config_key(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [in_unet, as_pickle, in_shards, wrapped, without_unused_part, with_unknown_config_key]
+    "change",
+    [in_unet, as_pickle, in_shards, in_shards_of_pickles, wrapped, without_unused_part, with_unknown_config_key],
 )
 def test_every_form_of_a_joint_checkpoint_is_read(change: Callable[[Path], None], unet, expected):
     change(unet)
@@ -161,8 +178,7 @@ def test_truncated_and_absent_files_are_named(unet):
         read_joint(unet / "nowhere")
 
 
-def test_a_library_part_without_one_tensor_is_refused(tmp_path):
-    base = Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
+def test_a_library_part_without_one_tensor_is_refused(base):
     file = base / "text_encoder" / "model.safetensors"
     tensors = load_file(file)
     del tensors[next(name for name in tensors if "fc1.weight" in name)]
@@ -173,12 +189,65 @@ def test_a_library_part_without_one_tensor_is_refused(tmp_path):
 
 def test_annotation_vae_of_another_label_space_is_refused():
     other = LabelSpace.custom("other", tuple("abc"))
-    with pytest.raises(WeightsError, match="'other' has 2 bits"):
+    with pytest.raises(WeightsError, match="bits of a class's code 2 and 5"):
         import_bundle(TINY / "unidiffuser", TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", other)
 
 
-def test_unidiffusers_text_of_another_width_cannot_pass_for_a_bundle(tmp_path):
-    with pytest.raises(WeightsError, match="no sub-folder text_decoder"):
-        base = Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
-        shutil.rmtree(base / "text_decoder")
+@pytest.mark.parametrize("part", ["text_decoder", "unet", "vae", "text_encoder", "clip_tokenizer", "image_encoder"])
+def test_a_missing_part_of_unidiffuser_is_named(part, base):
+    shutil.rmtree(base / part)
+    with pytest.raises(WeightsError, match=f"no sub-folder {part}"):
         import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC)
+
+
+def test_a_tokenizer_without_vocabulary_is_refused(base):
+    (base / "clip_tokenizer" / "merges.txt").unlink()
+    with pytest.raises(WeightsError, match="vocab.json with merges.txt"):
+        import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC)
+
+
+def test_the_references_own_pipeline_is_a_base(base, expected, tmp_path):
+    """It saves `.bin`, since its label and image patch layers are the same objects when it does."""
+    (base / "vae").rename(base / "image_vae")
+    shutil.rmtree(base / "unet")
+    shutil.copytree(TINY / "jodiffusion_unet", base / "unet")
+    tensors = load_file(base / "unet" / WEIGHTS)
+    (base / "unet" / WEIGHTS).unlink()
+    for kind in ("weight", "bias"):
+        tensors[f"vae_label_in.proj.{kind}"] = tensors[f"vae_img_in.proj.{kind}"]
+    torch.save(tensors, base / "unet" / "diffusion_pytorch_model.bin")
+    import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC).save(tmp_path / "bundle")
+    net = Bundle.load(tmp_path / "bundle").net
+    assert torch.equal(net.vae_label_in.proj.weight, net.vae_img_in.proj.weight)
+
+
+def test_a_half_precision_encoder_becomes_float32(base):
+    folder = base / "text_encoder"
+    path, file = folder / "config.json", folder / "model.safetensors"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float16"}))
+    half = {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()}
+    save_file(half, file, metadata={"format": "pt"})
+    bundle = import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
+    assert {value.dtype for value in bundle.encoders.text.model.parameters()} == {torch.float32}
+
+
+def test_an_image_vae_is_no_annotation_vae():
+    with pytest.raises(WeightsError, match="not a whole annotation VAE"):
+        read_annotation_vae(TINY / "unidiffuser")
+
+
+def test_a_misshapen_library_part_is_named(base):
+    file = base / "image_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "fc1.bias" in name)
+    save_file({**tensors, name: torch.zeros(3)}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="misshapen .*fc1.bias"):
+        import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
+
+
+@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": 3}'])
+def test_a_damaged_index_is_named(text, unet):
+    (unet / WEIGHTS).unlink()
+    (unet / f"{WEIGHTS}.index.json").write_text(text)
+    with pytest.raises(WeightsError, match="index.json: not an index"):
+        read_joint(unet)

@@ -103,8 +103,10 @@ def test_a_prompt_is_encoded_once(bundle, monkeypatch):
     assert np.array_equal(first.image[0], second.image[0])
 
 
-def test_bfloat16_keeps_what_must_be_float32(bundle, monkeypatch):
-    sampler = PairSampler(bundle, replace(SETTINGS, precision="bfloat16"))
+@pytest.mark.parametrize("solver", ["dpmsolver++3", "unipc2"])
+def test_bfloat16_keeps_what_must_be_float32(bundle, monkeypatch, solver):
+    settings = replace(SETTINGS, solver=solver)
+    sampler = PairSampler(bundle, replace(settings, precision="bfloat16"))
     assert {value.dtype for value in sampler.bundle.net.state_dict().values()} == {torch.bfloat16}
     assert {value.dtype for value in bundle.net.state_dict().values()} == {torch.float32}, "the caller's is untouched"
     seen = {}
@@ -119,14 +121,16 @@ def test_bfloat16_keeps_what_must_be_float32(bundle, monkeypatch):
 
     def spy_step(output, time, state, **kwargs):
         seen.update(output=output, state=state)
-        return step(output, time, state, **kwargs)
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+        seen.update(product=product, result=step(output, time, state, **kwargs)[0])
+        return (seen["result"],)
 
     monkeypatch.setattr(sampler._scheduler, "step", spy_step)
     half = sampler(["a red bag"], [1])
     assert {name: value.dtype for name, value in seen.items()} == dict.fromkeys(
-        ("sinusoid", "output", "state"), torch.float32
+        ("sinusoid", "output", "state", "product", "result"), torch.float32
     )
-    full = PairSampler(bundle, SETTINGS)(["a red bag"], [1])
+    full = PairSampler(bundle, settings)(["a red bag"], [1])
     assert np.abs(half.image.astype(int) - full.image).mean() < 8
 
 
@@ -168,12 +172,19 @@ def test_compiled_network_gives_the_same_pairs_from_two_graphs(bundle, monkeypat
     assert np.abs(compiled.image.astype(int) - plain.image).max() <= 1
 
 
-def test_a_preset_sets_its_part_and_contradicts_nothing():
-    fast = with_preset(SamplerSettings(guidance=1.5, batch_size=4), "fast")
+def test_a_preset_replaces_its_part_of_the_settings():
+    fast = with_preset(SamplerSettings(steps=20, guidance=1.5, batch_size=4), "fast")
     assert (fast.steps, fast.solver, fast.guidance, fast.batch_size) == (12, "dpmsolver++2", 1.5, 4)
     assert sum(2 if fast.guided(step) else 1 for step in range(fast.steps)) == 18
     assert with_preset(SamplerSettings(), "faithful") == SamplerSettings(), "the paper's settings are the defaults"
-    with pytest.raises(ValueError, match="preset fast sets steps to 12, but it is given as 20"):
-        with_preset(SamplerSettings(steps=20), "fast")
-    with pytest.raises(ValueError, match="faithful, fast"):
-        with_preset(SamplerSettings(), "quick")
+
+
+def test_half_a_pair_that_does_not_fit_is_refused(bundle):
+    sampler = PairSampler(bundle, SETTINGS)
+    images, masks = np.zeros((2, SIZE_PX, SIZE_PX, 3), np.uint8), np.zeros((2, SIZE_PX, SIZE_PX), np.uint8)
+    with pytest.raises(ValueError, match="one row per prompt"):
+        sampler.masks_of(images, ["a", "b", "c"], [1, 2, 3])
+    with pytest.raises(ValueError, match="one row per prompt"):
+        sampler.images_of(masks[:, :8], ["a", "b"], [1, 2])
+    with pytest.raises(ValueError, match=r"ids \[77\] that label space 'garments' does not have"):
+        sampler.images_of(masks + 77, ["a", "b"], [1, 2])
