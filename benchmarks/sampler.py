@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from benchmarks.bundles import PROMPTS, random_bundle
-from models.diffusion import NUM_TIMES
+from models.diffusion import NUM_TIMES, Denoiser
 from models.frozen import latent_to_image
 from models.jodiffusion import JoDiffusionConfig, Joint
 from models.reverse import SamplerSettings, with_preset
@@ -50,7 +51,7 @@ def main() -> None:
 
     device, batch_size = torch.device(options.device), options.batch_size
     num_pairs = options.pairs or batch_size
-    bundle = random_bundle(options.size, options.device)
+    bundle = random_bundle(options.size)
     config = bundle.net.config
     peak = matrix_peak(device)
     print(f"{datetime.date.today()}  {chip(device)}  torch {torch.__version__}  {torch.get_num_threads()} threads")
@@ -72,7 +73,7 @@ def main() -> None:
             f"{row.way:24} {row.batch_size:5} {row.evaluations:11} {1 / row.seconds_per_pair:9.3g} {ratio:11.2f} "
             f"{share:8.1%} {row.memory_gib:6.1f}"
         )
-    seconds = network_seconds(bundle, device, 2 * batch_size)
+    seconds = network_seconds(bundle, device, 2 * batch_size, options.compile)
     share = 2 * batch_size * flops / seconds / peak
     print(f"inside the network, {2 * batch_size} rows: {seconds:.3g} s a step, {share:.1%} of the matrix peak")
 
@@ -102,7 +103,7 @@ def reference(bundle: Bundle, device: torch.device, num_pairs: int) -> Measured:
                 parts = state.split(sizes, dim=1)
                 noisy = Joint(*(part.reshape(1, *shape) for part, shape in zip(parts, shapes, strict=True)))
                 passes = []
-                for given, at in ((text, 0), (stream.normal(*text.shape[1:]).to(device), NUM_TIMES)):
+                for given, at in ((text, 0), (torch.randn(text.shape, device=device), NUM_TIMES)):
                     answer, _ = net(noisy, given, time_.expand(1), torch.full((1,), float(at), device=device))
                     passes.append(torch.cat([value.flatten(1) for value in answer], dim=1))
                 output = settings.guidance * passes[0] + (1 - settings.guidance) * passes[1]
@@ -161,20 +162,23 @@ def matrix_peak(device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def network_seconds(bundle: Bundle, device: torch.device, rows: int) -> float:
+def network_seconds(bundle: Bundle, device: torch.device, rows: int, compiled: bool = False) -> float:
     """Seconds of one pass of the network alone, the best of three."""
-    net, config = converted(bundle.net, device, torch.bfloat16), bundle.net.config
+    config = bundle.net.config
+    net: Denoiser = converted(bundle.net, device, torch.bfloat16)
+    if compiled:
+        net = cast(Denoiser, torch.compile(net, dynamic=False))
     latent = (rows, config.image_channels, config.latent_size, config.latent_size)
     noisy = Joint(torch.randn(latent), torch.randn(rows, 1, config.clip_image_width), torch.randn(latent))
     noisy = Joint(*(value.to(device) for value in noisy))
     text = torch.randn(rows, config.num_text_tokens, config.text_width, device=device)
     times = torch.full((rows,), 500.0, device=device)
     with torch.autocast(device.type, torch.bfloat16):
-        return min(timed(device, lambda: net(noisy, text, times, times))[0] for _ in range(3))
+        return min(timed(device, lambda: net(noisy, text, times, times))[0] for _ in range(4))
 
 
 def timed(device: torch.device, function: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of one call, and the most memory so far: of the device, or of this process."""
+    """Seconds of one call, and the most memory in GiB: of the device in this call, or of this process so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
