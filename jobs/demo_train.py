@@ -35,7 +35,7 @@ class DemoTrainConfig(Config):
     """Pairs of the real and of each synthetic set that segmenters are trained on."""
     seeds: int = Field(3, ge=1)
     """Segmenters per set."""
-    areas_px: tuple[int, ...] = Field((4, 8, 16), min_length=1)
+    areas_px: tuple[int, ...] = Field((8, 16, 32), min_length=1)
     """Thresholds of mask optimisation that are compared with none; the first but one serves the mixture."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 from torch import Tensor
 
 from models.jodiffusion import Joint
@@ -21,7 +21,6 @@ NUM_TIMES = 1000
 Objective = Literal["epsilon", "flow"]
 TextNoise = Literal["independent", "dropout"]
 Solver = Literal["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"]
-Scheduler = DPMSolverMultistepScheduler | UniPCMultistepScheduler
 Denoiser = Callable[[Joint, Tensor, Tensor, Tensor], tuple[Joint, Tensor]]
 
 
@@ -57,7 +56,7 @@ class Diffusion:
         if self.objective != "flow" and self.time_shift != 1:
             raise ValueError(f"time_shift belongs to objective flow; leave it out for {self.objective}")
 
-    def scheduler(self, solver: Solver) -> Scheduler:
+    def scheduler(self, solver: Solver) -> SchedulerMixin:
         """diffusers' solver of the reverse process, for this noise process."""
         # DDIM is DPM-Solver++ of order 1 (DPM-Solver++, section 4.1).
         order = int(solver[-1]) if solver[-1].isdigit() else 1

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 
-from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Scheduler, Solver
+from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Solver
 from models.jodiffusion import Joint
 
 Precision = Literal["float32", "bfloat16"]
@@ -75,7 +76,7 @@ def with_preset(settings: SamplerSettings, name: str) -> SamplerSettings:
 
 def reverse_process(
     denoise: Denoiser,
-    scheduler: Scheduler,
+    scheduler: SchedulerMixin,
     start: Joint,
     text: Tensor,
     settings: SamplerSettings,

@@ -76,26 +76,21 @@ def as_pickle(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
-def in_shards(folder: Path) -> None:
+def in_shards(
+    folder: Path, save: Callable[[dict[str, torch.Tensor], Path], None] = save_file, kind: str = "safetensors"
+):
     tensors = sorted(load_file(folder / WEIGHTS).items())
     (folder / WEIGHTS).unlink()
-    names = {}
+    names: dict[str, str] = {}
     for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
-        file = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
-        save_file(dict(part), folder / file)
+        file = f"diffusion_pytorch_model-0000{number}-of-00002.{kind}"
+        save(dict(part), folder / file)
         names |= {name: file for name, _ in part}
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
+    (folder / f"diffusion_pytorch_model.{kind}.index.json").write_text(json.dumps({"weight_map": names}))
 
 
 def in_shards_of_pickles(folder: Path) -> None:
-    tensors = sorted(load_file(folder / WEIGHTS).items())
-    (folder / WEIGHTS).unlink()
-    names = {}
-    for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
-        file = f"diffusion_pytorch_model-0000{number}-of-00002.bin"
-        torch.save(dict(part), folder / file)
-        names |= {name: file for name, _ in part}
-    (folder / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    in_shards(folder, torch.save, "bin")
 
 
 def wrapped(folder: Path) -> None:

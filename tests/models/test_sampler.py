@@ -85,7 +85,12 @@ def test_network_rows_per_step_follow_the_guidance(bundle, monkeypatch):
     sampler = PairSampler(bundle, replace(SETTINGS, steps=4, guided_to=0.5))
     rows = []
     forward = sampler.bundle.net.forward
-    monkeypatch.setattr(sampler.bundle.net, "forward", lambda *args: rows.append(len(args[1])) or forward(*args))
+
+    def spy(noisy, text, t_image, t_text):
+        rows.append(len(text))
+        return forward(noisy, text, t_image, t_text)
+
+    monkeypatch.setattr(sampler.bundle.net, "forward", spy)
     sampler(["a red bag"], [1])
     assert rows == [8, 8, 4, 4]
 
@@ -94,9 +99,12 @@ def test_a_prompt_is_encoded_once(bundle, monkeypatch):
     sampler = PairSampler(bundle, SETTINGS)
     encoded = []
     forward = sampler.bundle.encoders.text.forward
-    monkeypatch.setattr(
-        sampler.bundle.encoders.text, "forward", lambda prompts: encoded.append(list(prompts)) or forward(prompts)
-    )
+
+    def spy(prompts):
+        encoded.append(list(prompts))
+        return forward(prompts)
+
+    monkeypatch.setattr(sampler.bundle.encoders.text, "forward", spy)
     first = sampler(["a red bag", "a red bag"], [1, 2])
     second = sampler(["a red bag", "a blue dress"], [1, 3])
     assert encoded == [["a red bag"] * 4, ["a blue dress"] * 4], "at the one batch shape"
