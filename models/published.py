@@ -146,7 +146,7 @@ def read_annotation_vae(folder: Path) -> AnnotationVAE:
     folder = holder(folder, "vae", "label_vae")
     tensors, config = read_tensors(folder), read_config(folder)
     convolutions, outputs = (_convolutions(tensors, half) for half in ("encoder", "decoder"))
-    # Five convolutions beside two for every stage, and two beside a transposed one for every stage.
+    # Three and two for every stage in the encoder; two and a transposed one for every stage in the decoder.
     if len(convolutions) < 5 or len(convolutions) % 2 == 0 or len(outputs) != 2 + (len(convolutions) - 3) // 2:
         raise WeightsError(
             f"{folder}: not a whole annotation VAE: {len(convolutions)} convolutions in its encoder and {len(outputs)} "

@@ -25,7 +25,7 @@ class SamplerSettings:
 
     Attributes:
         steps: network evaluations along the reverse process.
-        solver: "dpmsolver++3" is the paper's; see docs/sampling.md for what the others cost and give.
+        solver: "dpmsolver++3" is the paper's; all are diffusers', and "ddim" is DPM-Solver++ of order 1.
         guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost.
         guided_from, guided_to: guide only between these shares of the steps, from 0 (noise) to 1 (clean); the others
             cost half (Kynkaanniemi et al. 2024, section 3).

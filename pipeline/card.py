@@ -70,7 +70,7 @@ Test masks survive the annotation VAE with mIoU {masks["miou"]:.4f}, {masks["wor
 def write_import_card(bundle: Path, name: str, *, base: str, joint: str, annotation_vae: str) -> Path:
     """Writes `README.md` into a bundle of published weights: where they are from, what is known of their licences."""
     labels = load_labels(str(bundle))
-    net = f"`{joint}`" if joint else f"initialised from `{base}`; it has not learnt masks yet"
+    net = f"`{joint}`" if joint else f"`{base}`; if that is UniDiffuser, it has not learnt masks yet"
     text = f"""# Bundle `{name}`
 
 Published weights, rewritten as safetensors by `jobs.import_weights`. Digest `{digest(bundle, ENCODERS + JOINT)}`.

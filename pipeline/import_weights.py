@@ -64,7 +64,9 @@ def import_weights(config: ImportConfig) -> Path:
     log.info("import-weights: %s", target)
     if not config.joint:
         log.info(
-            "import-weights: its joint network has not learnt masks; train it: jobs.train_joint --initial %s", target
+            "import-weights: if %s is UniDiffuser, its joint network has not learnt masks: jobs.train_joint --initial %s",
+            config.base,
+            target,
         )
     return target
 
