@@ -73,8 +73,8 @@ class PairSampler:
         self.bundle = replace(bundle, net=converted(bundle.net, self.device, dtype))
         self._denoise: Denoiser = self.bundle.net
         if settings.compile:
-            # Two shapes, guided and not, each compiled once. Without CUDA graphs: they save launches, which batches this
-            # large should hide, and cost memory (not measured yet).
+            # Two shapes, guided and not, each compiled once. Without CUDA graphs: they save launches, which batches
+            # this large should hide, and cost memory (not measured yet).
             self._denoise = cast(Denoiser, torch.compile(self.bundle.net, dynamic=False))
         self._scheduler = bundle.diffusion.scheduler(settings.solver)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()

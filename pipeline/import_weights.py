@@ -64,7 +64,7 @@ def import_weights(config: ImportConfig) -> Path:
     log.info("import-weights: %s", target)
     if not config.joint:
         log.info(
-            "import-weights: if %s is UniDiffuser, its joint network has not learnt masks: jobs.train_joint --initial %s",
+            "import-weights: if %s is UniDiffuser, its network has not learnt masks: jobs.train_joint --initial %s",
             config.base,
             target,
         )
