@@ -53,4 +53,4 @@ def random_bundle(size: Size) -> Bundle:
     )
     encoders = Encoders(labels, TextEncoder(tokenizer, text), vision, image_vae, annotation_vae, "").eval()
     joint = JoDiffusion(net).eval()
-    return Bundle(encoders, joint, Diffusion(), net.latent_size * 8, "")
+    return Bundle(encoders, joint, Diffusion(), net.latent_size * 8, guidance=8.0, digest="")

@@ -55,7 +55,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--test-pairs", type=int, default=1024)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--guidance", type=float, default=1.5, help="of the ways that do not name their own")
     options = parser.parse_args()
     set_up_logging()
     print(
@@ -72,7 +71,7 @@ def measure(options: argparse.Namespace) -> None:
         ingest(IngestConfig(run=Path(folder).name, runs=options.runs, split=split, pairs=pairs))
     speeds: dict[str, float] = {}
     for way, changes in WAYS.items():
-        sampler = {"batch_size": 32, "guidance": options.guidance, **changes.get("sampler", {})}
+        sampler = {"batch_size": 32, **changes.get("sampler", {})}
         generate(
             GenerateConfig(
                 run=way,
@@ -129,7 +128,7 @@ def other_directions(options: argparse.Namespace, test: str, labels: LabelSpace,
     print(f"{'the judge on the real images':60} {score(predict(judge, torch.from_numpy(images))):.4f}")
     bundle = Bundle.load(options.bundle)
     for preset in PRESETS:
-        settings = with_preset(SamplerSettings(batch_size=32, guidance=options.guidance), preset)
+        settings = with_preset(SamplerSettings(batch_size=32), preset)
         sampler = PairSampler(bundle, settings)
         parts = [slice(start, start + 32) for start in range(0, len(rows), 32)]
         found = [sampler.masks_of(images[part], prompts[part], range(len(prompts[part]))).mask for part in parts]

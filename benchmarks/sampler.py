@@ -107,7 +107,7 @@ def reference(bundle: Bundle, device: torch.device, num_pairs: int) -> Measured:
                 for given, at in ((text, 0), (torch.randn(text.shape, device=device), NUM_TIMES)):
                     answer, _ = net(noisy, given, time_.expand(1), torch.full((1,), float(at), device=device))
                     passes.append(torch.cat([value.flatten(1) for value in answer], dim=1))
-                output = settings.guidance * passes[0] + (1 - settings.guidance) * passes[1]
+                output = bundle.guidance * passes[0] + (1 - bundle.guidance) * passes[1]
                 state = scheduler.step(output, time_, state, return_dict=False)[0]
             image, _, mask = (
                 part.reshape(1, *shape) for part, shape in zip(state.split(sizes, 1), shapes, strict=True)
@@ -127,6 +127,7 @@ def reference(bundle: Bundle, device: torch.device, num_pairs: int) -> Measured:
 def ours(bundle: Bundle, device: torch.device, settings: SamplerSettings, name: str, num_pairs: int) -> Measured:
     """`PairSampler`, batch after batch."""
     sampler = PairSampler(bundle, settings, device)
+    settings = sampler.settings
     prompts = [PROMPTS[index % len(PROMPTS)] for index in range(settings.batch_size)]
 
     def batch(number: int) -> object:

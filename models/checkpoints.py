@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +122,27 @@ def subfolder(folder: Path, *names: str) -> Path:
     )
 
 
-def locate(source: str) -> Path:
-    """A folder of weights: a path, or a name on the Hugging Face hub, `owner/name[@revision][/folder]`, fetched once.
+@dataclass(frozen=True)
+class Source:
+    """A folder of weights, and what a card calls it: the name on the hub with its commit, or the folder's bare name."""
+
+    folder: Path
+    name: str
+
+
+def locate(source: str, without: Sequence[str] = ()) -> Source:
+    """A path, or a name on the Hugging Face hub, `owner/name[@revision][/folder]`, fetched once.
+
+    Args:
+        source: what the user gave.
+        without: sub-folders that need not be fetched.
 
     Raises:
         WeightsError: neither here nor on the hub, or the hub cannot be asked.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return path
+        return Source(path, path.resolve().name)
     owner, _, rest = source.strip("/").partition("/")
     name, _, folder = rest.partition("/")
     name, _, revision = name.partition("@")
@@ -140,7 +154,8 @@ def locate(source: str) -> Path:
             repository,
             revision=revision or None,
             allow_patterns=[f"{folder}/*" if folder else "*"],
-            ignore_patterns=["*.ckpt", "*.pth", "*.msgpack", "*.h5", "*.onnx*", "*.png", "*.jpg", "*optimizer*"],
+            ignore_patterns=["*.ckpt", "*.pth", "*.msgpack", "*.h5", "*.onnx*", "*.png", "*.jpg", "*optimizer*"]
+            + [f"{name}/*" for name in without],
         )
     except Exception as error:  # of its HTTP library too, which changes with its releases
         raise WeightsError(
@@ -153,4 +168,5 @@ def locate(source: str) -> Path:
         raise WeightsError(
             f"{repository} on the Hugging Face hub has no folder {folder!r}; look at its page for its names"
         )
-    return found
+    commit = Path(snapshot).name  # the hub's cache names a snapshot by it
+    return Source(found, f"{repository}@{commit}{folder and '/' + folder}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -25,10 +24,9 @@ from models.diffusion import Diffusion
 from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
-from models.weights import Bundle, Encoders, WeightsError, load_tensors, pretrained
+from models.weights import Bundle, Encoders, WeightsError, assigned, pretrained
 
 Part = TypeVar("Part", bound=nn.Module)
-Net = TypeVar("Net", bound=nn.Module)
 
 UNUSED = "transformer.pos_embed.proj."
 """A patch embedding that UniDiffuser's class makes and never uses."""
@@ -38,6 +36,7 @@ SIZED_BY = (
 )  # fmt: skip
 IN_BLOCKS = "transformer.transformer_in_blocks."
 ANNOTATION_SCALE = 0.2
+GUIDANCE = 8.0  # the paper's
 
 
 def import_bundle(base: Path, joint: Path | None, annotation_vae: Path, labels: LabelSpace) -> Bundle:
@@ -67,7 +66,7 @@ def import_bundle(base: Path, joint: Path | None, annotation_vae: Path, labels: 
         digest="",
     ).eval()
     image_size_px = net.config.latent_size * vae.config.downsampling
-    bundle = Bundle(encoders, net.eval(), Diffusion(), image_size_px, "")
+    bundle = Bundle(encoders, net.eval(), Diffusion(), image_size_px, GUIDANCE, digest="")
     bundle.check(str(base))
     return bundle
 
@@ -220,11 +219,3 @@ def len_patches(config: dict[str, Any], where: str) -> int:
             "copy UniDiffuser's config beside its weights"
         )
     return (size // patch) ** 2
-
-
-def assigned(build: Callable[[], Net], tensors: Tensors, where: str) -> Net:
-    """A network that takes `tensors` as its own, without a second copy in memory."""
-    with torch.device("meta"):
-        net = build()
-    load_tensors(net, tensors, where)
-    return net

@@ -26,7 +26,8 @@ class SamplerSettings:
     Attributes:
         steps: network evaluations along the reverse process.
         solver: "dpmsolver++3" is the paper's; all are diffusers', and "ddim" is DPM-Solver++ of order 1.
-        guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost.
+        guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost. None
+            takes the bundle's own.
         guided_from, guided_to: guide only between these shares of the steps, from 0 (noise) to 1 (clean); the others
             cost half (Kynkaanniemi et al. 2024, section 3).
         confidence_threshold: pixels whose top class probability is below it become what the label space says.
@@ -37,7 +38,7 @@ class SamplerSettings:
 
     steps: int = 50
     solver: Solver = "dpmsolver++3"
-    guidance: float = 8.0
+    guidance: float | None = None
     guided_from: float = 0.0
     guided_to: float = 1.0
     confidence_threshold: float = 0.5
@@ -56,8 +57,13 @@ class SamplerSettings:
                 f"{self.guided_from} and {self.guided_to}"
             )
 
+    def resolved(self, guidance: float) -> SamplerSettings:
+        """These settings, with a bundle's guidance where they name none."""
+        return replace(self, guidance=guidance) if self.guidance is None else self
+
     def guided(self, step: int) -> bool:
         """Whether step number `step`, from 0, is guided."""
+        assert self.guidance is not None, "settings are resolved before they are used"
         return self.guidance > 1 and self.guided_from * self.steps <= step < self.guided_to * self.steps
 
 
@@ -66,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"steps": 12, "solver": "dpmsolver++2", "guided_from": 0.0, "guided_to": 0.5},
 }
 """The paper's way through the reverse process, 100 evaluations with guidance, and one of 18. The scale of guidance is
-no part of them: it belongs to the bundle (8 for the paper's)."""
+no part of them: it belongs to the bundle."""
 
 
 def with_preset(settings: SamplerSettings, name: str) -> SamplerSettings:
@@ -99,6 +105,7 @@ def reverse_process(
     Returns:
         The latents at time 0, float32.
     """
+    scale = settings.guidance or 1.0
     scheduler.set_timesteps(settings.steps, device=text.device)
     scheduler.set_begin_index(0)  # else the scheduler looks its place up on the device, and the host waits
     num_pairs = len(text)
@@ -124,7 +131,7 @@ def reverse_process(
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
-            output = settings.guidance * with_text + (1 - settings.guidance) * without_text
+            output = scale * with_text + (1 - scale) * without_text
         with torch.autocast(text.device.type, enabled=False):  # solvers multiply matrices too
             state = scheduler.step(output, time, state, return_dict=False)[0]
     if known:

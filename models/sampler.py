@@ -19,7 +19,7 @@ from models.frozen import clip_image_embedding, image_to_latent, latent_to_image
 from models.jodiffusion import JoDiffusion, Joint
 from models.labels import LabelSpace
 from models.reverse import Known, SamplerSettings, reverse_process
-from models.weights import Bundle
+from models.weights import Bundle, assigned
 
 DECODE_PIXELS = 2**20  # four pictures of 512 x 512 at once
 KEPT_TEXTS = 512  # embeddings of prompts, at 77 x 768 in float32 121 MB
@@ -65,7 +65,7 @@ class PairSampler:
     """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
-        self.settings = settings
+        self.settings = settings.resolved(bundle.guidance)
         self.device = torch.device(device)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
@@ -215,11 +215,8 @@ class PairSampler:
 
 def converted(net: JoDiffusion, device: torch.device, dtype: torch.dtype) -> JoDiffusion:
     """The network on a device, in a dtype and in evaluation mode; what need not change is shared with `net`."""
-    with torch.device("meta"):
-        other = JoDiffusion(net.config)
     tensors = {name: value.detach().to(device, dtype) for name, value in net.state_dict().items()}
-    other.load_state_dict(tensors, assign=True)
-    return other.eval()
+    return assigned(lambda: JoDiffusion(net.config), tensors, where="the network itself").eval()
 
 
 def classes_and_confidence(logits: Tensor, labels: LabelSpace, threshold: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -125,6 +126,8 @@ class Bundle:
     net: JoDiffusion
     diffusion: Diffusion
     image_size_px: int
+    guidance: float
+    """Scale that sampling takes unless it is told another: what is best differs from network to network."""
     digest: str
 
     @classmethod
@@ -136,16 +139,10 @@ class Bundle:
         """
         folder = Path(folder)
         _require(folder, JOINT)
+        facts = read_facts(folder)
         encoders = Encoders.load(folder)
-        try:
-            facts = json.loads((folder / "bundle.json").read_text())
-            diffusion, image_size_px = Diffusion(**facts["diffusion"]), int(facts["image_size_px"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again"
-            ) from error
         net = load_net(JoDiffusion, JoDiffusionConfig, folder / "joint").eval()
-        bundle = cls(encoders, net, diffusion, image_size_px, digest(folder, ENCODERS + JOINT))
+        bundle = cls(encoders, net, **vars(facts), digest=digest(folder, ENCODERS + JOINT))
         bundle.check(str(folder))
         return bundle
 
@@ -178,8 +175,37 @@ class Bundle:
         folder = Path(folder)
         self.encoders.save(folder)
         save_net(self.net, folder / "joint")
-        facts = {"format": 1, "image_size_px": self.image_size_px, "diffusion": asdict(self.diffusion)}
+        facts = {
+            "format": 1,
+            "image_size_px": self.image_size_px,
+            "guidance": self.guidance,
+            "diffusion": asdict(self.diffusion),
+        }
         (folder / "bundle.json").write_text(json.dumps(facts, indent=1))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `bundle.json` says; the fields are `Bundle`'s."""
+
+    diffusion: Diffusion
+    image_size_px: int
+    guidance: float
+
+
+def read_facts(folder: str | Path) -> Facts:
+    """The facts of a bundle, without its weights.
+
+    Raises:
+        WeightsError: no bundle, or its `bundle.json` is damaged.
+    """
+    folder = Path(folder)
+    _require(folder, JOINT)
+    try:
+        facts = json.loads((folder / "bundle.json").read_text())
+        return Facts(Diffusion(**facts["diffusion"]), int(facts["image_size_px"]), float(facts["guidance"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again") from error
 
 
 def save_net(net: nn.Module, folder: str | Path) -> None:
@@ -204,13 +230,22 @@ def load_net(net_type: type[Net], config_type: type[Any], folder: str | Path) ->
     if unknown := sorted(set(values) - known):
         raise WeightsError(f"{folder / 'config.json'}: unknown keys {unknown}; known are {sorted(known)}")
     config = config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    with torch.device("meta"):  # the file's tensors become the network's own: one copy of gigabytes, not two
-        net = net_type(config)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{folder / WEIGHTS}: damaged ({error}); copy or make it again") from error
-    load_tensors(net, tensors, where=str(folder / WEIGHTS))
+    return assigned(lambda: net_type(config), tensors, str(folder / WEIGHTS))
+
+
+def assigned(build: Callable[[], Net], tensors: dict[str, torch.Tensor], where: str) -> Net:
+    """A network that takes `tensors` as its own: one copy of gigabytes in memory, not two.
+
+    Raises:
+        WeightsError: lists missing, surplus and misshapen tensors.
+    """
+    with torch.device("meta"):
+        net = build()
+    load_tensors(net, tensors, where)
     return net
 
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from models.labels import LabelSpace
 from models.reverse import SamplerSettings, with_preset
-from models.weights import ENCODERS, JOINT, WeightsError, digest
+from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.cluster import require
 from pipeline.codec import ImageFormat
 from pipeline.config import Config, RunConfig, Workers, absolute
@@ -91,14 +91,20 @@ class GenerateConfig(RunConfig):
     log_every_s: float = Field(10.0, gt=0)
     """Seconds between progress lines."""
 
-    @property
-    def settings(self) -> SamplerSettings:
-        """`sampler` with the preset's values."""
-        return self.sampler if self.preset == "own" else with_preset(self.sampler, self.preset)
+    def resolved(self) -> GenerateConfig:
+        """This config with the preset's values and the bundle's guidance in `sampler`: all that decides a pair.
+
+        Raises:
+            WeightsError: no bundle.
+        """
+        sampler = self.sampler if self.preset == "own" else with_preset(self.sampler, self.preset)
+        guidance = read_facts(absolute(self.bundle)).guidance
+        return self.model_copy(update={"sampler": sampler.resolved(guidance), "preset": "own"})
 
     def provenance(self) -> str:
         """Canonical JSON of all that decides a pair besides prompt, seed and bundle; the column `sampler`."""
-        return canonical_json({"sampler": asdict(self.settings), "refine": self.refine.dump()})
+        assert self.preset == "own" and self.sampler.guidance is not None, "only a resolved config knows"
+        return canonical_json({"sampler": asdict(self.sampler), "refine": self.refine.dump()})
 
 
 def generate(config: GenerateConfig) -> Manifest:
@@ -110,6 +116,7 @@ def generate(config: GenerateConfig) -> Manifest:
     bundle = Path(absolute(config.bundle))
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
+    config = config.resolved()
     read_prompts(config.prompts)  # before the run is begun
     with Run.open(config, "generate", SAFE_TO_CHANGE) as run:
         folder = str(run.folder)
@@ -125,13 +132,13 @@ def generate(config: GenerateConfig) -> Manifest:
             planned.num_rows,
             todo.num_rows,
             bundle_digest,
-            config.settings.steps,
-            config.settings.guidance,
+            config.sampler.steps,
+            config.sampler.guidance,
         )
         if todo.num_rows:
             require(config.workers)
             with watched(config, run, planned.num_rows - todo.num_rows):
-                graph(blocks(todo, config.settings.batch_size), config, labels, bundle_digest).write_datasink(
+                graph(blocks(todo, config.sampler.batch_size), config, labels, bundle_digest).write_datasink(
                     ShardSink(folder, config.rows_per_shard), ray_remote_args=WRITE_ARGS
                 )
         return finish(run)
@@ -203,11 +210,11 @@ def graph(
         SamplePairs,
         fn_constructor_args=(
             absolute(config.bundle),
-            config.settings,
+            config.sampler,
             "cuda" if workers.gpus else "cpu",
             workers.threads,
         ),
-        batch_size=config.settings.batch_size,
+        batch_size=config.sampler.batch_size,
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
@@ -221,7 +228,7 @@ def graph(
             keep_confidence=config.keep_confidence,
             origin={"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
         ),
-        batch_size=config.settings.batch_size,
+        batch_size=config.sampler.batch_size,
         # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
         num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
         compute=ray.data.TaskPoolStrategy(size=refine_on.num),

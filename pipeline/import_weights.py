@@ -52,15 +52,13 @@ def import_weights(config: ImportConfig) -> Path:
     log.info(
         "import-weights: looks for %s", ", ".join(filter(None, (config.base, config.joint, config.annotation_vae)))
     )
-    bundle = import_bundle(
-        locate(config.base),
-        locate(config.joint) if config.joint else None,
-        locate(config.annotation_vae),
-        labels,
-    )
+    joint = locate(config.joint) if config.joint else None
+    base = locate(config.base, without=("unet", "text_decoder") if joint else ())
+    annotation_vae = locate(config.annotation_vae)
+    bundle = import_bundle(base.folder, joint.folder if joint else None, annotation_vae.folder, labels)
     num_parameters = sum(parameter.numel() for parameter in bundle.net.parameters())
     log.info("import-weights: a joint network of %s parameters, %d px", f"{num_parameters:,}", bundle.image_size_px)
-    save_whole(bundle, target, config)
+    save_whole(bundle, target, base=base.name, joint=joint.name if joint else "", annotation_vae=annotation_vae.name)
     log.info("import-weights: %s", target)
     if not config.joint:
         log.info(
@@ -71,15 +69,14 @@ def import_weights(config: ImportConfig) -> Path:
     return target
 
 
-def save_whole(bundle: Bundle, target: Path, config: ImportConfig) -> None:
-    """Writes beside `target` and renames, so that a full disk never leaves half a bundle."""
+def save_whole(bundle: Bundle, target: Path, **names: str) -> None:
+    """Writes beside `target` and renames, so that a full disk never leaves half a bundle. The card tells the `names` of
+    its parts."""
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         bundle.save(draft)
-        write_import_card(
-            draft, target.name, base=config.base, joint=config.joint, annotation_vae=config.annotation_vae
-        )
+        write_import_card(draft, target.name, **names)
         os.replace(draft, target)
     except (OSError, SafetensorError) as error:
         raise ConfigError(

@@ -85,7 +85,7 @@ def save_tiny_bundle(folder: Path) -> Bundle:
     for parameter in net.parameters():  # fresh weights are so small that prompts would hardly show in eight bits
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    Bundle(encoders, net, Diffusion(), SIZE_PX, "").save(folder)
+    Bundle(encoders, net, Diffusion(), SIZE_PX, guidance=2.0, digest="").save(folder)
     return Bundle.load(folder)
 
 

@@ -44,6 +44,8 @@ class JointConfig(TrainingConfig):
     """Their prompts, at most `preview.batch_size`."""
     image_size_px: int = Field(512, ge=8)
     """Side of the pictures behind the latents."""
+    guidance: float = Field(8.0, ge=0)
+    """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
 
 
 def train_joint(config: JointConfig) -> dict[str, float]:
@@ -141,9 +143,9 @@ class JointTask:
         return {"samples": sheet([pairs.image, colours])}
 
     def _bundle(self, net: nn.Module) -> Bundle:
-        return Bundle(
-            Encoders.load(self.encoders), cast(JoDiffusion, net), self.config.diffusion, self.config.image_size_px, ""
-        )
+        config, encoders = self.config, Encoders.load(self.encoders)
+        net = cast(JoDiffusion, net)
+        return Bundle(encoders, net, config.diffusion, config.image_size_px, config.guidance, digest="")
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         self._bundle(net).save(folder)

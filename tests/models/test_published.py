@@ -98,6 +98,16 @@ def wrapped(folder: Path) -> None:
     save_file({f"module._orig_mod.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
 
 
+def of_a_trainer(folder: Path) -> None:
+    torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def beside_half_precision(folder: Path) -> None:
+    half = {name: value.half() for name, value in load_file(folder / WEIGHTS).items()}
+    save_file(half, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
 def without_unused_part(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     kept = {name: value for name, value in tensors.items() if not name.startswith("transformer.pos_embed.proj")}
@@ -112,16 +122,28 @@ def with_unknown_config_key(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [in_unet, as_pickle, in_shards, in_shards_of_pickles, wrapped, without_unused_part, with_unknown_config_key],
+    [
+        in_unet,
+        as_pickle,
+        in_shards,
+        in_shards_of_pickles,
+        wrapped,
+        of_a_trainer,
+        beside_half_precision,
+        without_unused_part,
+        with_unknown_config_key,
+    ],
 )
 def test_every_form_of_a_joint_checkpoint_is_read(change: Callable[[Path], None], unet, expected):
     change(unet)
     assert_gives(read_joint(unet), expected, "finetuned")
 
 
-def test_half_precision_is_read_as_float32(unet):
+@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"])
+def test_half_precision_is_read_as_float32(name, unet):
     full = load_file(unet / WEIGHTS)
-    save_file({name: value.half() for name, value in full.items()}, unet / WEIGHTS)
+    (unet / WEIGHTS).unlink()
+    save_file({name: value.half() for name, value in full.items()}, unet / name)
     for name, value in read_joint(unet).state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, full[name].half().float())
@@ -224,6 +246,19 @@ def test_a_half_precision_encoder_becomes_float32(base):
     save_file(half, file, metadata={"format": "pt"})
     bundle = import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
     assert {value.dtype for value in bundle.encoders.text.model.parameters()} == {torch.float32}
+
+
+def test_a_text_encoder_is_read_with_and_without_its_prefix(base, expected):
+    """transformers 5 saves it without, earlier releases with."""
+    file = base / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    bare = {name.removeprefix("text_model."): value for name, value in tensors.items()}
+    for form in (bare, {f"text_model.{name}": value for name, value in bare.items()}):
+        save_file(form, file, metadata={"format": "pt"})
+        bundle = import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
+        with torch.inference_mode():
+            text = bundle.encoders.text(["a dog on grass", "two boats, a bird"])
+        torch.testing.assert_close(text, expected["in.text"], atol=1e-5, rtol=0)
 
 
 def test_an_image_vae_is_no_annotation_vae():

@@ -71,6 +71,14 @@ def test_settings_and_weights_are_part_of_an_id(config):
     assert first != plan(changed(config, seed=1), "digest")["pair_id"][0]
 
 
+def test_guidance_is_the_bundles_where_the_config_names_none(config):
+    steps = SamplerSettings(steps=2, batch_size=4)
+    assert changed(config, sampler=steps).resolved().sampler.guidance == 2.0, "as tests.tiny writes it"
+    fast = changed(config, preset="fast").resolved()
+    assert (fast.sampler.steps, fast.sampler.guidance, fast.sampler.batch_size) == (12, 2.0, 4)
+    assert fast.resolved() == fast
+
+
 def test_wrong_prompts_and_bundle_are_explained(config, tmp_path):
     with pytest.raises(DataError, match="nowhere.txt: cannot read prompts"):
         read_prompts(str(tmp_path / "nowhere.txt"))

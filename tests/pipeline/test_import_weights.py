@@ -32,7 +32,7 @@ def test_checkpoints_become_a_bundle_with_a_card(tmp_path):
     assert bundle.image_size_px == 64
     assert bundle.diffusion.objective == "epsilon" and bundle.diffusion.text_noise == "independent"
     card = (folder / "README.md").read_text()
-    assert bundle.digest in card and "AGPL-3.0" in card and str(TINY / "jodiffusion_unet") in card
+    assert bundle.digest in card and "AGPL-3.0" in card and "`jodiffusion_unet`" in card and str(TINY) not in card
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "no draft is left"
 
 
@@ -64,11 +64,13 @@ def test_names_on_the_hub_work_as_paths_do(tmp_path, monkeypatch):
 
     def snapshot(repo, revision, allow_patterns, ignore_patterns):
         asked.append((repo, revision, allow_patterns))
-        return str(TINY)
+        return str(TINY / "unidiffuser" if repo == "thu-ml/unidiffuser-v1" else TINY)
 
     monkeypatch.setattr(models.checkpoints, "snapshot_download", snapshot)
-    import_weights(config(tmp_path, joint="0why0/JoDiffusion@main/jodiffusion_unet"))
-    assert asked == [("0why0/JoDiffusion", "main", ["jodiffusion_unet/*"])]
+    sources = {"base": "thu-ml/unidiffuser-v1", "joint": "0why0/JoDiffusion@main/jodiffusion_unet"}
+    folder = import_weights(config(tmp_path, **sources))
+    assert asked == [("0why0/JoDiffusion", "main", ["jodiffusion_unet/*"]), ("thu-ml/unidiffuser-v1", None, ["*"])]
+    assert f"`0why0/JoDiffusion@{TINY.name}/jodiffusion_unet`" in (folder / "README.md").read_text(), "with the commit"
 
 
 def test_without_network_the_user_learns_what_to_do(tmp_path, monkeypatch):
