@@ -8,7 +8,7 @@ term (JoDiffusion, section "Annotation VAE"). Parameter names are those of the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -126,7 +126,8 @@ class AnnotationVAE(nn.Module):
 
     def encode(self, mask: Tensor) -> Gaussian:
         """(B, H, W) integer class ids -> posterior over raw latents (B, C, H/f, W/f)."""
-        planes = bit_planes(mask, self.config.num_bits).to(next(self.encoder.parameters()).dtype)
+        planes = bit_planes(mask, self.config.num_bits, self.config.num_outputs)
+        planes = planes.to(next(self.encoder.parameters()).dtype)
         mean, log_variance = self.encoder(planes).chunk(2, dim=1)
         return Gaussian(mean, torch.exp(0.5 * log_variance.clamp(-30, 20)))
 
@@ -140,19 +141,26 @@ class AnnotationVAE(nn.Module):
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Raw latent -> what diffusion sees."""
-        return (latent - per_channel(self.config.latent_mean, latent)) / per_channel(self.config.latent_std, latent)
+        mean, std = self._statistics(latent)
+        return (latent - mean) / std
 
     def denormalize(self, latent: Tensor) -> Tensor:
         """What diffusion sees -> raw latent."""
-        return latent * per_channel(self.config.latent_std, latent) + per_channel(self.config.latent_mean, latent)
+        mean, std = self._statistics(latent)
+        return latent * std + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (per_channel(values, like.device) for values in (self.config.latent_mean, self.config.latent_std))
+        return mean.to(like.dtype), std.to(like.dtype)
 
 
-def bit_planes(mask: Tensor, num_bits: int) -> Tensor:
+def bit_planes(mask: Tensor, num_bits: int, num_outputs: int) -> Tensor:
     """Class ids as binary codes (reference code, `LabelVAE` input).
 
     Args:
-        mask: (B, H, W) integer class ids. Ids beyond the code, the ignore index among them, are "unknown".
+        mask: (B, H, W) integer class ids. Ids beyond the classes, the ignore index among them, are "unknown".
         num_bits: n.
+        num_outputs: K + 1; ids from here on are no classes, even where the code has room for them.
 
     Returns:
         (B, n, H, W) float32: least significant bit first, +1 or -1; background and unknown pixels are 0 in all planes.
@@ -160,10 +168,11 @@ def bit_planes(mask: Tensor, num_bits: int) -> Tensor:
     ids = mask.long().unsqueeze(1)
     shifts = torch.arange(num_bits, device=mask.device).view(1, -1, 1, 1)
     planes = ((ids >> shifts) & 1).float() * 2 - 1
-    known = (ids > 0) & (ids < 1 << num_bits)
+    known = (ids > 0) & (ids < num_outputs)
     return planes * known
 
 
-def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """One value or one per channel -> a tensor that broadcasts over (B, C, h, w)."""
-    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """One value or one per channel -> (1, C, 1, 1) float32 on a device, filled there: a copy from the host would wait
+    for what runs there."""
+    return torch.cat([torch.full((1, 1, 1, 1), value, device=device) for value in values], dim=1)

@@ -50,7 +50,7 @@ def read_tensors(folder: Path) -> Tensors:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not an index of weights ({error!r}); copy it again") from error
     if missing := [name for name in names if not (index.parent / name).exists()]:
@@ -90,9 +90,9 @@ def _plain(tensors: Tensors) -> Tensors:
     return plain
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, or nothing where it is missing: tensors tell most of it."""
-    path = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A folder's config, or nothing where it is missing: tensors tell most of it."""
+    path = folder / name
     if not path.exists():
         return {}
     try:

@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionModelWithProjection, PreTrainedTokenizerBase
 
+from models.annotation_vae import per_channel
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -61,8 +63,7 @@ def clip_pixels(image: Tensor, size_px: int) -> Tensor:
     pixels = (image + 1) / 2
     if image.shape[-2:] != (size_px, size_px):
         pixels = functional.interpolate(pixels, (size_px, size_px), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (pixels - mean) / std
+    return (pixels - per_channel(CLIP_MEAN, image.device)) / per_channel(CLIP_STD, image.device)
 
 
 def image_to_latent(vae: AutoencoderKL, image: Tensor) -> Tensor:
@@ -84,7 +85,4 @@ def _latent_statistics(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor, Tensor
         mean, std = list(config.latents_mean), list(config.latents_std)
     else:
         mean, std = [0.0], [1 / config.scaling_factor]
-    return (
-        torch.tensor(mean, device=like.device).view(1, -1, 1, 1),
-        torch.tensor(std, device=like.device).view(1, -1, 1, 1),
-    )
+    return per_channel(mean, like.device), per_channel(std, like.device)

@@ -139,7 +139,11 @@ class LabelSpace:
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(asdict(self), indent=1))
+        Path(path).write_text(self.to_json())
+
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self), indent=1)
 
     @property
     def num_classes(self) -> int:

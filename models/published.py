@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjec
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.checkpoints import Tensors, holder, read_config, read_tensors, subfolder
-from models.diffusion import Diffusion
+from models.diffusion import NUM_TIMES, Diffusion
 from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
@@ -30,11 +30,12 @@ Part = TypeVar("Part", bound=nn.Module)
 
 UNUSED = "transformer.pos_embed.proj."
 """A patch embedding that UniDiffuser's class makes and never uses."""
-SIZED_BY = (
-    "pos_embed", "text_in.weight", "pre_text.weight", "post_text.weight", "clip_img_in.weight",
-    "vae_img_in.proj.weight", "vae_label_in.proj.weight",
-)  # fmt: skip
-IN_BLOCKS = "transformer.transformer_in_blocks."
+SIZED_BY = {
+    "pos_embed": 3, "text_in.weight": 2, "pre_text.weight": 2, "post_text.weight": 2, "clip_img_in.weight": 2,
+    "vae_img_in.proj.weight": 4, "vae_label_in.proj.weight": 4,
+}  # fmt: skip
+"""Tensors that tell sizes, and how many axes each has."""
+HALVES = r"transformer\.transformer_(?:in|out)_blocks\.(\d+)\."
 ANNOTATION_SCALE = 0.2
 GUIDANCE = 8.0  # the paper's
 
@@ -66,9 +67,29 @@ def import_bundle(base: Path, joint: Path | None, annotation_vae: Path, labels: 
         digest="",
     ).eval()
     image_size_px = net.config.latent_size * vae.config.downsampling
-    bundle = Bundle(encoders, net.eval(), Diffusion(), image_size_px, GUIDANCE, digest="")
+    bundle = Bundle(encoders, net.eval(), read_diffusion(base / "scheduler"), image_size_px, GUIDANCE, digest="")
     bundle.check(str(base))
     return bundle
+
+
+def read_diffusion(folder: Path) -> Diffusion:
+    """The noise process of a `scheduler` folder; the published one where there is none.
+
+    Raises:
+        WeightsError: another process, which these networks would have to be sampled with.
+    """
+    path = folder / "scheduler_config.json"
+    found = read_config(path.parent, path.name)
+    ours = {"num_train_timesteps": NUM_TIMES, "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    if wrong := [
+        f"{key} is {found[key]!r}, not {value!r}" for key, value in ours.items() if found.get(key, value) != value
+    ]:
+        raise WeightsError(f"{path}: a noise process that is not supported: {'; '.join(wrong)}")
+    default = Diffusion()
+    return Diffusion(
+        beta_start=_number(found, "beta_start", default.beta_start, path),
+        beta_end=_number(found, "beta_end", default.beta_end, path),
+    )
 
 
 def read_joint(folder: Path) -> JoDiffusion:
@@ -108,11 +129,12 @@ def build_joint(tensors: Tensors, config: dict[str, Any], where: str) -> JoDiffu
         WeightsError: lists missing, surplus and misshapen tensors.
     """
     tensors = {name: value for name, value in tensors.items() if not name.startswith(UNUSED)}
-    if missing := [name for name in SIZED_BY if name not in tensors]:
+    if missing := [name for name, axes in SIZED_BY.items() if name not in tensors or tensors[name].ndim != axes]:
         raise WeightsError(
-            f"{where}: not the weights of a JoDiffusion network, missing {', '.join(missing)}; found "
+            f"{where}: not the weights of a JoDiffusion network, missing or misshapen {', '.join(missing)}; found "
             f"{', '.join(sorted(tensors)[:4])} ..."
         )
+    blocks = [int(match[1]) for name in tensors if (match := re.match(HALVES, name))]
     width, text_bottleneck = tensors["text_in.weight"].shape
     text_width, predicted_width = tensors["pre_text.weight"].shape[1], tensors["post_text.weight"].shape[0]
     head_width = int(_number(config, "attention_head_dim", 64, Path(where)))
@@ -127,7 +149,7 @@ def build_joint(tensors: Tensors, config: dict[str, Any], where: str) -> JoDiffu
             patch_size=patch_size,
             num_heads=int(_number(config, "num_attention_heads", width // head_width, Path(where))),
             head_width=head_width,
-            num_layers=2 * len({name.split(".")[2] for name in tensors if name.startswith(IN_BLOCKS)}),
+            num_layers=2 * (max(blocks, default=-1) + 1),
             num_text_tokens=num_text_tokens,
             text_width=text_width,
             text_bottleneck=text_bottleneck,
@@ -145,13 +167,15 @@ def read_annotation_vae(folder: Path) -> AnnotationVAE:
     folder = holder(folder, "vae", "label_vae")
     tensors, config = read_tensors(folder), read_config(folder)
     convolutions, outputs = (_convolutions(tensors, half) for half in ("encoder", "decoder"))
+    if not convolutions or not outputs:
+        raise WeightsError(
+            f"{folder}: not a whole annotation VAE; found {', '.join(sorted(tensors)[:4])} .... The variant that is an "
+            "AutoencoderKL is not supported: the released checkpoints do not use it"
+        )
     # Three and two for every stage in the encoder; two and a transposed one for every stage in the decoder.
     if len(convolutions) < 5 or len(convolutions) % 2 == 0 or len(outputs) != 2 + (len(convolutions) - 3) // 2:
-        raise WeightsError(
-            f"{folder}: not a whole annotation VAE: {len(convolutions)} convolutions in its encoder and {len(outputs)} "
-            f"in its decoder; found {', '.join(sorted(tensors)[:4])} .... The variant that is an AutoencoderKL is "
-            "not supported: the released checkpoints do not use it"
-        )
+        expected = AnnotationVAEConfig(num_bits=tensors[convolutions[0]].shape[1])
+        return assigned(lambda: AnnotationVAE(expected), tensors, f"{folder} (not a whole annotation VAE)")
     # First and last two layers stand alone; between them every stage is one widening and one striding convolution.
     widths = (tensors[convolutions[0]].shape[0], *(tensors[name].shape[0] for name in convolutions[1:-2:2]))
     factor = _number(config, "scaling_factor", ANNOTATION_SCALE, folder)
@@ -173,11 +197,11 @@ def _convolutions(tensors: Tensors, half: str) -> list[str]:
     return [name for _, name in sorted(numbered) if tensors[name].ndim == 4]
 
 
-def _number(config: dict[str, Any], key: str, default: float, folder: Path) -> float:
+def _number(config: dict[str, Any], key: str, default: float, where: Path) -> float:
     """A number of a config, or `default` where the config does not say."""
     value = config.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
-        raise WeightsError(f"{folder / 'config.json'}: {key} must be a number above 0, found {value!r}")
+        raise WeightsError(f"{where}: the config's {key} must be a number above 0, found {value!r}")
     return default if value is None else value
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import SchedulerMixin
@@ -25,7 +25,8 @@ class SamplerSettings:
 
     Attributes:
         steps: network evaluations along the reverse process.
-        solver: "dpmsolver++3" is the paper's; all are diffusers', and "ddim" is DPM-Solver++ of order 1.
+        solver: "dpmsolver++3" is the paper's; all are diffusers', and "ddim" is DPM-Solver++ of order 1. The two of
+            UniPC wait for the device at every step.
         guidance: scale s of e = s * e_text + (1 - s) * e_notext; 1 or less turns guidance off and halves the cost. None
             takes the bundle's own.
         guided_from, guided_to: guide only between these shares of the steps, from 0 (noise) to 1 (clean); the others
@@ -47,8 +48,14 @@ class SamplerSettings:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        for value, known in ((self.solver, get_args(Solver)), (self.precision, get_args(Precision))):
+            if value not in known:
+                raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+        if not 0 < self.steps < NUM_TIMES or self.batch_size < 1:
+            raise ValueError(
+                f"steps lie between 1 and {NUM_TIMES - 1}, and batch_size is at least 1, got {self.steps} and "
+                f"{self.batch_size}"
+            )
         if not 0 <= self.confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold is a probability, 0 to 1, got {self.confidence_threshold}")
         if not 0 <= self.guided_from <= self.guided_to <= 1:
@@ -64,7 +71,7 @@ class SamplerSettings:
     def guided(self, step: int) -> bool:
         """Whether step number `step`, from 0, is guided."""
         assert self.guidance is not None, "settings are resolved before they are used"
-        return self.guidance > 1 and self.guided_from * self.steps <= step < self.guided_to * self.steps
+        return self.guidance > 1 and round(self.guided_from * self.steps) <= step < round(self.guided_to * self.steps)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

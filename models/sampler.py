@@ -45,15 +45,16 @@ class NoiseStreams:
     """One stream of standard-normal numbers per pair, so that a pair's noise never depends on its batch.
 
     Numbers are drawn on the CPU, in the reference's order: image latent, CLIP image, mask latent, then one text noise a
-    step. The same seed gives the same noise on every device.
+    step. The same seed gives the same noise on every device. Streams are Philox's, keyed by the whole seed: torch's
+    generator on the CPU sees just 32 of its bits, so that among a million pairs some would share their noise.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self._streams = [np.random.Generator(np.random.Philox(key=int(seed))) for seed in seeds]
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) float32: the next numbers of every pair's stream."""
-        return torch.stack([torch.randn(shape, generator=generator) for generator in self._generators])
+        return torch.from_numpy(np.stack([stream.standard_normal(shape, np.float32) for stream in self._streams]))
 
 
 class PairSampler:
@@ -94,10 +95,13 @@ class PairSampler:
         """
         encoders, size = self.bundle.encoders, self.bundle.image_size_px
         self._refuse_misfit(images, (len(prompts), size, size, 3))
+        if images.dtype != np.uint8:
+            raise ValueError(f"images are uint8, 0 to 255, got {images.dtype}")
         pixels = torch.from_numpy(self._padded(images)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with self._precision():
+            parts = pixels.split(self._rows_at_once())
             known = {
-                "image": image_to_latent(encoders.image_vae, pixels),
+                "image": torch.cat([image_to_latent(encoders.image_vae, part) for part in parts]),
                 "clip_image": clip_image_embedding(encoders.clip_image, pixels),
             }
         return self._sample(prompts, seeds, known)
@@ -110,11 +114,14 @@ class PairSampler:
         """
         vae, labels, size = self.bundle.encoders.annotation_vae, self.bundle.encoders.labels, self.bundle.image_size_px
         self._refuse_misfit(masks, (len(prompts), size, size))
+        if not np.issubdtype(masks.dtype, np.integer):
+            raise ValueError(f"masks are whole class ids, got {masks.dtype}")
         if strange := sorted({*np.unique(masks).tolist()} - {*range(labels.num_classes + 1), labels.ignore_index}):
             raise ValueError(f"masks hold ids {strange[:8]} that label space {labels.name!r} does not have")
         ids = torch.from_numpy(self._padded(masks).astype(np.int64)).to(self.device)
         with self._precision():
-            known = {"mask": vae.normalize(vae.encode(ids).mean.float())}
+            parts = ids.split(self._rows_at_once())
+            known = {"mask": vae.normalize(torch.cat([vae.encode(part).mean.float() for part in parts]))}
         return self._sample(prompts, seeds, known)
 
     @torch.inference_mode()
@@ -147,9 +154,7 @@ class PairSampler:
                 lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
                 self._known(start, known) if known else None,
             )
-            # Decoders hold hundreds of channels at full size: one chunk after the other bounds their memory.
-            rows = max(1, DECODE_PIXELS // bundle.image_size_px**2)
-            chunks = zip(*(value.split(rows) for value in latents), strict=True)
+            chunks = zip(*(value.split(self._rows_at_once()) for value in latents), strict=True)
             decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
         image, mask, confidence, finite = (
             torch.cat(parts)[:num_pairs].cpu().numpy() for parts in zip(*decoded, strict=True)
@@ -196,6 +201,14 @@ class PairSampler:
                 f"expected an array of shape {shape}, one row per prompt and at most {self.settings.batch_size}, got "
                 f"{values.shape}"
             )
+
+    def _rows_at_once(self) -> int:
+        """Pictures that encoders and decoders take at once: their hundreds of channels at full size need much memory.
+        It divides the batch, because a kernel chosen for another shape may give other numbers."""
+        most = max(1, DECODE_PIXELS // self.bundle.image_size_px**2)
+        return next(
+            rows for rows in range(min(most, self.settings.batch_size), 0, -1) if self.settings.batch_size % rows == 0
+        )
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
         """(B, ...) -> (batch_size, ...), the last row again and again."""

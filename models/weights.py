@@ -243,8 +243,11 @@ def assigned(build: Callable[[], Net], tensors: dict[str, torch.Tensor], where: 
     Raises:
         WeightsError: lists missing, surplus and misshapen tensors.
     """
-    with torch.device("meta"):
-        net = build()
+    try:
+        with torch.device("meta"):
+            net = build()
+    except ValueError as error:  # sizes that no network can have
+        raise WeightsError(f"{where}: {error}") from error
     load_tensors(net, tensors, where)
     return net
 

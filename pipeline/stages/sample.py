@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import torch
 
 from models.reverse import SamplerSettings
 from models.sampler import Pairs, PairSampler
 from models.weights import Bundle
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.schema import Batch
 
 
@@ -16,24 +18,41 @@ class SamplePairs:
     """Stage: `prompt`, `seed` -> `image` (B, H, W, 3) uint8, `mask` (B, H, W), `confidence` (B, H, W) uint8.
 
     Adds `confidence_mean` float32 in [0, 1], and `error` with `error_detail`: "" or why the row could not be made; such
-    rows hold zeros. Other columns pass on.
+    rows hold zeros, and rows that come with an `error` keep it. Other columns pass on.
 
     Args:
         bundle: folder of the weights.
         settings: of the sampler; batches hold at most `settings.batch_size` rows.
         device: to sample on.
         threads: torch threads, 0 for torch's choice.
+        digest: of the weights that the run began with; "" takes any.
+
+    Raises:
+        ConfigError: this machine has other weights.
     """
 
-    def __init__(self, bundle: str, settings: SamplerSettings, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, bundle: str, settings: SamplerSettings, device: str = "cpu", threads: int = 0, digest: str = ""
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        self.sampler = PairSampler(Bundle.load(bundle), settings, device)
+        weights = Bundle.load(bundle)
+        if digest and weights.digest != digest:
+            raise ConfigError(
+                f"{bundle} on {platform.node()} holds weights {weights.digest}, the driver's are {digest}; give all "
+                "machines the same bundle"
+            )
+        if settings.precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits on the way
+        self.sampler = PairSampler(weights, settings, device)
 
     def __call__(self, batch: Batch) -> Batch:
         prompts = [str(prompt) for prompt in batch["prompt"]]
         seeds = [int(seed) for seed in batch["seed"]]
         errors, details = self._refused(prompts)
+        for row, error in enumerate(batch.get("error", ())):  # given up before it came here
+            if error:
+                errors[row], details[row] = str(error), str(batch["error_detail"][row])
         good = [row for row, error in enumerate(errors) if not error]
         size, labels = self.sampler.bundle.image_size_px, self.sampler.bundle.encoders.labels
         image = np.zeros((len(prompts), size, size, 3), np.uint8)
@@ -41,6 +60,11 @@ class SamplePairs:
         confidence = np.zeros((len(prompts), size, size), np.uint8)
         for rows, pairs in self._sample(good, prompts, seeds, errors, details):
             image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
+            if len(rows) > 1 and not pairs.finite.any():  # not the prompts' fault either
+                raise DataError(
+                    "every pair of a batch left the numbers (NaN or infinite): other settings may help "
+                    "(sampler.precision float32, more steps, a lower guidance), else the bundle is broken"
+                )
             for row, finite in zip(rows, pairs.finite, strict=True):
                 errors[row] = "" if finite else "non_finite_latent"
         return {

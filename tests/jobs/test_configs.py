@@ -19,7 +19,8 @@ from pipeline.training.joint import JointConfig
 from pipeline.training.text import TextConfig
 from pipeline.training.vae import VAEConfig
 
-DEMO = Path(__file__).parents[2] / "jobs" / "configs" / "demo"
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+DEMO = CONFIGS / "demo"
 TYPES: dict[str, Any] = {
     "annotation_vae": VAEConfig,
     "demo": DemoConfig,
@@ -34,7 +35,7 @@ TYPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(DEMO.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_config_loads(path):
     assert load(TYPES[path.stem], path).dump()
 

@@ -25,7 +25,7 @@ def reference() -> tuple[AnnotationVAE, dict[str, torch.Tensor]]:
 
 def test_bits_equal_the_reference():
     _, tensors = reference()
-    assert torch.equal(bit_planes(tensors["in.mask"], 5), tensors["out.bits"])
+    assert torch.equal(bit_planes(tensors["in.mask"], 5, 21), tensors["out.bits"])
 
 
 @torch.no_grad()
@@ -45,16 +45,17 @@ def test_published_size():
 
 def test_code_of_background_and_unknown_pixels_is_zero():
     mask = torch.tensor([[[0, 255, 1, 20]]])
-    planes = bit_planes(mask, 5)[0, :, 0]
+    planes = bit_planes(mask, 5, 21)[0, :, 0]
     assert planes[:, 0].tolist() == planes[:, 1].tolist() == [0] * 5
     assert planes[:, 2].tolist() == [1, -1, -1, -1, -1]
     assert planes[:, 3].tolist() == [-1, -1, 1, -1, 1]
+    assert not bit_planes(torch.tensor([[[255, 151]]]), 8, 151).any(), "the ignore index fits into ADE20K's eight bits"
 
 
 def test_every_class_has_a_code_of_its_own_even_for_a_power_of_two():
     labels = LabelSpace.custom("sixteen", tuple(f"class {index}" for index in range(16)))
     ids = torch.arange(17).view(1, 1, 17)
-    codes = bit_planes(ids, labels.num_bits)[0, :, 0].T.tolist()
+    codes = bit_planes(ids, labels.num_bits, labels.num_classes + 1)[0, :, 0].T.tolist()
     assert len({tuple(code) for code in codes}) == 17
 
 

@@ -175,6 +175,41 @@ class Evil:
         return (print, ("code from a stranger ran",))
 
 
+def test_a_lost_shard_is_told_by_its_tensors(unet):
+    """The last block of the first half, whose partner in the second half is there."""
+    tensors = load_file(unet / WEIGHTS)
+    last = max(int(name.split(".")[2]) for name in tensors if "transformer_in_blocks" in name)
+    lost = f"transformer.transformer_in_blocks.{last}."
+    save_file({name: value for name, value in tensors.items() if not name.startswith(lost)}, unet / WEIGHTS)
+    with pytest.raises(WeightsError, match=f"missing {lost}") as error:
+        read_joint(unet)
+    assert "surplus" not in str(error.value)
+
+
+def test_missing_and_surplus_tensors_of_an_annotation_vae_are_listed(tmp_path):
+    folder = Path(shutil.copytree(TINY / "jodiffusion_label_vae", tmp_path / "vae"))
+    file = next(folder.rglob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["extra"] = tensors.pop("encoder.3.weight")
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match="missing encoder.3.weight(.|\n)*surplus extra"):
+        read_annotation_vae(folder)
+
+
+def test_another_noise_process_is_refused(base):
+    path = base / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    with pytest.raises(WeightsError, match="prediction_type is 'v_prediction'"):
+        import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
+
+
+def test_sizes_that_make_no_network_are_explained(unet):
+    tensors = load_file(unet / WEIGHTS)
+    save_file({**tensors, "text_in.weight": torch.zeros(3)}, unet / WEIGHTS)
+    with pytest.raises(WeightsError, match="misshapen text_in.weight"):
+        read_joint(unet)
+
+
 def test_a_pickle_with_code_in_it_is_refused(unet, capsys):
     (unet / WEIGHTS).unlink()
     torch.save({"weight": Evil()}, unet / "diffusion_pytorch_model.bin")
@@ -275,9 +310,9 @@ def test_a_misshapen_library_part_is_named(base):
         import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": 3}'])
+@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_a_damaged_index_is_named(text, unet):
     (unet / WEIGHTS).unlink()
     (unet / f"{WEIGHTS}.index.json").write_text(text)
-    with pytest.raises(WeightsError, match="index.json: not an index"):
+    with pytest.raises(WeightsError, match="index.json: not an index|index.json names files that are missing"):
         read_joint(unet)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import models.jodiffusion
+import models.sampler
 from models.frozen import image_to_latent, latent_to_image
 from models.labels import GARMENTS, VOC
 from models.reverse import SamplerSettings, with_preset
@@ -27,6 +28,33 @@ def test_shapes_and_types(bundle):
     assert pairs.mask.shape == pairs.confidence.shape == (2, SIZE_PX, SIZE_PX)
     assert set(np.unique(pairs.mask)) <= {*range(9), 255}
     assert pairs.finite.all()
+
+
+def test_noise_depends_on_every_bit_of_a_seed():
+    drawn = NoiseStreams([7, 7 + 2**32, 7 + 2**62]).normal(100)
+    assert len({tuple(row.tolist()) for row in drawn}) == 3
+    assert torch.equal(NoiseStreams([7]).normal(100)[0], drawn[0])
+
+
+def test_decoders_take_equal_parts_of_a_batch(bundle, monkeypatch):
+    """Else a pair would be decoded at another shape in the last part, and alone."""
+    shapes = []
+    decode = PairSampler._decode
+
+    def spy(self, latents):
+        shapes.append(len(latents.image))
+        return decode(self, latents)
+
+    monkeypatch.setattr(PairSampler, "_decode", spy)
+    monkeypatch.setattr(models.sampler, "DECODE_PIXELS", 4 * SIZE_PX**2)
+    PairSampler(bundle, replace(SETTINGS, batch_size=6))(["a red bag"], [1])
+    assert shapes == [3, 3]
+
+
+def test_unknown_solvers_and_precisions_are_refused():
+    for wrong in ({"solver": "euler"}, {"precision": "float16"}, {"steps": 1000}, {"steps": 0}):
+        with pytest.raises(ValueError, match="is not one of|steps lie between"):
+            SamplerSettings(**wrong)
 
 
 def test_a_pair_is_the_same_alone_and_in_any_batch(bundle):
