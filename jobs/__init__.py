@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,7 @@ os.environ.setdefault(
             "world_rank=",
             "Setting up process group",
             "Requesting resources",
+            "There are infinite retries remaining",
         )
     ),
 )
@@ -34,14 +36,22 @@ C = TypeVar("C", bound="Config")
 
 
 def command(main: Callable[[C], object], config_type: type[C]) -> None:
-    """Runs one job from the command line. A user's mistake ends in one message and exit code 2, SIGINT in 130."""
+    """Runs one job from the command line. A user's mistake ends in one message and exit code 2, SIGINT and SIGTERM in
+    130."""
     # Here and not above: the list of jobs must not wait for torch.
     from models.weights import WeightsError
     from pipeline.config import parse
-    from pipeline.errors import JoDiffusionError
+    from pipeline.errors import JoDiffusionError, Stopped
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # what stops jobs and pods: it should end as well as Ctrl-C does
     try:
         main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
+    except Stopped as stopped:
+        sys.stderr.write(f"\n{stopped}; run the same command again to go on\n")
+        sys.exit(130)
     except (JoDiffusionError, WeightsError) as error:
         sys.exit(_report(error))
     except KeyboardInterrupt:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as functional
 from diffusers import AutoencoderKL
 from torch import Tensor, nn

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from upath import UPath
 
 from pipeline.errors import ConfigError
 
@@ -49,34 +51,33 @@ class RunConfig(Config):
     run: str = Field(min_length=1)
     """Name of the run; its folder is <runs>/<run>, and the same name goes on with it."""
     runs: str = "runs"
-    """Folder of all runs."""
+    """Folder of all runs: a path that every node sees, or a URL ("s3://bucket/runs")."""
     seed: int = Field(0, ge=0)
     """Every random number of the run follows from it."""
     experiment: str = "jodiffusion"
     """MLflow experiment."""
     tracking_uri: str = ""
-    """MLflow server or database; empty: MLFLOW_TRACKING_URI, else a database in the folder of runs."""
+    """MLflow server or database; empty: MLFLOW_TRACKING_URI, else a database in the folder of runs, or in the current
+    one where runs are on a store."""
 
-    @field_validator("runs")
+    @field_validator("runs", "tracking_uri")
     @classmethod
-    def _local(cls, runs: str) -> str:
-        if "://" in runs:
-            raise ValueError("runs are kept in a folder that every node sees; object stores are not supported yet")
-        return runs
+    def _without_credentials(cls, url: str) -> str:
+        # Configs are saved, logged and copied into provenance.
+        if re.search(r"://[^/]*@", url):
+            raise ValueError("credentials do not belong into a URL; give them in the environment")
+        return url
 
     @property
     def folder(self) -> Path:
-        """Folder of this run, absolute: workers run in folders of their own."""
-        return Path(absolute(self.runs)) / self.run
+        """Folder of this run, absolute: workers run in folders of their own. A `UPath` where it is on a store."""
+        return cast(Path, UPath(absolute(self.runs)) / self.run)
 
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow's numbers go."""
-        return (
-            self.tracking_uri
-            or os.environ.get("MLFLOW_TRACKING_URI", "")
-            or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
-        )
+        database = os.path.abspath("mlflow.db") if "://" in self.runs else f"{absolute(self.runs)}/mlflow.db"
+        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{database}"
 
 
 def absolute(path: str) -> str:

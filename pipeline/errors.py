@@ -15,5 +15,9 @@ class DataError(JoDiffusionError):
     """A picture, mask, prompt or file that cannot be used as it is."""
 
 
+class Stopped(JoDiffusionError):  # noqa: N818 (nothing went wrong)
+    """The user asked to stop; what was made is kept."""
+
+
 class ShardError(JoDiffusionError):
     """A shard that cannot be read or written (truncated file, full disk, wrong table)."""

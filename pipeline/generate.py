@@ -3,51 +3,40 @@
 from __future__ import annotations
 
 import json
-import math
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
 import ray.data
 from pydantic import Field
 
 from models.labels import LabelSpace
-from models.reverse import SamplerSettings, with_preset
+from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.cluster import require
 from pipeline.codec import ImageFormat
+from pipeline.compact import heal
 from pipeline.config import Config, RunConfig, Workers, absolute
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import Stopped
 from pipeline.manifest import Manifest
-from pipeline.run import Run, clock, log
-from pipeline.schema import PROMPT, Batch, canonical_json, pair_id, pair_seed, prompt_id
-from pipeline.shards import (
-    FAILED,
-    LABELS,
-    MADE,
-    list_shards,
-    load_labels,
-    map_shards,
-    open_shard,
-    read_shards,
-    remaining,
-    remove_drafts,
-)
+from pipeline.progress import Shared, Timed
+from pipeline.run import Run, log
+from pipeline.schema import Batch, canonical_json
+from pipeline.shards import LABELS, load_labels, remove_drafts
 from pipeline.sink import WRITE_ARGS, ShardSink
+from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
-from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
+from pipeline.storage import local_copy, write_bytes
+from pipeline.watch import Watch
+from pipeline.work import Work, find_work, load_prompts
 
-SAFE_TO_CHANGE = frozenset({"pairs", "rows_per_shard", "refine_on", "retry_errors", "log_every_s"})
-MAX_BLOCKS = 4000
+SAFE_TO_CHANGE = frozenset(
+    {
+        "bundle", "prompts",  # their digests must not change
+        "pairs", "rows_per_shard", "shard_mb", "refine_on", "retry_errors", "log_every_s", "gpu_hour_price",
+    }
+)  # fmt: skip
 
 
 class Refine(Config):
@@ -63,12 +52,13 @@ class GenerateConfig(RunConfig):
     """Makes image/mask pairs from prompts."""
 
     bundle: str
-    """Folder of the weights."""
+    """Folder of the weights, a path or a URL."""
     prompts: str
-    """Text file with one prompt per line, or the folder of a run whose prompts are taken in order of their ids."""
+    """A text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or the folder of
+    a run whose captions are taken; a path or a URL."""
     pairs: int = Field(ge=1)
-    """Pairs to make; prompts are used in turn, each again with other noise until there are enough. Asking for more
-    later makes just the difference."""
+    """Pairs to make; prompts are used in turn, each as often as its weight asks, with other noise every time. Asking
+    for more later makes just the difference."""
     sampler: SamplerSettings = SamplerSettings()
     """The reverse process."""
     preset: Literal["own", "faithful", "fast"] = "own"
@@ -76,12 +66,14 @@ class GenerateConfig(RunConfig):
     the network evaluations (docs/sampling.md has what both cost and give). "own" leaves them as they are."""
     refine: Refine = Refine()
     """What is done to masks afterwards."""
-    image_format: ImageFormat = "png"
-    """"png" and "webp" are lossless; "jpeg" is quality 95 in 4:4:4."""
+    image_format: ImageFormat = "webp"
+    """"webp" and "png" are lossless, webp is faster and smaller; "jpeg" is quality 95 in 4:4:4."""
     keep_confidence: bool = False
     """Also store how sure the model was of each pixel, as an 8-bit picture."""
-    rows_per_shard: int = Field(1000, ge=1)
-    """Pairs per Parquet file, give or take half."""
+    shard_mb: int = Field(384, ge=1)
+    """Megabytes per Parquet file, give or take a third. Pairs that wait for their shard are lost with a lost node."""
+    rows_per_shard: int = Field(0, ge=0)
+    """Pairs per Parquet file instead, give or take half; 0 goes by `shard_mb`."""
     workers: Workers = Workers()
     """Sampler processes; with GPUs, one each."""
     refine_on: Workers = Workers(num=4)
@@ -89,7 +81,9 @@ class GenerateConfig(RunConfig):
     retry_errors: bool = False
     """Try again what failed in an earlier start of this run."""
     log_every_s: float = Field(10.0, gt=0)
-    """Seconds between progress lines."""
+    """Seconds between progress lines, and between points in MLflow."""
+    gpu_hour_price: float = Field(0.0, ge=0)
+    """Price of an hour of one GPU, in any currency, to show what the run has cost; 0 shows nothing."""
 
     def resolved(self) -> GenerateConfig:
         """This config with the preset's values and the bundle's guidance in `sampler`: all that decides a pair.
@@ -98,7 +92,11 @@ class GenerateConfig(RunConfig):
             WeightsError: no bundle.
         """
         sampler = self.sampler if self.preset == "own" else with_preset(self.sampler, self.preset)
-        guidance = read_facts(absolute(self.bundle)).guidance
+        for key in PRESETS.get(self.preset, ()):
+            own, default, taken = (getattr(one, key) for one in (self.sampler, SamplerSettings(), sampler))
+            if own not in (default, taken):
+                log.warning("preset %s takes sampler.%s %s, not %s", self.preset, key, taken, own)
+        guidance = read_facts(local_copy(absolute(self.bundle))).guidance
         return self.model_copy(update={"sampler": sampler.resolved(guidance), "preset": "own"})
 
     def provenance(self) -> str:
@@ -112,122 +110,109 @@ def generate(config: GenerateConfig) -> Manifest:
 
     Raises:
         ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
+        Stopped: SIGINT; what had begun is written.
     """
-    bundle = Path(absolute(config.bundle))
+    bundle = local_copy(absolute(config.bundle))
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
     config = config.resolved()
-    read_prompts(config.prompts)  # before the run is begun
-    with Run.open(config, "generate", SAFE_TO_CHANGE) as run:
+    bundle_digest = digest(bundle, ENCODERS + JOINT)
+    prompts = load_prompts(absolute(config.prompts))  # before the run is begun
+    facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest}
+    with Run.open(config, "generate", SAFE_TO_CHANGE, facts) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(str(bundle))
-        labels.save(run.folder / LABELS)
-        bundle_digest = digest(bundle, ENCODERS + JOINT)
-        refuse_other_bundle(folder, bundle_digest)
-        planned = plan(config, bundle_digest)
-        todo = remaining(planned, folder, config.retry_errors)
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
+        work = find_work(
+            prompts,
+            folder,
+            num_pairs=config.pairs,
+            run_seed=config.seed,
+            bundle_digest=bundle_digest,
+            sampler_settings=config.provenance(),
+            retry_errors=config.retry_errors,
+        )
         log.info(
-            "generate: %d pairs planned, %d to make, with bundle %s, %d steps, guidance %g",
-            planned.num_rows,
-            todo.num_rows,
+            "generate: %s pairs of %s prompts planned, %s to make, with bundle %s, %d steps, guidance %g",
+            f"{config.pairs:,}",
+            f"{prompts.num:,}",
+            f"{work.todo:,}",
             bundle_digest,
             config.sampler.steps,
             config.sampler.guidance,
         )
-        if todo.num_rows:
+        if work.todo:
             require(config.workers)
-            with watched(config, run, planned.num_rows - todo.num_rows):
-                graph(blocks(todo, config.sampler.batch_size), config, labels, bundle_digest).write_datasink(
-                    ShardSink(folder, config.rows_per_shard), ray_remote_args=WRITE_ARGS
-                )
+            make(work, config, run, labels, bundle_digest)
         return finish(run)
 
 
-def refuse_other_bundle(folder: str, bundle_digest: str) -> None:
-    """Raises ConfigError where a run holds pairs of other weights: with new ones it would be a set of two models."""
-    if not list_shards(folder):
-        return
-    found = set(read_shards([folder], ["bundle"])["bundle"].unique().to_pylist())
-    if found - {bundle_digest}:
-        raise ConfigError(
-            f"{folder} holds pairs of bundle {', '.join(sorted(map(str, found)))}, but the weights are now "
-            f"{bundle_digest}; take another --run name, or give the weights that the run began with"
-        )
-
-
-def plan(config: GenerateConfig, bundle_digest: str) -> pa.Table:
-    """PROMPT rows of all pairs of a run. Ids and seeds follow from content; a longer plan begins like a shorter one."""
-    prompts = read_prompts(config.prompts)
-    ids = {prompt: prompt_id(prompt) for prompt in set(prompts)}
-    provenance = config.provenance()
-    uses: Counter[str] = Counter()
-    rows = []
-    for index in range(config.pairs):
-        prompt = prompts[index % len(prompts)]
-        seed = pair_seed(config.seed, ids[prompt], uses[prompt])
-        rows.append((pair_id(prompt, seed, bundle_digest, provenance), ids[prompt], prompt, seed, uses[prompt]))
-        uses[prompt] += 1
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), PROMPT, strict=True)],
-        schema=PROMPT,
+def make(work: Work, config: GenerateConfig, run: Run, labels: LabelSpace, bundle_digest: str) -> None:
+    """Runs the graph on what is left, watched."""
+    shared = Shared.start()
+    watch = Watch(
+        job="generate",
+        run=run,
+        shared=shared,
+        workers={"sample": config.workers.num, "refine": config.refine_on.num, "write": 1},
+        already=config.pairs - work.todo,
+        planned=config.pairs,
+        gpus=config.workers.num * config.workers.gpus,
+        gpu_hour_price=config.gpu_hour_price,
+        every_s=config.log_every_s,
     )
-
-
-def read_prompts(source: str) -> list[str]:
-    """Prompts of a text file, in its order, or of a run, in the order of their pair ids.
-
-    Raises:
-        DataError: missing, not text, or without prompts.
-    """
-    path = Path(source)
-    if path.is_dir():
-        rows = read_shards([source], ["pair_id", "prompt"]).sort_by("pair_id")
-        return [prompt or "" for prompt in rows["prompt"].to_pylist()]
+    sink = ShardSink(str(run.folder), config.rows_per_shard, shard_bytes=config.shard_mb * 10**6, shared=shared)
     try:
-        prompts = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{source}: cannot read prompts ({error}); give a UTF-8 text file, one prompt per line"
-        ) from error
-    if not any(prompt.strip() for prompt in prompts):
-        raise DataError(f"{source}: holds no prompts; write one per line")
-    return prompts
+        with watch():
+            pairs = graph(work.dataset(config.sampler.batch_size), config, labels, bundle_digest, shared)
+            pairs.write_datasink(sink, ray_remote_args=WRITE_ARGS)
+    finally:
+        write_bytes(f"{run.folder}/throughput.json", json.dumps(watch.throughput(), indent=1).encode())
+    if watch.stopped:
+        manifest = finish(run)
+        raise Stopped(f"stopped: {manifest.num_pairs:,} of {config.pairs:,} pairs are in {run.folder}")
 
 
-def blocks(todo: pa.Table, batch_size: int) -> ray.data.Dataset:
-    """The work in blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors."""
-    rows = batch_size * max(1, math.ceil(todo.num_rows / (batch_size * MAX_BLOCKS)))
-    return ray.data.from_arrow([todo.slice(start, rows) for start in range(0, todo.num_rows, rows)])
+class Sampler:
+    """The stages of a sampler process: pairs from prompts, guarded and timed."""
+
+    def __init__(
+        self, bundle: str, digest: str, settings: SamplerSettings, device: str, threads: int, shared: Shared
+    ) -> None:
+        sample = SamplePairs(str(local_copy(bundle)), settings, device, threads, digest)
+        self.stage = Timed("sample", Guard(sample, shared), shared, new_errors=True)
+
+    def __call__(self, batch: Batch) -> Batch:
+        return self.stage(batch)
 
 
 def graph(
-    prompts: ray.data.Dataset, config: GenerateConfig, labels: LabelSpace, bundle_digest: str
+    prompts: ray.data.Dataset, config: GenerateConfig, labels: LabelSpace, bundle_digest: str, shared: Shared
 ) -> ray.data.Dataset:
     """PROMPT rows -> packed PAIR rows, and rows with an `error`."""
     workers, refine_on = config.workers, config.refine_on
+    device = "cuda" if workers.gpus else "cpu"
     sampled = prompts.map_batches(
-        SamplePairs,
+        Sampler,
         fn_constructor_args=(
-            absolute(config.bundle),
-            config.sampler,
-            "cuda" if workers.gpus else "cpu",
-            workers.threads,
+            absolute(config.bundle), bundle_digest, config.sampler, device, workers.threads, shared,
         ),
         batch_size=config.sampler.batch_size,
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
+    )  # fmt: skip
+    pack = partial(
+        refine_and_pack,
+        refine=config.refine.dump(),
+        ignore_index=labels.ignore_index,
+        image_format=config.image_format,
+        keep_confidence=config.keep_confidence,
+        origin={"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
     )
     return sampled.map_batches(
-        partial(
-            refine_and_pack,
-            refine=config.refine.dump(),
-            ignore_index=labels.ignore_index,
-            image_format=config.image_format,
-            keep_confidence=config.keep_confidence,
-            origin={"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
-        ),
+        Timed("refine", pack, shared).__call__,
         batch_size=config.sampler.batch_size,
         # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
         num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
@@ -236,78 +221,19 @@ def graph(
 
 
 def finish(run: Run) -> Manifest:
-    """Derives the manifest from the shards and logs what is in them."""
-    manifest = Manifest.scan(str(run.folder))
-    manifest.save(str(run.folder / "manifest.json"))
-    run.tracker.artifact(run.folder / "manifest.json")
+    """Removes what is there twice, derives the manifest from the shards and logs what is in them."""
+    folder = str(run.folder)
+    manifest: Manifest = ray.get(ray.remote(scan).remote(folder))
+    manifest.save(f"{folder}/manifest.json")
+    run.tracker.text("manifest.json", json.dumps(asdict(manifest), indent=1))
     run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
-    log.info("generate: %d pairs and %d errors in %s", manifest.num_pairs, manifest.num_errors, run.folder)
+    log.info("%d pairs and %d errors in %s", manifest.num_pairs, manifest.num_errors, folder)
     for reason, count in manifest.errors_by_reason.items():
-        log.info("generate: %d rows failed: %s (see errors/)", count, reason)
+        log.info("%d rows failed: %s (see errors/)", count, reason)
     return manifest
 
 
-@contextmanager
-def watched(config: GenerateConfig, run: Run, already: int) -> Iterator[None]:
-    """Prints and logs progress while the graph runs, from the shards that are there, and the throughput in the end."""
-    began, stop = time.monotonic(), threading.Event()
-
-    def show() -> float:
-        made = count_rows(str(run.folder)) - already
-        seconds = time.monotonic() - began
-        rate = made / seconds
-        left_s = (config.pairs - already - made) / rate if rate else math.inf
-        left = f"{clock(left_s)} left" if rate else "first shard on its way"
-        log.info("generate: %d of %d pairs  %.1f/s  %s", already + made, config.pairs, rate, left)
-        run.tracker.metrics({"pairs_per_s": rate, "pairs_done": already + made}, step=round(seconds))
-        return rate
-
-    def watch() -> None:
-        while not stop.wait(config.log_every_s):
-            show()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-    throughput = {"pairs_per_s": show(), "seconds": time.monotonic() - began, "samplers": config.workers.num}
-    (run.folder / "throughput.json").write_text(json.dumps(throughput, indent=1))
-
-
-def count_rows(folder: str) -> int:
-    """Rows in shards and errors, from footers."""
-
-    def count(path: str) -> int:
-        with open_shard(path) as shard:
-            return shard.metadata.num_rows
-
-    return sum(map_shards(count, [*list_shards(folder, MADE), *list_shards(folder, FAILED)]))
-
-
-def remake(row: dict[str, object], bundle: str, device: str = "cpu") -> Batch:
-    """Makes one pair again, alone, from its row: same noise, and on the same kind of device the same pixels and mask.
-
-    Args:
-        row: a row of PAIR, at least `prompt`, `seed`, `bundle` and `sampler`.
-        bundle: folder of the weights.
-
-    Returns:
-        `image` (1, H, W, 3), `mask` (1, H, W), and what else the stages give.
-
-    Raises:
-        ConfigError: the row was made with other weights.
-    """
-    found = digest(bundle, ENCODERS + JOINT)
-    if found != row["bundle"]:
-        raise ConfigError(f"the row was made with bundle {row['bundle']}, but {bundle} is {found}")
-    settings = json.loads(str(row["sampler"]))
-    try:
-        sampler = SamplerSettings(**settings["sampler"])
-    except TypeError as error:
-        raise ConfigError(f"the row was made by another version of this project: {error}; use that version") from error
-    stage = SamplePairs(bundle, sampler, device)
-    sampled = stage({"prompt": np.array([row["prompt"]], object), "seed": np.array([row["seed"]])})
-    return refine_masks(sampled, **settings["refine"], ignore_index=stage.sampler.bundle.encoders.labels.ignore_index)
+def scan(folder: str) -> Manifest:
+    """`heal` and `Manifest.scan`, in a process that gives its memory back."""
+    heal(folder)
+    return Manifest.scan(folder)

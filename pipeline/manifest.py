@@ -1,4 +1,4 @@
-"""Manifest: what a run made, derived from its shards and never the other way round; `verify` looks for damage."""
+"""Manifest: what a run made, derived from its shards and never the other way round."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import chain
-from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.codec import decode_image, decode_mask
-from pipeline.errors import DataError, ShardError
-from pipeline.shards import FAILED, MADE, list_shards, map_shards, open_shard, publish, shard_name
+from pipeline.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_bytes
+from pipeline.storage import read_bytes, write_bytes
 
 _SMALL_COLUMNS = ("class_ids", "class_pixels", "bundle", "sampler", "reason")
 _ROWS_AT_A_TIME = 32
@@ -98,79 +94,14 @@ class Manifest:
     @classmethod
     def load(cls, path: str) -> Manifest:
         """Reads what `save` wrote."""
-        with fsspec.open(path, "r") as file:
-            fields = json.load(file)
+        fields = json.loads(read_bytes(path))
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
         fields["classes"] = {int(class_id): ClassShare(**share) for class_id, share in fields["classes"].items()}
         return cls(**{**fields, "bundles": tuple(fields["bundles"]), "samplers": tuple(fields["samplers"])})
 
     def save(self, path: str) -> None:
         """Writes JSON, whole or not at all."""
-        publish(path, lambda file: file.write(json.dumps(asdict(self), indent=1).encode()))
-
-
-def verify(folder: str, deep: bool = False) -> list[str]:
-    """Looks for damage in a run's folder; gives one sentence for each problem, and none for a sound run.
-
-    Finds shards that cannot be read, shards whose name is not the hash of the keys inside, and keys that are in
-    `shards/` twice. With `deep` every picture is decoded: undecodable ones and sizes that do not agree are found too.
-    """
-    problems: list[str] = []
-    made: list[tuple[str, pa.ChunkedArray]] = []
-    for kind in (MADE, FAILED):
-        paths = list_shards(folder, kind)
-        for path, (keys, found) in zip(paths, map_shards(partial(_check_shard, deep=deep), paths), strict=True):
-            problems += found
-            if kind == MADE:
-                made.append((path, keys))
-    return problems + _duplicates(made)
-
-
-def _check_shard(path: str, deep: bool) -> tuple[pa.ChunkedArray, list[str]]:
-    """The keys of a shard, and what is wrong with it."""
-    keys = pa.chunked_array([], pa.string())
-    try:
-        with open_shard(path) as file:
-            names = file.schema_arrow.names
-            keys = file.read(columns=names[:1], use_threads=False).column(0)
-            is_named_right = path.endswith(f"/{shard_name(keys)}")
-            problems = [] if is_named_right else [f"{path}: the name is not the hash of the keys inside"]
-            if deep and {"image", "mask"} <= set(names):
-                columns = [names[0], "image", "mask", "height", "width"]
-                for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=columns, use_threads=False):
-                    for row in batch.to_pylist():
-                        problems += _check_pair(f"{path}, {row[names[0]]}", row)
-    except ShardError as error:
-        return keys, [str(error)]
-    return keys, problems
-
-
-def _check_pair(where: str, row: dict[str, Any]) -> list[str]:
-    height, width = row["height"], row["width"]
-    image, mask = ((row[name] or {}).get("bytes") or b"" for name in ("image", "mask"))
-    try:
-        sizes = {
-            "image": decode_image(image, f"{where}, image").shape[:2],
-            "mask": decode_mask(mask, f"{where}, mask").shape,
-        }
-    except DataError as error:
-        return [str(error)]
-    return [
-        f"{where}: the {name} is {size[0]} x {size[1]} pixels (height x width), the row says {height} x {width}"
-        for name, size in sizes.items()
-        if size != (height, width)
-    ]
-
-
-def _duplicates(made: list[tuple[str, pa.ChunkedArray]]) -> list[str]:
-    counts = pc.value_counts(_join(keys for _, keys in made))
-    doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    places: dict[str, list[str]] = {key: [] for key in doubled.to_pylist()}
-    if places:
-        for path, keys in made:
-            for key in keys.filter(pc.is_in(keys, doubled)).to_pylist():
-                places[key].append(path)
-    return [f"key {key} is there {len(paths)} times: {', '.join(paths)}" for key, paths in places.items()]
+        write_bytes(path, json.dumps(asdict(self), indent=1).encode())
 
 
 def _scan_shard(path: str) -> tuple[Shard, pa.Table]:
@@ -178,8 +109,7 @@ def _scan_shard(path: str) -> tuple[Shard, pa.Table]:
         names = file.schema_arrow.names
         small = [names[0], *(name for name in _SMALL_COLUMNS if name in names)]
         rows, table = file.metadata.num_rows, file.read(columns=small, use_threads=False)
-    filesystem, inner = fsspec.core.url_to_fs(path)
-    return Shard(path.rsplit("/", 1)[-1], rows, filesystem.size(inner)), table
+    return Shard(path.rsplit("/", 1)[-1], rows, shard_bytes(path)), table
 
 
 def _join(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:

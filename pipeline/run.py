@@ -7,17 +7,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Stopped
+from pipeline.storage import sole_driver, write_bytes
 
 log = logging.getLogger("jodiffusion")
 
@@ -63,6 +65,11 @@ class Tracker:
             for start in range(0, len(new), 100):
                 client.log_batch(self.run_id, params=new[start : start + 100])
 
+    def text(self, name: str, text: str) -> None:
+        """Logs a text as a file."""
+        with _losing_numbers_only():
+            self._client().log_text(self.run_id, text, name)
+
     def finish(self, status: str) -> None:
         """Ends the MLflow run as FINISHED, FAILED or KILLED."""
         with _losing_numbers_only():
@@ -83,42 +90,61 @@ class Run:
 
     @classmethod
     @contextmanager
-    def open(cls, config: RunConfig, job: str, changeable: frozenset[str] = frozenset()) -> Iterator[Run]:
-        """Opens the run that `config` names, new or to go on with.
+    def open(
+        cls,
+        config: RunConfig,
+        job: str,
+        changeable: frozenset[str] = frozenset(),
+        facts: Mapping[str, str] = MappingProxyType({}),
+    ) -> Iterator[Run]:
+        """Opens the run that `config` names, new or to go on with, for this process alone.
 
         Args:
             config: saved as `config.yaml` in the run's folder.
             job: name of the job; a run belongs to one.
             changeable: further keys that may differ from those that the run began with.
+            facts: what the run depends on beside its config, such as the digest of a file; saved with it, and must not
+                change either.
 
         Raises:
-            ConfigError: the folder belongs to another job or config; prints the difference.
+            ConfigError: the folder belongs to another job or config (prints the difference), or to a running process.
         """
         set_up_logging()
         folder = config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_and_save(folder, {"job": job, **config.dump()}, changeable | ALWAYS_CHANGEABLE)
-        tracker = _open_tracker(config, folder, job)
-        tracker.parameters(config.dump())
-        try:
-            yield cls(folder, tracker)
-        except KeyboardInterrupt:
-            tracker.finish("KILLED")
-            raise
-        except BaseException:
-            tracker.finish("FAILED")
-            raise
-        tracker.finish("FINISHED")
+        with sole_driver(str(folder)):
+            _check_and_save(folder, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
+            tracker = _open_tracker(config, folder, job)
+            tracker.parameters({**config.dump(), **facts})
+            try:
+                yield cls(folder, tracker)
+            except (KeyboardInterrupt, Stopped):
+                tracker.finish("KILLED")
+                raise
+            except BaseException:
+                tracker.finish("FAILED")
+                raise
+            tracker.finish("FINISHED")
 
 
 def set_up_logging() -> None:
     """One plain line per message on the terminal; safe to call again."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
+        handler = _ToStdout()
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+class _ToStdout(logging.StreamHandler[Any]):
+    """Writes to what `sys.stdout` is at the moment: a live display takes its place for a while."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None: ...
 
 
 def clock(seconds: float) -> str:
@@ -176,9 +202,7 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
                 + "\nTake another --run name, or undo "
                 "the change to go on with this run."
             )
-    draft = path.with_suffix(".draft")
-    draft.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    os.replace(draft, path)
+    write_bytes(str(path), yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 
 def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
@@ -196,7 +220,12 @@ def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
             experiment.experiment_id
             if experiment
             else client.create_experiment(
-                config.experiment, artifact_location=(folder.parent / "mlflow-artifacts").as_uri() if local else None
+                config.experiment,
+                artifact_location=(
+                    Path(config.mlflow_uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
+                ).as_uri()
+                if local
+                else None,
             )
         )
         found = client.search_runs([experiment_id], f"tags.folder = '{folder}'", max_results=1)

@@ -19,7 +19,14 @@ from pipeline.errors import ShardError
 Batch = dict[str, np.ndarray]
 """What a stage takes and returns: columns of one length."""
 
-REASONS = ("empty_prompt", "prompt_too_long", "non_finite_latent", "undecodable_input", "sampler_failed")
+REASONS = (
+    "empty_prompt",
+    "prompt_too_long",
+    "non_finite_latent",
+    "undecodable_input",
+    "sampler_failed",
+    "sampler_died",
+)
 """Why a row could not be made. Kept short, so that failures can be counted; the story goes into `detail`."""
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

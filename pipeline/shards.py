@@ -12,31 +12,27 @@ both `errors/` and `shards/` is no fault: the row was made on a later try, and c
 
 from __future__ import annotations
 
-import io
-import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from models.labels import LabelSpace
 from pipeline.errors import DataError, ShardError
 from pipeline.schema import PICTURE
+from pipeline.storage import filesystem_of, is_local, publish, read_bytes
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 Result = TypeVar("Result")
 
-MADE, FAILED = "shards", "errors"
+MADE, FAILED, BROKEN = "shards", "errors", "broken"
 LABELS = "label_space.json"
 
 MAX_ROWS_PER_GROUP = 100  # a reader of one row decodes its whole group
@@ -63,6 +59,7 @@ def write_table(table: pa.Table, folder: str) -> str:
             use_dictionary=small,
             write_statistics=small,  # the least and greatest of encoded pictures say nothing
             write_page_index=True,
+            write_page_checksum=True,
         )
 
     publish(f"{folder.rstrip('/')}/{name}", write)
@@ -74,59 +71,38 @@ def shard_name(keys: pa.ChunkedArray) -> str:
     return blake2b("\n".join(sorted(keys.to_pylist())).encode(), digest_size=16).hexdigest() + ".parquet"
 
 
-def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Makes the file `url` from what `write` puts into a stream, whole or not at all, even if the power fails.
-
-    Raises:
-        ShardError: disk full, no permission, store not reached; nothing is left behind.
-    """
-    filesystem, path = fsspec.core.url_to_fs(url)
-    try:
-        if isinstance(filesystem, LocalFileSystem):
-            _publish_locally(path, write)
-        else:
-            buffer = io.BytesIO()
-            write(buffer)
-            filesystem.pipe_file(path, buffer.getvalue())  # one PUT: an object appears when it is complete
-    except OSError as error:
-        raise ShardError(
-            f"cannot write {url}: {error.strerror or error}; free space or mend access there, then run the same "
-            "command again: what is already written is kept"
-        ) from error
-
-
 def list_shards(folder: str, kind: str = MADE) -> list[str]:
     """Paths of a run's shards, sorted by name; `kind` is MADE or FAILED. Empty where there are none, or no folder."""
     folder = f"{folder.rstrip('/')}/{kind}"
-    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem, path = filesystem_of(folder)
     filesystem.invalidate_cache(path)
     try:
         names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [f"{folder}/{name}" for name in names if name.endswith(".parquet") and not name.startswith(".")]
 
 
 def remove_drafts(folder: str) -> None:
-    """Removes what killed writers left in a local run folder. Only for a run that nobody is writing to."""
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    if isinstance(filesystem, LocalFileSystem):
+    """Removes what killed writers left in a local run folder. Only for a run that nobody else is writing to."""
+    filesystem, path = filesystem_of(folder)
+    if is_local(folder):
         for kind in (MADE, FAILED):
             for draft in filesystem.glob(f"{path}/{kind}/.*.draft"):
                 filesystem.rm_file(draft)
 
 
 @contextmanager
-def open_shard(path: str) -> Iterator[pq.ParquetFile]:
-    """Opens a shard to read.
+def open_shard(path: str, checksums: bool = False) -> Iterator[pq.ParquetFile]:
+    """Opens a shard to read, comparing the checksum of every page on the way if asked to.
 
     Raises:
         ShardError: it cannot be opened, or what is read from it turns out broken.
     """
-    filesystem, inner = fsspec.core.url_to_fs(path)
+    filesystem, inner = filesystem_of(path)
     try:
-        source = inner if isinstance(filesystem, LocalFileSystem) else filesystem.open(inner, "rb")
-        with pq.ParquetFile(source, pre_buffer=True) as file:
+        source = inner if is_local(path) else filesystem.open(inner, "rb")
+        with pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=checksums) as file:
             yield file
     except (FileNotFoundError, PermissionError, ConnectionError, TimeoutError) as error:
         raise ShardError(f"cannot reach shard {path}: {error}; check the path and your access to it") from error
@@ -147,6 +123,49 @@ def read_columns(path: str, columns: list[str] | None = None) -> pa.Table:
     with open_shard(path) as file:
         present = columns and [name for name in columns if name in file.schema_arrow.names]
         return file.read(columns=present, use_threads=False)
+
+
+def read_keys(path: str) -> pa.ChunkedArray:
+    """The first column of a shard."""
+    with open_shard(path) as file:
+        return file.read(columns=file.schema_arrow.names[:1], use_threads=False).column(0)
+
+
+def shard_bytes(path: str) -> int:
+    """Size of a shard."""
+    filesystem, inner = filesystem_of(path)
+    return int(filesystem.size(inner))
+
+
+def remove_shards(paths: Iterable[str]) -> None:
+    """Removes shards whose rows are elsewhere."""
+    for path in paths:
+        filesystem, inner = filesystem_of(path)
+        filesystem.rm_file(inner)
+
+
+def set_aside_broken(folder: str) -> list[str]:
+    """Moves shards that cannot be read from a run's `shards/` and `errors/` to `broken/`, so that their rows are made
+    again and nothing is deleted; returns where they are now."""
+
+    def problem(path: str) -> str:
+        try:
+            read_keys(path)
+        except ShardError as error:
+            if not isinstance(error.__cause__, ConnectionError | TimeoutError | PermissionError):
+                return str(error.__cause__)
+            raise
+        return ""
+
+    moved = []
+    paths = [path for kind in (MADE, FAILED) for path in list_shards(folder, kind)]
+    for path in [path for path, found in zip(paths, map_shards(problem, paths), strict=True) if found]:
+        target = f"{folder.rstrip('/')}/{BROKEN}/{path.rsplit('/', 1)[-1]}"
+        filesystem, inner = filesystem_of(path)
+        filesystem.makedirs(filesystem_of(f"{folder}/{BROKEN}")[1], exist_ok=True)
+        filesystem.mv(inner, filesystem_of(target)[1])
+        moved.append(target)
+    return moved
 
 
 def read_ids(folder: str, column: str = "pair_id", kinds: Sequence[str] = (MADE, FAILED)) -> pa.ChunkedArray:
@@ -199,9 +218,9 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     paths_by_store: dict[Any, list[str]] = {}
     for folder in folders:
         for url in _some_shards(folder):
-            store, path = fsspec.core.url_to_fs(url)
+            store, path = filesystem_of(url)
             # Ray's own reader of local files is faster than fsspec's, hence None.
-            paths_by_store.setdefault(None if isinstance(store, LocalFileSystem) else store, []).append(path)
+            paths_by_store.setdefault(None if is_local(url) else store, []).append(path)
     parts = [ray.data.read_parquet(paths, columns=columns, filesystem=store) for store, paths in paths_by_store.items()]
     return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
 
@@ -230,8 +249,7 @@ def load_labels(folder: str) -> LabelSpace:
     """
     path = f"{folder.rstrip('/')}/{LABELS}"
     try:
-        with fsspec.open(path, "rt") as file:
-            return LabelSpace.from_json(file.read())
+        return LabelSpace.from_json(read_bytes(path).decode())
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: missing, so nothing says what the masks mean; give the folder of an ingest or a generate run"
@@ -247,25 +265,3 @@ def _some_shards(folder: str) -> list[str]:
     if not paths:
         raise ShardError(f"no shards in {folder}/{MADE}; give the folder of a run that has made some")
     return paths
-
-
-def _publish_locally(path: str, write: Callable[[IO[bytes]], object]) -> None:
-    parent, name = os.path.split(path)
-    os.makedirs(parent, exist_ok=True)
-    # A draft of its own for every try: a task that Ray believes lost may still be writing beside its replacement.
-    draft = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}.draft")
-    try:
-        with open(draft, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.remove(draft)
-        raise
-    directory = os.open(parent, os.O_RDONLY)  # makes the new name survive a power cut, as the content already does
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.implementations.local import LocalFileSystem
 from ray.data import Datasink
 
+from pipeline.progress import Shared
 from pipeline.schema import ERROR, PAIR, REASONS, conform
 from pipeline.shards import FAILED, MADE, write_table
+from pipeline.storage import filesystem_of, is_local
+
+SHARD_BYTES = 384 * 10**6
 
 WRITE_ARGS = {"num_cpus": 0.5}
 """`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
@@ -28,39 +31,60 @@ class ShardSink(Datasink):
 
     Args:
         folder: the run's, a path that every node sees or an fsspec URL.
-        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer.
+        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer. 0 goes
+            by `shard_bytes`, give or take a third.
         schema: of the rows that were made.
+        shard_bytes: bytes of a shard.
+        shared: is told what was written.
     """
 
-    def __init__(self, folder: str, rows_per_shard: int, schema: pa.Schema = PAIR) -> None:
-        filesystem, path = fsspec.core.url_to_fs(folder.rstrip("/"))
+    def __init__(
+        self,
+        folder: str,
+        rows_per_shard: int = 0,
+        schema: pa.Schema = PAIR,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        shared: Shared | None = None,
+    ) -> None:
+        folder = folder.rstrip("/")
         # Absolute, because a worker's current folder is not the driver's.
-        self.folder = path if isinstance(filesystem, LocalFileSystem) else folder.rstrip("/")
+        self.folder = filesystem_of(folder)[1] if is_local(folder) else folder
         self.rows_per_shard = rows_per_shard
+        self.shard_bytes = shard_bytes
         self.schema = schema
+        self.shared = shared
 
     @property
-    def min_rows_per_write(self) -> int:
-        return self.rows_per_shard
+    def min_rows_per_write(self) -> int | None:
+        return self.rows_per_shard or None
+
+    @property
+    def min_bytes_per_write(self) -> int | None:
+        return None if self.rows_per_shard else self.shard_bytes
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> list[str]:
         """Writes the rows of one task; returns the file names of its shards."""
+        began = time.perf_counter()
         made, failed = [self.schema.empty_table()], [ERROR.empty_table()]
         for block in blocks:
             rows = block if isinstance(block, pa.Table) else pa.Table.from_pandas(block, preserve_index=False)
             # Cast before they are joined: Ray takes a block's types from its values, so they differ between blocks.
             for tables, part, schema in zip((made, failed), split_errors(rows), (self.schema, ERROR), strict=True):
                 tables.append(conform(part, schema))
-        return [
-            *self._write_pieces(pa.concat_tables(made), MADE),
-            *self._write_pieces(pa.concat_tables(failed), FAILED),
-        ]
+        rows, errors = pa.concat_tables(made), pa.concat_tables(failed)
+        names = [*self._write_pieces(rows, MADE), *self._write_pieces(errors, FAILED)]
+        if self.shared:
+            num_rows, num_bytes = rows.num_rows + errors.num_rows, rows.nbytes + errors.nbytes
+            self.shared.worked("write", num_rows, time.perf_counter() - began, num_bytes)
+        return names
 
     def _write_pieces(self, table: pa.Table, kind: str) -> list[str]:
         if not table.num_rows:
             return []
         # Even pieces near the wanted size: what Ray bundles is a little over it, and the rest would be a tiny shard.
-        num_pieces = max(1, round(table.num_rows / self.rows_per_shard))
+        wanted = table.num_rows / self.rows_per_shard if self.rows_per_shard else table.nbytes / self.shard_bytes
+        num_pieces = min(table.num_rows, max(1, round(wanted)))
         cuts = [table.num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
         return [write_table(table.slice(a, b - a), f"{self.folder}/{kind}") for a, b in pairwise(cuts)]
 

@@ -8,10 +8,12 @@ import yaml
 
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.config import load
-from pipeline.generate import GenerateConfig, generate, plan
-from pipeline.manifest import Manifest, verify
+from pipeline.generate import GenerateConfig, generate
+from pipeline.manifest import Manifest
 from pipeline.shards import list_shards, read_shards
+from pipeline.verify import verify
 from tests.chaos.kill import finish, kill_when
+from tests.plans import planned
 from tests.tiny import save_tiny_bundle
 
 NUM_PAIRS = 40
@@ -57,9 +59,9 @@ def test_sigkill_before_the_first_shard_between_shards_and_inside_a_write(tmp_pa
     assert not list(folder.glob("shards/.*"))
     assert verify(str(folder), deep=True) == []
     config = load(GenerateConfig, path)
-    planned = plan(config, digest(config.bundle, ENCODERS + JOINT))
+    wanted = planned(config, digest(config.bundle, ENCODERS + JOINT))
     rows = read_shards([str(folder)]).sort_by("pair_id")
-    assert sorted(planned["pair_id"].to_pylist()) == rows["pair_id"].to_pylist()
+    assert sorted(wanted["pair_id"].to_pylist()) == rows["pair_id"].to_pylist()
 
     undisturbed = config.model_copy(update={"run": "undisturbed"})
     assert generate(undisturbed).num_pairs == Manifest.scan(str(folder)).num_pairs == NUM_PAIRS

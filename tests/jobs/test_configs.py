@@ -100,4 +100,4 @@ def test_help_explains_every_key(capsys):
         parse(GenerateConfig, ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "--sampler.guidance" in text and "Folder of the weights." in text
+    assert "--sampler.guidance" in text and "Folder of the weights, a path or a URL." in text

@@ -7,17 +7,21 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.remake import RemakeConfig
-from jobs.remake import main as remake_job
+from jobs.regenerate import RegenerateConfig
+from jobs.regenerate import main as regenerate_job
 from models.reverse import SamplerSettings
 from models.weights import WeightsError
-from pipeline.codec import decode_image, decode_mask
+from pipeline.codec import decode_image, encode_mask
 from pipeline.config import Workers
 from pipeline.errors import ConfigError, DataError
-from pipeline.generate import GenerateConfig, Refine, generate, plan, read_prompts, remake
-from pipeline.manifest import Manifest, verify
+from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.manifest import Manifest
+from pipeline.prompts import read_prompts
 from pipeline.refine import RefineConfig, refine
+from pipeline.regenerate import compare, find_row, regenerate
 from pipeline.shards import read_shards
+from pipeline.verify import verify
+from tests.plans import planned
 from tests.tiny import save_tiny_bundle
 
 PROMPTS = ["a red bag", "a blue dress on fur", "a green boot"]
@@ -51,7 +55,7 @@ def changed(config: GenerateConfig, **values) -> GenerateConfig:
 
 
 def test_a_longer_plan_begins_like_a_shorter_one_and_ids_are_unique(config):
-    short, long = plan(config, "digest"), plan(changed(config, pairs=30), "digest")
+    short, long = planned(config, "digest"), planned(changed(config, pairs=30), "digest")
     assert long.slice(0, 10).equals(short)
     assert len(set(long["pair_id"].to_pylist())) == len(set(long["seed"].to_pylist())) == 30
     assert long["prompt"].to_pylist()[:4] == [*PROMPTS, PROMPTS[0]]
@@ -59,16 +63,16 @@ def test_a_longer_plan_begins_like_a_shorter_one_and_ids_are_unique(config):
 
 def test_a_prompt_that_occurs_twice_gives_different_pairs(config, tmp_path):
     (tmp_path / "prompts.txt").write_text("a red bag\na red bag\n")
-    rows = plan(changed(config, pairs=4), "digest")
+    rows = planned(changed(config, pairs=4), "digest")
     assert len(set(rows["pair_id"].to_pylist())) == 4
     assert rows["repeat"].to_pylist() == [0, 1, 2, 3]
 
 
 def test_settings_and_weights_are_part_of_an_id(config):
-    first = plan(config, "digest")["pair_id"][0]
-    assert first != plan(config, "other")["pair_id"][0]
-    assert first != plan(changed(config, refine=Refine(min_area_px=5)), "digest")["pair_id"][0]
-    assert first != plan(changed(config, seed=1), "digest")["pair_id"][0]
+    first = planned(config, "digest")["pair_id"][0]
+    assert first != planned(config, "other")["pair_id"][0]
+    assert first != planned(changed(config, refine=Refine(min_area_px=5)), "digest")["pair_id"][0]
+    assert first != planned(changed(config, seed=1), "digest")["pair_id"][0]
 
 
 def test_guidance_is_the_bundles_where_the_config_names_none(config):
@@ -106,23 +110,26 @@ def test_generate_resume_extend_and_remake(config, bundle, ray_session):
     extended = generate(changed(config, pairs=16))
     assert (extended.num_pairs, extended.num_errors, extended.num_duplicates) == (12, 4, 0)
     rows = read_shards([folder]).sort_by("pair_id")
-    planned = plan(changed(config, pairs=16), rows["bundle"][0].as_py())
-    assert set(rows["pair_id"].to_pylist()) <= set(planned["pair_id"].to_pylist())
+    wanted = planned(changed(config, pairs=16), rows["bundle"][0].as_py())
+    assert set(rows["pair_id"].to_pylist()) <= set(wanted["pair_id"].to_pylist())
     kept = rows.filter(np.isin(rows["pair_id"].to_pylist(), before["pair_id"].to_pylist()))
     assert kept["image"].equals(before["image"]) and kept["mask"].equals(before["mask"])
     assert verify(folder, deep=True) == []
 
     row = rows.slice(5, 1).to_pylist()[0]
-    again = remake(row, str(bundle))
-    assert np.array_equal(again["image"][0], decode_image(row["image"]["bytes"], "row"))
-    assert np.array_equal(again["mask"][0], decode_mask(row["mask"]["bytes"], "row"))
+    assert find_row(folder, row["pair_id"]) == row
+    again = compare(row, str(bundle))
+    assert again.equal
+    assert np.array_equal(again.image, decode_image(row["image"]["bytes"], "row"))
+    other = compare({**row, "mask": {"bytes": encode_mask(again.mask ^ 1)}}, str(bundle))
+    assert not other.equal and other.differing_mask_pixels == again.mask.size
 
-    job = RemakeConfig(pairs=folder, bundle=str(bundle), pair_id=row["pair_id"], output=str(bundle.parent))
-    remake_job(job)
+    job = RegenerateConfig(pairs=folder, bundle=str(bundle), pair_id=row["pair_id"], output=str(bundle.parent))
+    regenerate_job(job)
     saved = Image.open(bundle.parent / f"{row['pair_id']}.mask.png")
-    assert np.array_equal(np.array(saved), again["mask"][0])
+    assert np.array_equal(np.array(saved), again.mask)
     with pytest.raises(DataError, match="holds no pair"):
-        remake_job(job.model_copy(update={"pair_id": "nobody"}))
+        regenerate_job(job.model_copy(update={"pair_id": "nobody"}))
 
     refined = refine(RefineConfig(run="refined", runs=config.runs, pairs=folder, refine=Refine(min_area_px=6)))
     assert refined.num_pairs == 12
@@ -141,7 +148,7 @@ def test_another_config_in_the_same_run_is_refused_with_the_difference(config, r
     with pytest.raises(ConfigError, match="sampler.steps: 2 -> 3"):
         generate(changed(config, sampler=SamplerSettings(steps=3, guidance=2.0, precision="float32", batch_size=4)))
     with pytest.raises(ConfigError, match="was made with bundle"):
-        remake({"bundle": "other", "prompt": "a", "seed": 1, "sampler": "{}"}, config.bundle)
+        regenerate({"bundle": "other", "prompt": "a", "seed": 1, "sampler": "{}"}, config.bundle)
     for shard in (config.folder / "shards").iterdir():
         assert pq.read_metadata(shard).num_rows
     assert Manifest.load(str(config.folder / "manifest.json")).num_pairs == 10

@@ -11,17 +11,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.labels import GARMENTS
 from pipeline.codec import encode_image, encode_mask
 from pipeline.errors import ShardError
-from pipeline.manifest import ClassShare, Manifest, verify
+from pipeline.manifest import ClassShare, Manifest
 from pipeline.schema import PAIR, conform
+from pipeline.shards import LABELS
 from pipeline.sink import ShardSink
+from pipeline.verify import verify
 
 IDS = [f"{row:032x}" for row in range(100)]
 
 
 def write(folder: Path, ids: list[str], **columns: Any) -> list[str]:
     count = len(ids)
+    GARMENTS.save(folder / LABELS)
     rows = {
         "pair_id": ids,
         "image": [encode_image(np.zeros((4, 6, 3), np.uint8))] * count,
@@ -81,7 +85,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     manifest.save(str(path))
     assert Manifest.load(str(path)) == manifest
     assert json.loads(path.read_text())["num_pairs"] == 11
-    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["manifest.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_file()) == [LABELS, "manifest.json"]
 
 
 def test_a_broken_shard_stops_a_scan_and_is_found_by_verify(tmp_path: Path) -> None:
@@ -105,8 +109,10 @@ def test_verify_finds_a_shard_under_another_name(tmp_path: Path) -> None:
 def test_deep_verify_decodes_every_picture(tmp_path: Path) -> None:
     images = [encode_image(np.zeros((height, 6, 3), np.uint8)) for height in (4, 4, 5)]
     masks = [encode_mask(np.zeros((4, width), np.uint8)) for width in (6, 7, 6)]
-    write(tmp_path, IDS[:3], image=images, mask=masks)
-    write(tmp_path, IDS[3:6], image=[images[0], images[0][:40], images[0]], mask=[masks[0], masks[0], images[0]])
+    empty: dict[str, Any] = {"class_ids": [[0]] * 3, "class_pixels": [[24]] * 3}
+    write(tmp_path, IDS[:3], image=images, mask=masks, **empty)
+    broken = [images[0], images[0][:40], images[0]]
+    write(tmp_path, IDS[3:6], image=broken, mask=[masks[0], masks[0], images[0]], **empty)
     assert verify(str(tmp_path)) == []
     problems = sorted(problem.split(", ", 1)[1] for problem in verify(str(tmp_path), deep=True))
     assert [problem.split(":")[0] for problem in problems] == [
@@ -128,3 +134,34 @@ def test_rows_without_pictures_are_found(tmp_path: Path) -> None:
     pq.write_table(table.set_column(3, PAIR.field("image"), empty), path)
     (problem,) = verify(str(tmp_path), deep=True)
     assert "image: not a picture" in problem
+
+
+def test_deep_verify_compares_masks_areas_and_ids_with_the_columns(tmp_path: Path) -> None:
+    masks = [encode_mask(np.full((4, 6), value, np.uint8)) for value in (9, 1)]
+    write(tmp_path, IDS[:2], mask=masks, class_ids=[[9], [0]], class_pixels=[[24], [24]])
+    write(tmp_path, IDS[2:3], prompt=["a red bag"], seed=[1])
+    problems = sorted(problem.split(", ", 1)[1] for problem in verify(str(tmp_path), deep=True))
+    assert [problem.split(":")[0] for problem in problems] == [f"{IDS[0]}, mask", IDS[1], IDS[2]]
+    assert "the mask holds 9; label space 'garments'" in problems[0]
+    assert "class_ids and class_pixels are not what the mask holds" in problems[1]
+    assert "the id is not the hash of prompt, seed, bundle and sampler" in problems[2]
+
+
+def test_deep_verify_finds_a_flipped_bit_anywhere(tmp_path: Path) -> None:
+    (name,) = write(tmp_path, IDS[:8])
+    path = tmp_path / "shards" / name
+    content = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(0).column(3).data_page_offset + 60
+    content[start] ^= 1
+    path.write_bytes(content)
+    (problem,) = verify(str(tmp_path), deep=True)
+    assert str(path) in problem
+
+
+def test_a_manifest_that_is_not_what_the_shards_say_is_found(tmp_path: Path) -> None:
+    write(tmp_path, IDS[:4])
+    Manifest.scan(str(tmp_path)).save(str(tmp_path / "manifest.json"))
+    assert verify(str(tmp_path)) == []
+    write(tmp_path, IDS[4:6])
+    (problem,) = verify(str(tmp_path))
+    assert "manifest.json: num_pairs, shards, num_bytes, classes are not what the shards say" in problem

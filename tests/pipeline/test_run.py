@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import fsspec
 import pytest
 from mlflow import MlflowClient
 
@@ -53,9 +56,40 @@ def test_mlflow_trouble_is_a_warning(tmp_path, monkeypatch):
     assert len(warnings) == 1 and "MLflow did not take" in warnings[0][0]
 
 
-def test_object_stores_are_refused_for_runs(tmp_path):
-    with pytest.raises(ValueError, match="object stores are not supported yet"):
-        config(tmp_path, runs="s3://bucket/runs")
+def test_credentials_in_urls_are_refused_since_configs_are_kept(tmp_path):
+    for key in ("runs", "tracking_uri"):
+        with pytest.raises(ValueError, match="give them in the environment"):
+            config(tmp_path, **{key: "https://me:secret@example.org/x"})
+
+
+def test_a_run_that_somebody_works_on_is_refused(tmp_path):
+    with (
+        Run.open(config(tmp_path), "ingest"),
+        pytest.raises(ConfigError, match=f"process {os.getpid()} on .* works on this run"),
+        Run.open(config(tmp_path), "ingest"),
+    ):
+        pass
+    with Run.open(config(tmp_path), "ingest"):
+        pass
+
+
+def test_what_a_run_depends_on_must_not_change(tmp_path):
+    with Run.open(config(tmp_path), "ingest", facts={"prompts_digest": "a"}) as run:
+        (run.folder / "shards").mkdir()
+        (run.folder / "shards" / "x.parquet").touch()
+    with (
+        pytest.raises(ConfigError, match="prompts_digest: a -> b"),
+        Run.open(config(tmp_path), "ingest", facts={"prompts_digest": "b"}),
+    ):
+        pass
+
+
+def test_a_run_may_be_on_a_store(tmp_path):
+    there = config(tmp_path, runs="memory://runs", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with Run.open(there, "ingest") as run:
+        assert str(run.folder) == "memory://runs/a"
+    with fsspec.open("memory://runs/a/config.yaml", "rt") as file:
+        assert "job: ingest" in file.read()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])

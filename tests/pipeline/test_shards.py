@@ -215,7 +215,7 @@ def test_a_full_disk_noticed_by_fsync_is_told(tmp_path: Path, monkeypatch: pytes
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ShardError, match="No space left on device"):
         sink(tmp_path).write([packed(IDS[:10])], None)
     assert contents(tmp_path) == {}

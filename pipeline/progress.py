@@ -1,0 +1,179 @@
+"""Progress: what the parts of a running graph tell each other and the person who waits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.run import clock
+from pipeline.schema import Batch
+
+WINDOW_S = 60.0
+"""The rate that is shown is that of the last minute."""
+
+
+@dataclass
+class StageTime:
+    """What one stage did so far: rows, seconds of all its processes, bytes that left it."""
+
+    rows: int = 0
+    busy_s: float = 0.0
+    num_bytes: int = 0
+
+
+@dataclass
+class Progress:
+    """One place that outlives the processes of a graph; in a run it is a Ray actor (`shared`)."""
+
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    stopping: bool = False
+    _begun: Counter[str] = field(default_factory=Counter)
+    _given_up: set[str] = field(default_factory=set)
+
+    def begin(self, key: str, prompt_ids: Sequence[str]) -> tuple[int, frozenset[str]]:
+        """As `pipeline.stages.guard.Attempts`."""
+        given_up = frozenset(self._given_up.intersection(prompt_ids))
+        if self.stopping:
+            return -1, given_up
+        self._begun[key] += 1
+        return self._begun[key] - 1, given_up
+
+    def give_up(self, prompt_id: str) -> None:
+        """As `pipeline.stages.guard.Attempts`."""
+        self._given_up.add(prompt_id)
+
+    def end(self, key: str) -> None:
+        """As `pipeline.stages.guard.Attempts`."""
+        self._begun.pop(key, None)
+
+    def worked(self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int]) -> None:
+        """Adds what a stage did with one batch."""
+        found = self.stages.setdefault(stage, StageTime())
+        found.rows += rows
+        found.busy_s += busy_s
+        found.num_bytes += num_bytes
+        self.errors.update(errors)
+
+    def stop(self) -> None:
+        """From now on `begin` asks everybody to leave what they have not begun."""
+        self.stopping = True
+
+    def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
+        """Times by stage, and errors by reason."""
+        return self.stages, self.errors
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A `Progress` that all processes of a graph share; travels to workers as a handle."""
+
+    actor: Any
+
+    @classmethod
+    def start(cls) -> Shared:
+        """Starts it beside the driver, so that it goes with no other machine."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return cls(ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote())
+
+    def begin(self, key: str, prompt_ids: Sequence[str]) -> tuple[int, frozenset[str]]:
+        """Waits for the answer, a millisecond."""
+        return ray.get(self.actor.begin.remote(key, prompt_ids))
+
+    def give_up(self, prompt_id: str) -> None:
+        """Does not wait."""
+        self.actor.give_up.remote(prompt_id)
+
+    def end(self, key: str) -> None:
+        """Does not wait."""
+        self.actor.end.remote(key)
+
+    def worked(
+        self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int] | None = None
+    ) -> None:
+        """Does not wait."""
+        self.actor.worked.remote(stage, rows, busy_s, num_bytes, errors or {})
+
+    def stop(self) -> None:
+        """Does not wait."""
+        self.actor.stop.remote()
+
+    def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
+        """Waits for the answer."""
+        return ray.get(self.actor.snapshot.remote())
+
+
+class Timed:
+    """Stage: `stage`, telling `shared` how long it took and what came out; with `new_errors`, the errors too."""
+
+    def __init__(self, name: str, stage: Callable[[Batch], Batch], shared: Shared, new_errors: bool = False) -> None:
+        self.name, self.stage, self.shared, self.new_errors = name, stage, shared, new_errors
+
+    def __call__(self, batch: Batch) -> Batch:
+        began = time.perf_counter()
+        made = self.stage(batch)
+        seconds = time.perf_counter() - began
+        rows = len(next(iter(made.values()))) if made else 0
+        errors = Counter(str(error) for error in made.get("error", ()) if error) if self.new_errors else Counter()
+        self.shared.worked(self.name, rows, seconds, _num_bytes(made), dict(errors))
+        return made
+
+
+def _num_bytes(batch: Batch) -> int:
+    """Bytes of arrays, and of the encoded pictures in columns of objects."""
+    total = 0
+    for values in batch.values():
+        total += values.nbytes
+        if values.dtype == object and len(values) and isinstance(values[0], bytes):
+            total += sum(len(value) for value in values)
+    return total
+
+
+class Rate:
+    """Rows a second over the last minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def __call__(self, rows: int, now: float) -> float:
+        """Rows so far, and the time in seconds -> the rate; 0 before anything was made."""
+        if not self._seen and not rows:
+            return 0.0
+        self._seen.append((now, rows))
+        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_S:
+            self._seen.popleft()
+        (then, before), (last, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (last - then) if last > then else 0.0
+
+
+def line(done: int, planned: int, rate: float, written: int, errors: Counter[str], cost: float | None) -> str:
+    """Where a run stands, for the terminal."""
+    left = f"{clock((planned - done) / rate)} left" if rate > 0 else "starting"
+    parts = [f"{done:,} of {planned:,} pairs", f"{rate:.3g}/s", left, f"{written:,} written"]
+    if errors:
+        parts.append(
+            f"{errors.total():,} errors ({', '.join(f'{key} {count}' for key, count in errors.most_common())})"
+        )
+    if cost is not None:
+        parts.append(f"cost {cost:.2f}")
+    return "  ".join(parts)
+
+
+def table(stages: dict[str, StageTime], workers: dict[str, int], seconds: float) -> list[str]:
+    """Where the time went, stage by stage."""
+    lines = [f"{'stage':8} {'workers':>7} {'busy':>6} {'idle':>6} {'rows/s':>9} {'MB/s':>8}"]
+    for name, num in workers.items():
+        one = stages.get(name, StageTime())
+        busy = min(1.0, one.busy_s / (num * seconds)) if seconds else math.nan
+        lines.append(
+            f"{name:8} {num:7} {busy:6.0%} {1 - busy:6.0%} {one.rows / seconds:9.3g} "
+            f"{one.num_bytes / seconds / 1e6:8.3g}"
+        )
+    return lines

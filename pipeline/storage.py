@@ -1,0 +1,254 @@
+"""Where things are kept: files on this machine or on any store that fsspec knows ("s3://bucket/run").
+
+Credentials come from the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, ...) and are never part of a
+path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import ConfigError, DataError, ShardError
+
+LEASE_RENEWAL_S = 10.0
+LEASE_PATIENCE_S = 25.0
+"""A lease that has not changed for this long belongs to nobody: no two machines' clocks are compared."""
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """fsspec's file system, and the path on it.
+
+    Raises:
+        ConfigError: a store whose package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{url}: {error}; for s3:// install s3fs, for gs:// gcsfs") from error
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine."""
+    return isinstance(filesystem_of(url)[0], LocalFileSystem)
+
+
+def read_bytes(url: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it cannot be reached.
+    """
+    filesystem, path = filesystem_of(url)
+    try:
+        return filesystem.cat_file(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise DataError(f"cannot read {url}: {describe(error)}; check the path and your access to it") from error
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Makes the file `url`, whole or not at all."""
+    publish(url, lambda file: file.write(content))
+
+
+def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
+    """Makes the file `url` from what `write` puts into a stream, whole or not at all, even if the power fails.
+
+    Raises:
+        ShardError: disk full, no permission, store not reached; nothing is left behind.
+    """
+    filesystem, path = filesystem_of(url)
+    errors: type[Exception] = OSError
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _publish_locally(path, write)
+        else:
+            buffer = io.BytesIO()
+            write(buffer)
+            errors = Exception  # every store has errors of its own
+            # One PUT, no rename: an object appears when it is complete.
+            filesystem.pipe_file(path, buffer.getbuffer().tobytes(), **_one_put(filesystem))
+    except errors as error:
+        raise ShardError(
+            f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
+            "again: what is already written is kept"
+        ) from error
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:300]
+
+
+def local_copy(folder: str) -> Path:
+    """A folder of this machine with what is in `folder`: itself, or a copy of a remote one, fetched once a machine.
+
+    Copies lie under JODIFFUSION_CACHE (default ~/.cache/jodiffusion), named by the remote files' names, sizes and
+    versions.
+
+    Raises:
+        DataError: nothing is there, or it cannot be fetched.
+    """
+    filesystem, path = filesystem_of(folder)
+    if isinstance(filesystem, LocalFileSystem):
+        return Path(path)
+    try:
+        found = filesystem.find(path, detail=True)
+        if not found:
+            raise DataError(f"{folder}: nothing is there; check the path and your access to it")
+        facts = [(name, info.get("size"), str(filesystem.ukey(name))) for name, info in sorted(found.items())]
+        name = blake2b(json.dumps([folder, facts]).encode(), digest_size=8).hexdigest()
+        cache = Path(os.environ.get("JODIFFUSION_CACHE", "~/.cache/jodiffusion")).expanduser()
+        copy, draft = cache / name, cache / f".{name}.draft"
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{name}.lock"):  # all samplers of a machine start at once
+            if not copy.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+                filesystem.get(path.rstrip("/") + "/", f"{draft}/", recursive=True)
+                os.replace(draft, copy)
+        return copy
+    except DataError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise DataError(f"cannot fetch {folder}: {describe(error)}; check the path and your access to it") from error
+
+
+@contextmanager
+def sole_driver(folder: str) -> Iterator[None]:
+    """Only one process at a time drives the run in `folder`; the right to do so goes with the process, however it ends.
+
+    Raises:
+        ConfigError: another one does; says which.
+    """
+    filesystem, path = filesystem_of(folder)
+    if isinstance(filesystem, LocalFileSystem):
+        with _file_lock(path):
+            yield
+    else:
+        with _lease(filesystem, f"{path}/driver.lease", folder):
+            yield
+
+
+@contextmanager
+def _file_lock(folder: str) -> Iterator[None]:
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".driver"), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _taken(folder, file.read()) from None
+        file.truncate(0)
+        file.write(json.dumps(_identity()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _lease(filesystem: Any, path: str, folder: str) -> Iterator[None]:
+    """Stores have no locks: a small object that its holder rewrites again and again, and removes in the end."""
+
+    def read() -> bytes:
+        filesystem.invalidate_cache()
+        try:
+            return filesystem.cat_file(path)
+        except FileNotFoundError:
+            return b""
+        except Exception as error:  # every store has errors of its own
+            raise DataError(
+                f"cannot reach {folder}: {describe(error)}; check the path and your access to it"
+            ) from error
+
+    before = read()
+    deadline = time.monotonic() + LEASE_PATIENCE_S
+    while before and time.monotonic() < deadline:
+        time.sleep(min(1.0, LEASE_PATIENCE_S / 10))
+        if (now := read()) and now != before:
+            raise _taken(folder, now.decode(errors="replace"))
+        if not now:
+            break
+    mine, stop = _identity() | {"token": uuid.uuid4().hex}, threading.Event()
+
+    def renew() -> None:
+        for number in range(2**62):
+            with suppress(Exception):  # the run itself will tell that the store is gone
+                filesystem.pipe_file(path, json.dumps(mine | {"renewed": number}).encode())
+            if stop.wait(LEASE_RENEWAL_S):
+                return
+
+    renewer = threading.Thread(target=renew, daemon=True)
+    renewer.start()
+    try:
+        time.sleep(min(1.0, LEASE_PATIENCE_S / 10))  # of two that begin at once, the later writer stays
+        if (now := read()) and mine["token"].encode() not in now:
+            raise _taken(folder, now.decode(errors="replace"))
+        yield
+    finally:
+        stop.set()
+        renewer.join()
+        if mine["token"].encode() in read():
+            with suppress(Exception):
+                filesystem.rm_file(path)
+
+
+def _identity() -> dict[str, Any]:
+    return {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _taken(folder: str, holder: str) -> ConfigError:
+    try:
+        found = json.loads(holder)
+        who = f"process {found['pid']} on {found['host']}, since {found['since']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return ConfigError(
+        f"{folder}: {who} works on this run. Two drivers would make the same rows twice: wait until it has ended, or "
+        "stop it; then run the same command again"
+    )
+
+
+def _one_put(filesystem: Any) -> dict[str, Any]:
+    """Arguments of `pipe_file` that keep s3fs from cutting objects of up to 5 GB into parts."""
+    return {"chunksize": 5 * 2**30} if "s3" in filesystem.protocol else {}
+
+
+def _publish_locally(path: str, write: Callable[[IO[bytes]], object]) -> None:
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    # A draft of its own for every try: a task that Ray believes lost may still be writing beside its replacement.
+    draft = os.path.join(parent, f".{name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        with open(draft, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.remove(draft)
+        raise
+    directory = os.open(parent, os.O_RDONLY)  # makes the new name survive a power cut, as the content already does
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

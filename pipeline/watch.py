@@ -1,0 +1,137 @@
+"""Watch: the one display of a running graph, and the way to stop it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from pipeline.progress import Rate, Shared, StageTime, line, table
+from pipeline.run import Run, log
+
+
+@dataclass
+class Watch:
+    """Shows where a graph stands while it runs, on the terminal and in MLflow.
+
+    Attributes:
+        job: what it is called in messages.
+        run: open.
+        shared: what the graph's stages report to.
+        workers: processes of each stage, in order; the first one's rows count as done.
+        already, planned: rows.
+        gpus, gpu_hour_price: what a second costs; 0 where it is not known.
+        every_s: between lines, where the terminal cannot show a live display.
+    """
+
+    job: str
+    run: Run
+    shared: Shared
+    workers: dict[str, int]
+    already: int
+    planned: int
+    gpus: float
+    gpu_hour_price: float
+    every_s: float
+    stopped: bool = False
+    _began: float = field(default_factory=time.monotonic)
+    _logged_s: float = 0.0
+    _rate: Rate = field(default_factory=Rate)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Shows it while the body runs, and where the time went in the end."""
+        finished = threading.Event()
+        live = sys.stdout.isatty()
+        watcher = threading.Thread(target=self._show_live if live else self._show_lines, args=(finished,), daemon=True)
+        watcher.start()
+        try:
+            with self._stoppable():
+                yield
+        finally:
+            finished.set()
+            watcher.join()
+        text, _ = self._state()
+        log.info("%s: %s", self.job, text)
+        stages, _ = self.shared.snapshot()
+        for row in table(stages, self.workers, self.seconds):
+            log.info("%s: %s", self.job, row)
+
+    @property
+    def seconds(self) -> float:
+        """Since the graph began."""
+        return time.monotonic() - self._began
+
+    def throughput(self) -> dict[str, Any]:
+        """What this start did, for `throughput.json`, the manifest and MLflow."""
+        stages, _ = self.shared.snapshot()
+        first, num = next(iter(self.workers.items()))
+        rows = stages.get(first, StageTime()).rows
+        return {
+            "pairs_per_s": rows / self.seconds,
+            "seconds": self.seconds,
+            "samplers": num,
+            "stages": {
+                name: {"workers": num, "idle_s": max(0.0, num * self.seconds - one.busy_s), **asdict(one)}
+                for name, num in self.workers.items()
+                for one in (stages.get(name, StageTime()),)
+            },
+        }
+
+    def _state(self) -> tuple[str, float]:
+        """The line to show, and the share that is done."""
+        stages, errors = self.shared.snapshot()
+        first, *_, last = self.workers
+        made = stages.get(first, StageTime()).rows
+        rate = self._rate(made, self.seconds)
+        cost = self.gpus * self.gpu_hour_price * self.seconds / 3600 if self.gpu_hour_price else None
+        done, written = self.already + made, self.already + stages.get(last, StageTime()).rows
+        numbers = {"pairs_per_s": rate, "pairs_done": done, "pairs_written": written, "errors": errors.total()}
+        for name, num in self.workers.items():
+            numbers[f"busy/{name}"] = stages.get(name, StageTime()).busy_s / (num * self.seconds)
+        if cost is not None:
+            numbers["cost"] = cost
+        if self.seconds - self._logged_s >= self.every_s:
+            self._logged_s = self.seconds
+            self.run.tracker.metrics(numbers, step=round(self.seconds))
+        return line(done, self.planned, rate, written, errors, cost), done / self.planned
+
+    def _show_lines(self, finished: threading.Event) -> None:
+        while not finished.wait(self.every_s):
+            log.info("%s: %s", self.job, self._state()[0])
+
+    def _show_live(self, finished: threading.Event) -> None:
+        with Live(console=Console(), transient=True, refresh_per_second=2) as live:
+            while not finished.wait(2):
+                text, share = self._state()
+                live.update(Group(ProgressBar(total=1, completed=share, width=60), Text(f"{self.job}: {text}")))
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """SIGINT lets what has begun end and be written; a second one leaves at once."""
+
+        def stop(*_: object) -> None:
+            if self.stopped:
+                raise KeyboardInterrupt
+            self.stopped = True
+            self.shared.stop()
+            log.info("%s: stopping: what has begun is finished and written; Ctrl-C again leaves at once", self.job)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,111 @@
+"""Work: which pairs of a plan are still to be made. Found by Ray tasks, so that the driver holds no rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from pipeline.errors import JoDiffusionError
+from pipeline.prompts import plan, prompts_digest, read_prompts, schedule
+from pipeline.run import log
+from pipeline.shards import FAILED, MADE, read_ids, set_aside_broken
+
+ROWS_PER_CHUNK = 65_536
+MAX_BLOCKS = 4000
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Distinct prompts; `table` is in Ray's object store."""
+
+    table: Any
+    digest: str
+    num: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """PROMPT rows that are not made yet; `chunks` are in Ray's object store."""
+
+    chunks: tuple[Any, ...]
+    todo: int
+
+    def dataset(self, batch_size: int) -> ray.data.Dataset:
+        """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors."""
+        rows = batch_size * max(1, math.ceil(self.todo / (batch_size * MAX_BLOCKS)))
+        return ray.data.from_arrow_refs(list(self.chunks)).repartition(target_num_rows_per_block=rows)
+
+
+def load_prompts(source: str) -> Prompts:
+    """Reads a source of prompts (`pipeline.prompts.read_prompts`, whose errors it raises)."""
+    table, facts = _task(_load, 0.5, num_returns=2).remote(source)
+    return Prompts(table, *get(facts))
+
+
+def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bool, **identity: Any) -> Work:
+    """The plan minus what the run in `folder` holds.
+
+    Args:
+        prompts: to plan with.
+        folder: the run's.
+        num_pairs: of the plan.
+        retry_errors: also gives the rows that failed before.
+        identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.plan`.
+    """
+    order = _task(_schedule, 0.5).remote(prompts.table, num_pairs)
+    done, broken = _task(_done, 0.5, num_returns=2).remote(folder, retry_errors)
+    starts = range(0, num_pairs, ROWS_PER_CHUNK)
+    left = _task(_left, 1, num_returns=2)
+    found = [left.remote(prompts.table, order, done, start, identity) for start in starts]
+    for path in get(broken):  # errors are told here, not by every task that needs what is done
+        log.warning("a shard could not be read and is now %s; its rows are made again", path)
+    counts = ray.get([count for _, count in found])
+    chunks = tuple(chunk for (chunk, _), count in zip(found, counts, strict=True) if count)
+    return Work(chunks, sum(counts))
+
+
+def get(ref: Any) -> Any:
+    """The value of a task; a user's mistake that it found is raised as it was there, without Ray's story around it."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, JoDiffusionError):
+            raise error.cause from None
+        raise
+
+
+def _task(function: Callable[..., Any], num_cpus: float, num_returns: int = 1) -> Any:
+    """`function` as a Ray task."""
+    return ray.remote(function).options(num_cpus=num_cpus, num_returns=num_returns)
+
+
+def _load(source: str) -> tuple[pa.Table, tuple[str, int]]:
+    table = read_prompts(source)
+    return table, (prompts_digest(table), table.num_rows)
+
+
+def _schedule(prompts: pa.Table, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    return schedule(prompts["weight"].to_numpy(), num_pairs)
+
+
+def _done(folder: str, retry_errors: bool) -> tuple[pa.ChunkedArray, list[str]]:
+    broken = set_aside_broken(folder)
+    return read_ids(folder, kinds=(MADE,) if retry_errors else (MADE, FAILED)), broken
+
+
+def _left(
+    prompts: pa.Table, order: tuple[np.ndarray, np.ndarray], done: pa.ChunkedArray, start: int, identity: dict[str, Any]
+) -> tuple[pa.Table, int]:
+    index, repeat = (values[start : start + ROWS_PER_CHUNK] for values in order)
+    rows = plan(prompts["prompt"].take(pa.array(index)), repeat, **identity)
+    if len(done):
+        rows = rows.filter(pc.invert(pc.is_in(rows["pair_id"], done)))
+    return rows, rows.num_rows

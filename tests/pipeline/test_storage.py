@@ -1,0 +1,112 @@
+"""Files appear whole or not at all, on any store, and one process at a time drives a run."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import fsspec
+import pytest
+
+from pipeline import storage
+from pipeline.errors import ConfigError, DataError, ShardError
+from pipeline.storage import local_copy, read_bytes, sole_driver, write_bytes
+
+
+@pytest.fixture
+def memory():
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    return filesystem
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(storage, "LEASE_RENEWAL_S", 0.02)
+    monkeypatch.setattr(storage, "LEASE_PATIENCE_S", 0.2)
+
+
+@pytest.mark.parametrize("place", ["{tmp}/a/b", "memory://a/b"])
+def test_what_is_written_is_read(place, tmp_path, memory):
+    url = place.format(tmp=tmp_path)
+    write_bytes(f"{url}/x", b"1")
+    write_bytes(f"{url}/x", b"22")
+    assert read_bytes(f"{url}/x") == b"22"
+    with pytest.raises(FileNotFoundError):
+        read_bytes(f"{url}/y")
+
+
+def test_a_store_that_fails_is_named(memory, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("AccessDenied when calling PutObject")
+
+    monkeypatch.setattr(memory, "pipe_file", refuse)
+    with pytest.raises(ShardError, match="cannot write memory://a/x: AccessDenied .* same command again"):
+        write_bytes("memory://a/x", b"")
+    monkeypatch.setattr(memory, "cat_file", refuse)
+    with pytest.raises(DataError, match="cannot read memory://a/x: AccessDenied"):
+        read_bytes("memory://a/x")
+
+
+def test_an_unknown_store_is_explained():
+    with pytest.raises(ConfigError, match="nosuch://.*install s3fs"):
+        read_bytes("nosuch://a/b")
+
+
+def test_weights_of_a_store_are_fetched_once_and_again_when_they_change(memory, tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
+    write_bytes("memory://bundles/b/joint/model.safetensors", b"1")
+    first = local_copy("memory://bundles/b")
+    assert (first / "joint" / "model.safetensors").read_bytes() == b"1"
+    got = []
+    get = memory.get
+
+    def spy(*args, **kwargs):
+        got.append(args)
+        return get(*args, **kwargs)
+
+    monkeypatch.setattr(memory, "get", spy)
+    assert local_copy("memory://bundles/b") == first and not got
+    write_bytes("memory://bundles/b/joint/model.safetensors", b"22")
+    assert (local_copy("memory://bundles/b") / "joint" / "model.safetensors").read_bytes() == b"22"
+    assert not list((tmp_path / "cache").glob("*.draft"))
+    assert local_copy(str(tmp_path)) == tmp_path
+    with pytest.raises(DataError, match="memory://nothing: nothing is there"):
+        local_copy("memory://nothing")
+
+
+@pytest.mark.parametrize("place", ["{tmp}/run", "memory://run"])
+def test_a_second_driver_is_refused_until_the_first_one_ends(place, tmp_path, memory):
+    folder = place.format(tmp=tmp_path)
+    for _ in range(2):
+        with sole_driver(folder), pytest.raises(ConfigError, match="works on this run"), sole_driver(folder):
+            pass
+
+
+def test_a_lease_whose_holder_died_is_taken_over(memory):
+    write_bytes("memory://run/driver.lease", json.dumps({"host": "a", "pid": 1, "since": "now"}).encode())
+    with sole_driver("memory://run"):
+        assert json.loads(read_bytes("memory://run/driver.lease"))["host"] != "a"
+    assert not memory.exists("/run/driver.lease"), "a driver that ends leaves nothing behind"
+
+
+def test_of_two_drivers_that_begin_at_once_one_is_refused(memory):
+    results = []
+    barrier, done = threading.Barrier(2), threading.Event()
+
+    def drive():
+        barrier.wait()
+        try:
+            with sole_driver("memory://run"):
+                results.append("drives")
+                done.wait(1)
+        except ConfigError:
+            results.append("refused")
+            done.set()
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == ["drives", "refused"]

@@ -1,0 +1,21 @@
+"""The plan of a generate run, without Ray."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.generate import GenerateConfig
+from pipeline.prompts import plan, read_prompts, schedule
+
+
+def planned(config: GenerateConfig, bundle_digest: str) -> pa.Table:
+    """PROMPT rows of all pairs."""
+    prompts = read_prompts(config.prompts)
+    index, repeat = schedule(prompts["weight"].to_numpy(), config.pairs)
+    return plan(
+        prompts["prompt"].take(pa.array(index)),
+        repeat,
+        run_seed=config.seed,
+        bundle_digest=bundle_digest,
+        sampler_settings=config.resolved().provenance(),
+    )
