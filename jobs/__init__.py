@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -36,11 +37,18 @@ C = TypeVar("C", bound="Config")
 
 
 def command(main: Callable[[C], object], config_type: type[C]) -> None:
-    """Runs one job from the command line. A user's mistake ends in one message and exit code 2, SIGINT and SIGTERM in
-    130."""
+    """Runs one job from the command line, with the exit codes of `ending`."""
+    from pipeline.config import parse  # not above: the list of jobs must not wait for pydantic
+
+    with ending():
+        main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """A user's mistake in the body ends in one message and exit code 2, SIGINT and SIGTERM in 130."""
     # Here and not above: the list of jobs must not wait for torch.
     from models.weights import WeightsError
-    from pipeline.config import parse
     from pipeline.errors import JoDiffusionError, Stopped
 
     def interrupt(*_: object) -> None:
@@ -48,17 +56,13 @@ def command(main: Callable[[C], object], config_type: type[C]) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)  # what stops jobs and pods: it should end as well as Ctrl-C does
     try:
-        main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
+        yield
     except Stopped as stopped:
         sys.stderr.write(f"\n{stopped}; run the same command again to go on\n")
         sys.exit(130)
     except (JoDiffusionError, WeightsError) as error:
-        sys.exit(_report(error))
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; run the same command again to go on\n")
         sys.exit(130)
-
-
-def _report(error: Exception) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return 2

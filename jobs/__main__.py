@@ -20,14 +20,20 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(listing())
         return
-    name, names = arguments[0].replace("-", "_"), [path.stem for path in job_files()]
+    name = known_job(arguments[0])
+    sys.argv = arguments
+    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+
+
+def known_job(given: str) -> str:
+    """The module name of a job, with or without hyphens; an unknown one ends in a suggestion and exit code 2."""
+    name, names = given.replace("-", "_"), [path.stem for path in job_files()]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
-        sys.stderr.write(f"error: no job is called {arguments[0]}; {hint}\n")
+        sys.stderr.write(f"error: no job is called {given}; {hint}\n")
         sys.exit(2)
-    sys.argv = arguments
-    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+    return name
 
 
 def listing() -> str:

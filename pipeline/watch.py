@@ -61,7 +61,7 @@ class Watch:
         finally:
             finished.set()
             watcher.join()
-        text, _ = self._state()
+        text, _ = self._state(ended=True)
         log.info("%s: %s", self.job, text)
         stages, _ = self.shared.snapshot()
         for row in table(stages, self.workers, self.seconds):
@@ -88,12 +88,12 @@ class Watch:
             },
         }
 
-    def _state(self) -> tuple[str, float]:
-        """The line to show, and the share that is done."""
+    def _state(self, ended: bool = False) -> tuple[str, float]:
+        """The line to show, and the share that is done. The last line tells the rate of the whole start."""
         stages, errors = self.shared.snapshot()
         first, *_, last = self.workers
         made = stages.get(first, StageTime()).rows
-        rate = self._rate(made, self.seconds)
+        rate = made / self.seconds if ended else self._rate(made, self.seconds)
         cost = self.gpus * self.gpu_hour_price * self.seconds / 3600 if self.gpu_hour_price else None
         done, written = self.already + made, self.already + stages.get(last, StageTime()).rows
         numbers = {"pairs_per_s": rate, "pairs_done": done, "pairs_written": written, "errors": errors.total()}

@@ -1,0 +1,176 @@
+"""Submission: a job of this project on a Ray cluster, from a checkout on another machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.run import log
+from pipeline.storage import describe
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
+MAX_BUNDLE_BYTES = 200 * 2**20
+OF_THE_CLUSTER = ("ray", "torch")
+"""Packages that the machines bring: their versions go with the cluster's and the driver's of the GPU."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is sent.
+
+    Attributes:
+        job: module name under `jobs`.
+        config: of the job; its run name is the submission id.
+        arguments: of the job, as on its own command line.
+        install: installs pinned dependencies on the cluster; without, its machines have them.
+    """
+
+    job: str
+    config: RunConfig
+    arguments: Sequence[str]
+    install: bool
+
+    @property
+    def entrypoint(self) -> str:
+        """The command that the cluster runs, in the folder that the checkout becomes there."""
+        path = [str(path.relative_to(ROOT)) for path in (self._config_file(),) if path]
+        return shlex.join(["python", "-m", f"jobs.{self.job}", *path, *self.arguments[len(path) :]])
+
+    def check(self) -> None:
+        """Refuses what the cluster could not find, or would lose.
+
+        Raises:
+            ConfigError: says which key, and what to give.
+        """
+        runs = self.config.runs
+        if "://" not in runs and not os.path.isabs(runs):
+            raise ConfigError(
+                f"runs is {runs!r}, which on the cluster is a folder that goes with the job; give one that all its "
+                "machines see: a URL (s3://bucket/runs) or an absolute path (/shared/runs)"
+            )
+        file = self._config_file()
+        if file and not file.is_relative_to(ROOT / "jobs"):
+            raise ConfigError(f"{file}: only configs under {ROOT}/jobs are sent; copy it to {ROOT}/jobs/configs")
+        bundle = self._bundle()
+        if bundle and (size := sum(file.stat().st_size for file in bundle.rglob("*"))) > MAX_BUNDLE_BYTES:
+            raise ConfigError(
+                f"{bundle} has {size / 1e9:.1f} GB, too much to send with a job; put it on a store and give its URL"
+            )
+
+    def runtime_env(self) -> dict[str, Any]:
+        """Code without runs and data, pinned dependencies, and where MLflow is."""
+        sent = {*SHIPPED}
+        if bundle := self._bundle():
+            sent.add(str(bundle.relative_to(ROOT)))
+        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, sent), "env_vars": {}}
+        if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+            environment["env_vars"]["MLFLOW_TRACKING_URI"] = uri
+        if self.install:
+            environment["pip"] = {"packages": pinned(ROOT), "pip_check": False}
+        return environment
+
+    def _config_file(self) -> Path | None:
+        """The YAML file, where one is given."""
+        return Path(self.arguments[0]).resolve() if self.arguments and self.arguments[0][0] != "-" else None
+
+    def _bundle(self) -> Path | None:
+        """The bundle, where it is a folder of the checkout."""
+        bundle = getattr(self.config, "bundle", "")
+        if not bundle or "://" in bundle or os.path.isabs(bundle):
+            return None
+        return ROOT / bundle
+
+
+def excludes(root: Path, sent: set[str]) -> list[str]:
+    """Patterns, as in .gitignore, of everything under `root` but the paths in `sent` (with their parents)."""
+    patterns = []
+    for path in sorted(root.iterdir()):
+        inside = {name.split("/", 1)[1] for name in sent if name.startswith(f"{path.name}/")}
+        if path.name in sent:
+            continue
+        if inside and path.is_dir():
+            patterns += [f"/{path.name}{pattern}" for pattern in excludes(path, inside)]
+        else:
+            patterns.append(f"/{path.name}")
+    return [*patterns, "__pycache__"] if root == ROOT else patterns
+
+
+def pinned(root: Path) -> list[str]:
+    """The dependencies of pyproject.toml at the versions of constraints.txt."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    versions = dict(
+        line.strip().lower().replace("_", "-").split("==")
+        for line in (root / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    needed = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"]["s3"]]]
+    return [
+        f"{one.name}=={versions[name]}" if (name := one.name.lower().replace("_", "-")) in versions else str(one)
+        for one in needed
+        if one.name not in OF_THE_CLUSTER
+    ]
+
+
+def submit(submission: Submission, address: str, wait: bool, write: Callable[[str], object] = sys.stdout.write) -> int:
+    """Starts a job, or finds it running, and shows its log; returns the exit code for the terminal.
+
+    Raises:
+        ConfigError: the cluster cannot be reached, or the job cannot run there.
+    """
+    submission.check()
+    for quiet in ("ray._private.runtime_env", "ray.dashboard.modules"):  # a line per file that is not sent
+        logging.getLogger(quiet).setLevel(logging.ERROR)
+    name = submission.config.run
+    try:
+        client = JobSubmissionClient(address or None)
+        running = {job.submission_id: job.status for job in client.list_jobs()}
+    except Exception as error:  # of its HTTP library
+        raise ConfigError(
+            f"no Ray cluster answers at {address or 'RAY_API_SERVER_ADDRESS'}: {describe(error)}. Open a tunnel to its "
+            "dashboard (ray dashboard cluster.yaml), give --address http://127.0.0.1:8265, and set RAY_AUTH_MODE=token "
+            "where the cluster asks for a token"
+        ) from error
+    status = running.get(name)
+    if status in (JobStatus.PENDING, JobStatus.RUNNING):
+        log.info("submit: %s is on its way already; this is its log", name)
+    else:
+        if status is not None:
+            client.delete_job(name)  # an id can be given again then; what the run made is in its folder
+        client.submit_job(entrypoint=submission.entrypoint, runtime_env=submission.runtime_env(), submission_id=name)
+        log.info("submit: %s runs %s", name, submission.entrypoint)
+    if not wait:
+        log.info("submit: the same command follows its log; `ray job stop %s` stops it", name)
+        return 0
+    try:
+        status = asyncio.run(follow(client, name, write))
+    except KeyboardInterrupt:
+        log.info("submit: the job goes on; the same command follows it again, `ray job stop %s` stops it", name)
+        return 130
+    log.info("submit: %s %s", name, status.lower())
+    if status != JobStatus.SUCCEEDED:
+        log.info("submit: the same command goes on where it stopped")
+    return 0 if status == JobStatus.SUCCEEDED else 1
+
+
+async def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object]) -> JobStatus:
+    """Copies a job's log to the terminal until it ends."""
+    async for lines in client.tail_job_logs(name):
+        write(lines)
+    while not (status := client.get_job_status(name)).is_terminal():
+        time.sleep(0.2)
+    return status

@@ -1,0 +1,161 @@
+"""What is sent to a cluster, what is refused, and the whole way on a head that runs on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobSubmissionClient
+
+from pipeline.errors import ConfigError
+from pipeline.generate import GenerateConfig
+from pipeline.shards import list_shards, read_ids
+from pipeline.submission import ROOT, Submission, excludes, pinned
+from pipeline.verify import verify
+from tests.chaos.kill import descendants
+from tests.conftest import free_port
+from tests.tiny import save_tiny_bundle
+
+
+def submission(arguments=("jobs/configs/demo/generate.yaml", "--pairs", "5"), install=False, **changes) -> Submission:
+    values = {"run": "a", "runs": "/shared/runs", "bundle": "bundles/garments", "prompts": "p.txt", "pairs": 5}
+    return Submission("generate", GenerateConfig.model_validate({**values, **changes}), arguments, install)
+
+
+def test_code_and_the_bundle_are_sent_and_nothing_else(tmp_path):
+    for name in ("models/a.py", "bundles/one/x", "bundles/two/x", "runs/big", "jobs/b.py", "secret.env"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(excludes(tmp_path, {"models", "jobs", "bundles/one"})) == ["/bundles/two", "/runs", "/secret.env"]
+    patterns = submission().runtime_env()["excludes"]
+    assert "/tests" in patterns and "/docs" in patterns and "/.git" in patterns
+    assert not {"/models", "/jobs", "/pipeline", "/bundles", "/bundles/garments"} & set(patterns)
+    assert "/bundles" in submission(bundle="s3://bucket/bundle").runtime_env()["excludes"]
+
+
+def test_dependencies_are_pinned_but_for_those_of_the_machines():
+    found = submission(install=True).runtime_env()["pip"]["packages"]
+    assert found == pinned(ROOT)
+    assert all("==" in one for one in found), found
+    assert not {one for one in found if one.split("==")[0] in ("ray", "torch")}
+    assert "pip" not in submission().runtime_env()
+
+
+def test_the_entrypoint_is_the_command_without_a_cluster():
+    assert submission().entrypoint == "python -m jobs.generate jobs/configs/demo/generate.yaml --pairs 5"
+    assert submission(("--prompts", "two words.txt")).entrypoint == "python -m jobs.generate --prompts 'two words.txt'"
+
+
+def test_credentials_are_not_sent(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://numbers:5000")
+    environment = submission().runtime_env()
+    assert environment["env_vars"] == {"MLFLOW_TRACKING_URI": "http://numbers:5000"}
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(environment)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"runs": "runs"}, (), "give one that all its machines see"),
+        ({}, ("/elsewhere/generate.yaml",), "copy it to"),
+    ],
+)
+def test_what_the_cluster_would_lose_is_refused(changes, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        submission(arguments, **changes).check()
+
+
+def submit(*arguments: str, address: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.submit", "--address", address, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_no_cluster_a_typo_and_a_local_job_are_explained(tmp_path):
+    common = ("--run", "a", "--runs", str(tmp_path), "--bundle", "b", "--prompts", "p", "--pairs", "3")
+    for arguments, message in (
+        (("generat",), "did you mean generate?"),
+        (("generate", "--pair", "3"), "--pair"),
+        (("compact", "--pairs", "x"), "compact is no job for a cluster"),
+        (("generate", *common), "no Ray cluster answers at http://127.0.0.1:1"),
+    ):
+        process = submit(*arguments, address="http://127.0.0.1:1")
+        text = process.communicate(timeout=100)[0]
+        assert process.returncode == 2 and message in text and "Traceback" not in text, text
+
+
+@pytest.fixture
+def head(tmp_path_factory):
+    """The address of a cluster of one machine, this one."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = (
+        f"ray start --head --block --disable-usage-stats --port {free_port()} --dashboard-port {port} --num-cpus 4 "
+        f"--dashboard-agent-listen-port {free_port()} --object-store-memory 200000000 --ray-client-server-port {free_port()} "
+        f"--temp-dir {tmp_path_factory.mktemp('r')}"
+    )
+    log = tmp_path_factory.mktemp("head") / "log.txt"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # jobs run the `python` of the head's environment
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "ray", *command.split()[1:]],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PATH": path},
+        )
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        try:
+            JobSubmissionClient(address).list_jobs()
+            break
+        except Exception:
+            time.sleep(0.5)
+    yield address
+    family = [process.pid, *descendants(process.pid)]
+    for pid in family:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_submitted_killed_and_submitted_again(head, tmp_path):
+    """Contract: the command that submitted a job goes on with it, and every pair is there once."""
+    save_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n")
+    folder, num_pairs = tmp_path / "runs" / "sent", 200
+    arguments = (
+        f"generate --run sent --runs {tmp_path}/runs --bundle {tmp_path}/bundle --prompts {tmp_path}/prompts.txt "
+        f"--pairs {num_pairs} --rows-per-shard 8 --sampler.steps 40 --sampler.batch-size 4 --workers.threads 1"
+    ).split()
+    first = submit(*arguments, address=head)
+    deadline = time.monotonic() + 240
+    while len(list_shards(str(folder))) < 2:
+        assert time.monotonic() < deadline
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.02)
+    client = JobSubmissionClient(head)
+    client.stop_job("sent")
+    text = first.communicate(timeout=120)[0]
+    assert first.returncode == 1 and "the same command goes on where it stopped" in text, text
+    num_made = len(read_ids(str(folder)))
+    assert 0 < num_made < num_pairs
+
+    second = submit(*arguments, address=head)
+    text = second.communicate(timeout=300)[0]
+    assert second.returncode == 0 and "sent succeeded" in text, text
+    assert f"{num_pairs} pairs and 0 errors" in text, "the log is followed"
+    assert len(set(read_ids(str(folder)).to_pylist())) == len(read_ids(str(folder))) == num_pairs
+    assert verify(str(folder), deep=True) == []

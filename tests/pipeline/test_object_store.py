@@ -1,0 +1,115 @@
+"""Runs, prompts and weights on an object store: a real S3 API on this machine."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+
+from models.reverse import SamplerSettings
+from pipeline.compact import CompactConfig, compact
+from pipeline.config import Workers
+from pipeline.errors import DataError
+from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.regenerate import compare, find_row
+from pipeline.shards import list_shards, read_shards
+from pipeline.verify import verify
+from tests.tiny import save_tiny_bundle
+
+SECRET = os.environ["AWS_SECRET_ACCESS_KEY"]
+
+
+@pytest.fixture(scope="module")
+def store():
+    """URL of an empty bucket; where it is and the credentials are in the environment (see conftest)."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]), verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    fsspec.filesystem("s3").mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()
+
+
+@pytest.mark.ray
+def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
+    save_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n\n")
+    there = fsspec.filesystem("s3")
+    there.put(str(tmp_path / "bundle"), "bucket/bundles/tiny", recursive=True)
+    there.put(str(tmp_path / "prompts.txt"), "bucket/prompts.txt")
+
+    def config(root: str, **changes) -> GenerateConfig:
+        values = {
+            "run": "made",
+            "runs": f"{root}/runs",
+            "bundle": f"{root}/bundles/tiny" if "://" in root else f"{root}/bundle",
+            "prompts": f"{root}/prompts.txt",
+            "pairs": 12,
+            "sampler": SamplerSettings(steps=2, batch_size=4),
+            "refine": Refine(min_area_px=4),
+            "rows_per_shard": 4,
+            "workers": Workers(threads=1),
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        }
+        return GenerateConfig.model_validate({**values, **changes})
+
+    caplog.set_level(logging.INFO, logger="jodiffusion")
+    puts = spy_on_puts(monkeypatch)
+    manifest = generate(config(store, pairs=6))
+    assert (manifest.num_pairs, manifest.errors_by_reason) == (4, {"empty_prompt": 2})
+    manifest = generate(config(store))
+    assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (8, 4, 0)
+    folder = f"{store}/runs/made"
+    rows = read_shards([folder]).sort_by("pair_id")
+    here = config(str(tmp_path))
+    generate(here)
+    for column, value in read_shards([str(here.folder)]).sort_by("pair_id").to_pydict().items():
+        assert rows[column].to_pylist() == value, column
+    assert verify(folder, deep=True) == []
+    assert compare(find_row(folder, rows["pair_id"][0].as_py()), f"{store}/bundles/tiny").equal
+
+    assert compact(CompactConfig(pairs=folder)).num_pairs == 8
+    assert len(list_shards(folder)) == 1
+    assert read_shards([folder]).sort_by("pair_id").equals(rows)
+    content = there.cat_file(list_shards(folder)[0])
+    assert pq.read_metadata(io.BytesIO(content)).num_rows == 8
+
+    names = sorted(name.removeprefix("bucket/runs/made/").split("/")[0] for name in there.find("bucket/runs/made"))
+    assert set(names) == {"config.yaml", "label_space.json", "manifest.json", "shards", "errors", "throughput.json"}
+    everything = b"".join(there.cat_file(name) for name in there.find("bucket/runs")) + caplog.text.encode()
+    assert SECRET.encode() not in everything + Path(tmp_path / "mlflow.db").read_bytes()
+    assert "create_multipart_upload" not in puts and "copy_object" not in puts, "one PUT, no rename"
+
+
+def spy_on_puts(monkeypatch) -> list[str]:
+    """Names of the calls that this process makes."""
+    import s3fs
+
+    called: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def spy(self, method, *args, **kwargs):
+        called.append(method)
+        return await call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", spy)
+    return called
+
+
+@pytest.mark.ray
+def test_a_bucket_that_is_not_there_is_one_clear_error(store, ray_session, tmp_path):
+    with pytest.raises(DataError, match="s3://nobody/prompts.txt: cannot read prompts|cannot read s3://nobody"):
+        generate(
+            GenerateConfig(
+                run="a", runs=str(tmp_path), bundle=str(save_tiny_bundle(tmp_path / "b") and tmp_path / "b"),
+                prompts="s3://nobody/prompts.txt", pairs=1,
+            )
+        )  # fmt: skip
