@@ -21,8 +21,10 @@ WINDOW_S = 60.0
 
 @dataclass
 class StageTime:
-    """What one stage did so far: rows, seconds of all its processes, bytes that left it."""
+    """What one stage did so far: rows, seconds of all its processes, bytes that left it; `began` is when its first
+    batch did, in seconds since 1970."""
 
+    began: float = 0.0
     rows: int = 0
     busy_s: float = 0.0
     num_bytes: int = 0
@@ -56,7 +58,7 @@ class Progress:
 
     def worked(self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int]) -> None:
         """Adds what a stage did with one batch."""
-        found = self.stages.setdefault(stage, StageTime())
+        found = self.stages.setdefault(stage, StageTime(began=time.time() - busy_s))
         found.rows += rows
         found.busy_s += busy_s
         found.num_bytes += num_bytes

@@ -80,6 +80,7 @@ class Watch:
         return {
             "pairs_per_s": rows / self.seconds,
             "seconds": self.seconds,
+            "steady_s": time.time() - stages[first].began if first in stages else 0.0,
             "samplers": num,
             "stages": {
                 name: {"workers": num, "idle_s": max(0.0, num * self.seconds - one.busy_s), **asdict(one)}

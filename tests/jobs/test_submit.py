@@ -99,8 +99,8 @@ def head(tmp_path_factory):
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = (
         f"ray start --head --block --disable-usage-stats --port {free_port()} --dashboard-port {port} --num-cpus 4 "
-        f"--dashboard-agent-listen-port {free_port()} --object-store-memory 200000000 --ray-client-server-port {free_port()} "
-        f"--temp-dir {tmp_path_factory.mktemp('r')}"
+        f"--dashboard-agent-listen-port {free_port()} --object-store-memory 200000000 "
+        f"--ray-client-server-port {free_port()} --temp-dir {tmp_path_factory.mktemp('r')}"
     )
     log = tmp_path_factory.mktemp("head") / "log.txt"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # jobs run the `python` of the head's environment

@@ -26,7 +26,7 @@ def test_the_rate_is_that_of_the_last_minute_and_leaves_the_start_out():
 
 
 def test_a_table_says_where_the_time_went():
-    stages = {"sample": StageTime(100, 18.0, 10**7), "write": StageTime(100, 1.0, 10**6)}
+    stages = {"sample": StageTime(0.0, 100, 18.0, 10**7), "write": StageTime(0.0, 100, 1.0, 10**6)}
     found = [row.split() for row in table(stages, {"sample": 2, "refine": 4, "write": 1}, 10.0)]
     assert found[1:] == [
         ["sample", "2", "90%", "10%", "10", "1"],

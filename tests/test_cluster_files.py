@@ -1,0 +1,61 @@
+"""cluster.yaml and rayjob.yaml: what `ray up` would refuse, and what it lets pass but nobody wants."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import parse
+from pipeline.generate import GenerateConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    """After Ray's own preparation and validation, as `ray up` does both."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(prepared)
+    return prepared
+
+
+def test_gpu_machines_are_spot_and_may_all_go(cluster):
+    types = cluster["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0} and types["head"]["max_workers"] == 0
+    gpus = types["gpu_sampler"]
+    assert gpus["resources"]["GPU"] == 1 and gpus["min_workers"] == 0 < gpus["max_workers"]
+    assert gpus["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "GPU" not in types["cpu_refine"]["resources"]
+    for name, one in types.items():
+        assert 0 <= one["min_workers"] <= one["max_workers"], name
+    assert sum(one["max_workers"] for one in types.values()) <= cluster["max_workers"]
+
+
+def test_nobody_gets_in_without_a_token_and_the_dashboard_is_not_open(cluster):
+    assert "-e RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+    assert "/home/ray/.ray/auth_token" in cluster["file_mounts"]
+    start = cluster["head_start_ray_commands"][-1]
+    assert "--dashboard-host=127.0.0.1" in start and "0.0.0.0" not in str(cluster)
+    assert not any("nightly" in command or "wheels" in command for command in cluster["setup_commands"])
+
+
+def test_the_kubernetes_job_runs_a_command_that_there_is():
+    job = yaml.safe_load((ROOT / "rayjob.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    head = cluster["headGroupSpec"]
+    assert head["rayStartParams"] == {"num-cpus": "0"} and head["serviceType"] == "ClusterIP"
+    (workers,) = cluster["workerGroupSpecs"]
+    python, flag, module, path, *rest = shlex.split(job["spec"]["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "jobs.generate")
+    config = parse(GenerateConfig, [str(ROOT / path), *rest])
+    assert config.workers.num == workers["maxReplicas"] and config.workers.gpus == 1
+    assert config.runs.startswith("s3://") and workers["minReplicas"] == 0
+    versions = (ROOT / "constraints.txt").read_text().split()
+    assert f"ray=={cluster['rayVersion']}" in versions
