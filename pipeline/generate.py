@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -18,7 +19,7 @@ from pipeline.codec import ImageFormat
 from pipeline.compact import heal
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import Stopped
-from pipeline.manifest import Manifest
+from pipeline.manifest import THROUGHPUT, Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, canonical_json
@@ -168,7 +169,8 @@ def make(work: Work, config: GenerateConfig, run: Run, labels: LabelSpace, bundl
             pairs = graph(work.dataset(config.sampler.batch_size), config, labels, bundle_digest, shared)
             pairs.write_datasink(sink, ray_remote_args=WRITE_ARGS)
     finally:
-        write_bytes(f"{run.folder}/throughput.json", json.dumps(watch.throughput(), indent=1).encode())
+        with suppress(ray.exceptions.RayError):  # the connection may be what failed
+            write_bytes(f"{run.folder}/{THROUGHPUT}", json.dumps(watch.throughput(), indent=1).encode())
     if watch.stopped:
         manifest = finish(run)
         raise Stopped(f"stopped: {manifest.num_pairs:,} of {config.pairs:,} pairs are in {run.folder}")

@@ -19,6 +19,7 @@ from pipeline.schema import Batch, real_pair_id
 from pipeline.shards import LABELS, remaining, remove_drafts
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
+from pipeline.storage import write_bytes
 
 SAFE_TO_CHANGE = frozenset({"pairs", "rows_per_shard"})
 
@@ -62,7 +63,7 @@ def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then."""
     with Run.open(config, "ingest", SAFE_TO_CHANGE) as run:
         remove_drafts(str(run.folder))
-        GARMENTS.save(run.folder / LABELS)
+        write_bytes(f"{run.folder}/{LABELS}", GARMENTS.to_json().encode())
         todo = remaining(plan(config), str(run.folder))
         log.info("ingest: %d of %d pairs of %s/%s to read", todo.num_rows, config.pairs, config.dataset, config.split)
         if todo.num_rows:

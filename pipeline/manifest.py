@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_bytes
 from pipeline.storage import read_bytes, write_bytes
 
+THROUGHPUT = "throughput.json"
 _SMALL_COLUMNS = ("class_ids", "class_pixels", "bundle", "sampler", "reason")
 _ROWS_AT_A_TIME = 32
 
@@ -49,6 +51,7 @@ class Manifest:
         classes: share of each class id found.
         bundles: digests of the weights that made the pairs.
         samplers: settings of the sampler, canonical JSON.
+        throughput: what the last start of a generate run did (`pipeline.watch.Watch.throughput`); {} for other runs.
     """
 
     num_pairs: int
@@ -60,6 +63,7 @@ class Manifest:
     classes: dict[int, ClassShare]
     bundles: tuple[str, ...]
     samplers: tuple[str, ...]
+    throughput: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def scan(cls, folder: str) -> Manifest:
@@ -89,6 +93,7 @@ class Manifest:
             classes=_class_shares([small for _, small in made]),
             bundles=_distinct("bundle", [small for _, small in made]),
             samplers=_distinct("sampler", [small for _, small in made]),
+            throughput=_throughput(f"{folder.rstrip('/')}/{THROUGHPUT}"),
         )
 
     @classmethod
@@ -102,6 +107,13 @@ class Manifest:
     def save(self, path: str) -> None:
         """Writes JSON, whole or not at all."""
         write_bytes(path, json.dumps(asdict(self), indent=1).encode())
+
+
+def _throughput(path: str) -> dict[str, Any]:
+    try:
+        return json.loads(read_bytes(path))
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _scan_shard(path: str) -> tuple[Shard, pa.Table]:

@@ -21,6 +21,7 @@ from pipeline.shards import LABELS, load_labels, read_pairs, read_shards, remain
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks
+from pipeline.storage import write_bytes
 
 
 class RefineConfig(RunConfig):
@@ -47,7 +48,7 @@ def refine(config: RefineConfig) -> Manifest:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(source)
-        labels.save(run.folder / LABELS)
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         rows = read_shards([source], ["pair_id", "prompt", "seed", "bundle", "sampler"])
         settings = {text: _with_refine(text, config.refine, source) for text in set(rows["sampler"].to_pylist())}
         todo = remaining(plan(rows, settings), folder)

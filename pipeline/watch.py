@@ -99,10 +99,13 @@ class Watch:
         done, written = self.already + made, self.already + stages.get(last, StageTime()).rows
         numbers = {"pairs_per_s": rate, "pairs_done": done, "pairs_written": written, "errors": errors.total()}
         for name, num in self.workers.items():
-            numbers[f"busy/{name}"] = stages.get(name, StageTime()).busy_s / (num * self.seconds)
+            one = stages.get(name, StageTime())
+            numbers[f"busy/{name}"] = one.busy_s / (num * self.seconds)
+            numbers[f"idle_s/{name}"] = max(0.0, num * self.seconds - one.busy_s)
+            numbers[f"mb/{name}"] = one.num_bytes / 1e6
         if cost is not None:
             numbers["cost"] = cost
-        if self.seconds - self._logged_s >= self.every_s:
+        if ended or self.seconds - self._logged_s >= self.every_s:
             self._logged_s = self.seconds
             self.run.tracker.metrics(numbers, step=round(self.seconds))
         return line(done, self.planned, rate, written, errors, cost), done / self.planned

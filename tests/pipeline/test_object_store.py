@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
@@ -14,14 +17,16 @@ import pytest
 from models.reverse import SamplerSettings
 from pipeline.compact import CompactConfig, compact
 from pipeline.config import Workers
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ShardError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
-from pipeline.shards import list_shards, read_shards
+from pipeline.shards import list_shards, read_ids, read_shards
 from pipeline.verify import verify
 from tests.tiny import save_tiny_bundle
 
 SECRET = os.environ["AWS_SECRET_ACCESS_KEY"]
+SERVERS: list[Any] = []
+"""Those that were started; what they hold outlives them in this process."""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +37,10 @@ def store():
     server = ThreadedMotoServer(port=int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]), verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
+    SERVERS.append(server)
     fsspec.filesystem("s3").mkdir("bucket")
     yield "s3://bucket"
-    server.stop()
+    SERVERS[-1].stop()
 
 
 @pytest.mark.ray
@@ -113,3 +119,42 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(store, ray_session, tmp_p
                 prompts="s3://nobody/prompts.txt", pairs=1,
             )
         )  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_path):
+    """Contract: one error when the network to the store fails, and the same command goes on when it is back."""
+    from moto.server import ThreadedMotoServer
+
+    save_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n")
+    config = GenerateConfig(
+        run="interrupted",
+        runs=f"{store}/runs",
+        bundle=str(tmp_path / "bundle"),
+        prompts=str(tmp_path / "prompts.txt"),
+        pairs=40,
+        sampler=SamplerSettings(steps=2, batch_size=4),
+        rows_per_shard=4,
+        workers=Workers(threads=1),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+    )
+    folder = str(config.folder)
+
+    def unplug():
+        while not list_shards(folder):
+            time.sleep(0.05)
+        SERVERS[-1].stop()
+
+    thread = threading.Thread(target=unplug, daemon=True)
+    thread.start()
+    with pytest.raises((ShardError, DataError), match=r"cannot (write|read|reach) s3://bucket/runs/interrupted"):
+        generate(config)
+    thread.join()
+    SERVERS.append(ThreadedMotoServer(port=int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]), verbose=False))
+    SERVERS[-1].start()
+    assert 0 < len(read_ids(folder)) < 40
+    manifest = generate(config)
+    assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (40, 0, 0)
+    assert verify(folder, deep=True) == []
