@@ -120,7 +120,7 @@ def generate(config: GenerateConfig) -> Manifest:
     bundle_digest = digest(bundle, ENCODERS + JOINT)
     prompts = load_prompts(absolute(config.prompts))  # before the run is begun
     facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest}
-    with Run.open(config, "generate", SAFE_TO_CHANGE, facts) as run:
+    with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(str(bundle))

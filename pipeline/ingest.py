@@ -61,7 +61,7 @@ class ReadScenes:
 
 def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then."""
-    with Run.open(config, "ingest", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "ingest", SAFE_TO_CHANGE, on_store=True) as run:
         remove_drafts(str(run.folder))
         write_bytes(f"{run.folder}/{LABELS}", GARMENTS.to_json().encode())
         todo = remaining(plan(config), str(run.folder))

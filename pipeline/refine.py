@@ -44,7 +44,7 @@ def refine(config: RefineConfig) -> Manifest:
         ConfigError: the source was refined already, so what was removed cannot come back.
     """
     source = absolute(config.pairs)
-    with Run.open(config, "refine", frozenset({"rows_per_shard"})) as run:
+    with Run.open(config, "refine", frozenset({"rows_per_shard"}), on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(source)

@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, Stopped
-from pipeline.storage import sole_driver, write_bytes
+from pipeline.storage import is_local, sole_driver, write_bytes
 
 log = logging.getLogger("jodiffusion")
 
@@ -96,6 +96,8 @@ class Run:
         job: str,
         changeable: frozenset[str] = frozenset(),
         facts: Mapping[str, str] = MappingProxyType({}),
+        *,
+        on_store: bool = False,
     ) -> Iterator[Run]:
         """Opens the run that `config` names, new or to go on with, for this process alone.
 
@@ -105,12 +107,15 @@ class Run:
             changeable: further keys that may differ from those that the run began with.
             facts: what the run depends on beside its config, such as the digest of a file; saved with it, and must not
                 change either.
+            on_store: the job can keep its run on an object store.
 
         Raises:
             ConfigError: the folder belongs to another job or config (prints the difference), or to a running process.
         """
         set_up_logging()
         folder = config.folder
+        if not on_store and not is_local(str(folder)):
+            raise ConfigError(f"runs: {job} keeps its runs in a folder that every machine sees, not yet on {folder}")
         with sole_driver(str(folder)):
             _check_and_save(folder, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
             tracker = _open_tracker(config, folder, job)

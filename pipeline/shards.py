@@ -12,6 +12,7 @@ both `errors/` and `shards/` is no fault: the row was made on a later try, and c
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -148,24 +149,30 @@ def set_aside_broken(folder: str) -> list[str]:
     """Moves shards that cannot be read from a run's `shards/` and `errors/` to `broken/`, so that their rows are made
     again and nothing is deleted; returns where they are now."""
 
-    def problem(path: str) -> str:
-        try:
-            read_keys(path)
-        except ShardError as error:
-            if not isinstance(error.__cause__, ConnectionError | TimeoutError | PermissionError):
-                return str(error.__cause__)
-            raise
-        return ""
-
     moved = []
     paths = [path for kind in (MADE, FAILED) for path in list_shards(folder, kind)]
-    for path in [path for path, found in zip(paths, map_shards(problem, paths), strict=True) if found]:
+    for path in [path for path, broken in zip(paths, map_shards(_is_broken, paths), strict=True) if broken]:
         target = f"{folder.rstrip('/')}/{BROKEN}/{path.rsplit('/', 1)[-1]}"
         filesystem, inner = filesystem_of(path)
         filesystem.makedirs(filesystem_of(f"{folder}/{BROKEN}")[1], exist_ok=True)
         filesystem.mv(inner, filesystem_of(target)[1])
         moved.append(target)
     return moved
+
+
+def _is_broken(path: str) -> bool:
+    """Whether a file's bytes are no shard. That they cannot be reached just now is another matter, and an error."""
+    try:
+        read_keys(path)
+        return False
+    except ShardError as unread:
+        content = read_bytes(path)
+        try:
+            with pq.ParquetFile(io.BytesIO(content)) as file:
+                file.read(columns=file.schema_arrow.names[:1])
+        except (pa.ArrowException, OSError):
+            return True
+        raise unread
 
 
 def read_ids(folder: str, column: str = "pair_id", kinds: Sequence[str] = (MADE, FAILED)) -> pa.ChunkedArray:

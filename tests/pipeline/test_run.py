@@ -86,7 +86,9 @@ def test_what_a_run_depends_on_must_not_change(tmp_path):
 
 def test_a_run_may_be_on_a_store(tmp_path):
     there = config(tmp_path, runs="memory://runs", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    with Run.open(there, "ingest") as run:
+    with pytest.raises(ConfigError, match="train keeps its runs in a folder"), Run.open(there, "train"):
+        pass
+    with Run.open(there, "ingest", on_store=True) as run:
         assert str(run.folder) == "memory://runs/a"
     with fsspec.open("memory://runs/a/config.yaml", "rt") as file:
         assert "job: ingest" in file.read()

@@ -22,7 +22,7 @@ import pipeline.shards as shards
 from pipeline.codec import encode_image, encode_mask
 from pipeline.errors import ShardError
 from pipeline.schema import LATENT, PAIR, latent_id, pair_id
-from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts
+from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts, set_aside_broken
 from pipeline.sink import ShardSink
 
 IDS = [pair_id("prompt", seed, "bundle", "{}") for seed in range(1000)]
@@ -311,3 +311,25 @@ def test_ids_of_many_shards_are_read_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shards, "read_columns", note_columns)
     assert sorted(read_ids(str(tmp_path)).to_pylist()) == sorted(IDS)
     assert asked == [["pair_id"]] * 100
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda path: path.write_bytes(b"")])
+def test_broken_shards_are_set_aside_and_good_ones_stay(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    names = sink(tmp_path).write([packed(IDS[:200])], None)
+    damage(tmp_path / "shards" / names[1])
+    assert set_aside_broken(str(tmp_path)) == [f"{tmp_path}/broken/{names[1]}"]
+    assert (tmp_path / "broken" / names[1]).exists()
+    assert len(read_ids(str(tmp_path))) == 200 - 100
+    assert set_aside_broken(str(tmp_path)) == []
+
+
+def test_a_shard_that_cannot_be_reached_is_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink(tmp_path).write([packed(IDS[:10])], None)
+
+    def refuse(path: str) -> None:
+        raise ShardError("a store that hiccups")
+
+    monkeypatch.setattr(shards, "read_keys", refuse)
+    with pytest.raises(ShardError, match="hiccups"):
+        set_aside_broken(str(tmp_path))
+    assert not (tmp_path / "broken").exists()
