@@ -41,13 +41,14 @@ def main() -> None:
     parser.add_argument("--image-format", default="jpeg")
     parser.add_argument("--shard-mb", type=int, default=384)
     parser.add_argument("--object-store-gib", type=float, default=2)
+    parser.add_argument("--photographs", action="store_true", help="crops of one, which cost more than gradients")
     parser.add_argument("--folder", default="", help="default: a temporary one")
     options = parser.parse_args()
     print(f"{datetime.date.today()}  {chip(torch.device('cpu'))}  {' '.join(sys.orig_argv)}")
     folder = Path(options.folder or tempfile.mkdtemp(prefix="benchmark"))
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(int(options.object_store_gib * 2**30))
-    pipeline.generate.Sampler = cheap_sampler(options.size_px, 0.0, True)  # type: ignore[misc]
+    pipeline.generate.Sampler = cheap_sampler(options.size_px, 0.0, not options.photographs)  # type: ignore[misc]
     try:
         for rows in options.rows:
             with cluster():
