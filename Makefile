@@ -39,7 +39,10 @@ demo-train: $(STAMP)  ## train the demo's networks from nothing
 	$(RUN) -m jobs.demo_train
 
 test: $(STAMP)  ## run the tests
-	$(RUN) -m pytest
+	@echo "test: tests that kill things run beside the others, since both mostly wait; they are shown last"
+	@$(RUN) -m pytest -m chaos > .chaos.log 2>&1 & chaos=$$!; \
+	$(RUN) -m pytest -m "not chaos"; others=$$?; \
+	wait $$chaos; killed=$$?; cat .chaos.log; exit $$((others | killed))
 
 lint: $(STAMP)  ## check style, format and types
 	$(RUN) -m ruff check

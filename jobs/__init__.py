@@ -63,6 +63,13 @@ def ending() -> Iterator[None]:
     except (JoDiffusionError, WeightsError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except Exception as error:
+        if type(error).__module__ != "ray.exceptions" or hasattr(error, "cause"):  # a mistake of ours: with its trace
+            raise
+        sys.stderr.write(
+            f"error: {str(error).splitlines()[0]}; a part of the cluster was lost. Run the same command again\n"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; run the same command again to go on\n")
         sys.exit(130)

@@ -13,6 +13,7 @@ from pipeline.errors import DataError
 from pipeline.run import log, set_up_logging
 from pipeline.shards import FAILED, MADE, list_shards
 from pipeline.verify import Checked, verify
+from pipeline.work import get
 
 MAX_SHOWN = 1000
 
@@ -45,13 +46,18 @@ def main(config: VerifyConfig) -> None:
 
 def in_tasks(check: Callable[[str], Checked], paths: list[str]) -> list[Checked]:
     """A Ray task per shard, wherever there is room; says how far it is."""
-    refs = [ray.remote(check).remote(path) for path in paths]
+    refs = [ray.remote(_call).remote(check, path) for path in paths]
     done: list[Checked] = []
     for ref in refs:
-        done.append(ray.get(ref))
+        done.append(get(ref))
         if len(done) % 100 == 0:
             log.info("verify: %d of %d files", len(done), len(refs))
     return done
+
+
+def _call(check: Callable[[str], Checked], path: str) -> Checked:
+    """A task is a function, not the partial one that `check` is."""
+    return check(path)
 
 
 if __name__ == "__main__":

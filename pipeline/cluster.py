@@ -57,7 +57,7 @@ def cluster() -> Iterator[None]:
     # Without it glibc gives the memory of every step back to the kernel: a tenth of a training step on a CPU.
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the user once, as they were raised
     warnings.filterwarnings("ignore", module=r"ray\.data")  # advice on numbers of blocks, which the graphs choose
     address = os.environ.get("RAY_ADDRESS")
     if address:

@@ -1,11 +1,13 @@
 """Compact: small shards into large ones, and no row in two shards.
 
 Safe at every moment: what takes the place of a shard is there before the shard goes, so a row can be there twice for a
-while, and never not at all. A run that was killed in between is healed by the next start of any job that writes to it.
+while, and never not at all. A run that was killed in between is healed by the next start of its generate job, or of
+this one.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -54,12 +56,14 @@ def compact(config: CompactConfig) -> Manifest:
         raise ConfigError(f"{folder}: not the folder of a run (no config.yaml in it that names its job)") from error
     with sole_driver(folder):
         remove_drafts(folder)
-        heal(folder)
+        remove_shards(get(ray.remote(heal).remote(folder)))
         before = list_shards(folder)
         groups = grouped(dict(zip(before, map_shards(shard_bytes, before), strict=True)), config.shard_mb * 10**6)
         log.info("compact: %d shards, %d of them small", len(before), sum(map(len, groups)))
-        for group, ref in [(group, ray.remote(merge).remote(group)) for group in groups]:
-            log.info("compact: %d shards became %s", len(group), get(ref))
+        for group in groups:
+            path = get(ray.remote(merge).remote(group))
+            remove_shards(one for one in group if one != path)
+            log.info("compact: %d shards became %s", len(group), path)
         manifest = Manifest.scan(folder)
         manifest.save(f"{folder}/manifest.json")
         log.info("compact: %d pairs in %d shards", manifest.num_pairs, len(manifest.shards))
@@ -82,41 +86,42 @@ def grouped(sizes: dict[str, int], shard_size: int) -> list[list[str]]:
 
 
 def merge(paths: list[str]) -> str:
-    """One shard in place of several of one folder; returns its file name."""
+    """Writes one shard that holds what several of one folder do; returns its path. Nothing is removed here: a task may
+    run again, or outlive its driver."""
     table = pa.concat_tables([read_columns(path) for path in paths])
     folder = paths[0].rsplit("/", 1)[0]
-    name = write_table(table, folder)
-    remove_shards([path for path in paths if path != f"{folder}/{name}"])
-    return name
+    return f"{folder}/{write_table(table, folder)}"
 
 
-def heal(folder: str) -> int:
-    """Removes rows that are in two shards of a run from one of them; returns how many there were.
+def heal(folder: str) -> list[str]:
+    """Finds rows that a run holds twice, and writes what else is in the shards that hold them; returns the shards that
+    are then to be removed. Nothing is removed here, as in `merge`.
 
-    They come from Ray running a lost block again with other boundaries, from tasks that outlive a killed driver by a
-    moment, and from a compaction that was killed.
+    Such rows come from Ray running a lost block again with other boundaries, from tasks that outlive a killed driver by
+    a moment, and from a compaction that was killed.
     """
     paths = list_shards(folder)
-    columns = map_shards(read_keys, paths)
-    keys = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+    columns = dict(zip(paths, map_shards(read_keys, paths), strict=True))
+    keys = pa.chunked_array([chunk for column in columns.values() for chunk in column.chunks], pa.string())
     if len(pc.unique(keys)) == len(keys):
-        return 0
+        return []
     counts = pc.value_counts(keys)
     doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    removed, kept = 0, pa.array([], pa.string())
+    kept = pa.array([], pa.string())
     written: set[str] = set()
     replaced: list[str] = []
-    for path, own in zip(paths, columns, strict=True):
-        surplus = pc.is_in(own, kept)
-        if pc.any(surplus).as_py():
-            rows = read_columns(path).filter(pc.invert(surplus))
+    for path in sorted(paths, key=lambda path: -len(columns[path])):  # a merged shard wins over its parts
+        own = columns[path].combine_chunks()
+        first = np.zeros(len(own), bool)
+        first[np.unique(own.to_numpy(zero_copy_only=False), return_index=True)[1]] = True
+        wanted = pc.and_not(pa.array(first), pc.is_in(own, kept))
+        if not pc.all(wanted).as_py():
+            rows = read_columns(path).filter(wanted)
             if rows.num_rows:
                 directory = path.rsplit("/", 1)[0]
                 written.add(f"{directory}/{write_table(rows, directory)}")
             replaced.append(path)
-            removed += pc.sum(surplus).as_py()
-        kept = pa.concat_arrays([kept, own.filter(pc.is_in(own, doubled)).combine_chunks()])
-    # Names follow from content: what is left of one shard may be just what another one was.
-    remove_shards([path for path in replaced if path not in written])
-    log.warning("%s: %d rows were in two shards, as a lost machine can cause; one copy is kept", folder, removed)
-    return removed
+        kept = pa.concat_arrays([kept, own.filter(pc.is_in(own, doubled))])
+    log.warning("%s: %d rows were there twice, as a lost machine can cause; one of each is kept", folder, len(doubled))
+    # Names follow from content: what is left of one shard may be just what another one was, or is.
+    return [path for path in replaced if path not in written]

@@ -22,10 +22,26 @@ from pipeline.errors import ConfigError
 C = TypeVar("C", bound="Config")
 
 
+NO_CREDENTIALS = "credentials do not belong into a URL; give them in the environment"
+
+
+def holds_credentials(value: Any) -> bool:
+    """Whether a text is a URL with a user, a password or a signature in it."""
+    return isinstance(value, str) and bool(re.search(r"://[^/\s]*@|[?&](X-Amz-|X-Goog-|sig=|token=)", value, re.I))
+
+
 class Config(BaseModel):
     """Base of every configuration. The text under a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_credentials(cls, value: Any) -> Any:
+        # Configs are saved, logged and copied into provenance.
+        if any(holds_credentials(one) for one in (value if isinstance(value, tuple | list) else (value,))):
+            raise ValueError(NO_CREDENTIALS)
+        return value
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as they are written to YAML and MLflow."""
@@ -60,14 +76,6 @@ class RunConfig(Config):
     """MLflow server or database; empty: MLFLOW_TRACKING_URI, else a database in the folder of runs, or in the current
     one where runs are on a store."""
 
-    @field_validator("runs", "tracking_uri")
-    @classmethod
-    def _without_credentials(cls, url: str) -> str:
-        # Configs are saved, logged and copied into provenance.
-        if re.search(r"://[^/]*@", url):
-            raise ValueError("credentials do not belong into a URL; give them in the environment")
-        return url
-
     @property
     def folder(self) -> Path:
         """Folder of this run, absolute: workers run in folders of their own. A `UPath` where it is on a store."""
@@ -101,6 +109,8 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
         ConfigError: as `load`; a wrong option on the command line is explained on the terminal and exits with 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if any(map(holds_credentials, arguments)):
+        raise ConfigError(f"command line: {NO_CREDENTIALS}")
     path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     values = _read_yaml(path) if path else {}
     _refuse_unknown(config_type, values, path or "command line")
@@ -155,7 +165,8 @@ def _refuse_wrong(config_type: type[Config], values: dict[str, Any], where: str)
 
 def _explain(error: ValidationError, where: str, forgive: str = "") -> str:
     lines = [
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        + ("" if NO_CREDENTIALS in problem["msg"] else f" (got {problem['input']!r})")
         for problem in error.errors()
         if problem["type"] != forgive
     ]

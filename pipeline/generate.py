@@ -18,19 +18,19 @@ from pipeline.cluster import require
 from pipeline.codec import ImageFormat
 from pipeline.compact import heal
 from pipeline.config import Config, RunConfig, Workers, absolute
-from pipeline.errors import Stopped
+from pipeline.errors import ShardError, Stopped
 from pipeline.manifest import THROUGHPUT, Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, canonical_json
-from pipeline.shards import LABELS, load_labels, remove_drafts
-from pipeline.sink import WRITE_ARGS, ShardSink
+from pipeline.shards import LABELS, load_labels, remove_drafts, remove_shards
+from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage import local_copy, write_bytes
 from pipeline.watch import Watch
-from pipeline.work import Work, find_work, load_prompts
+from pipeline.work import Work, find_work, get, load_prompts, plain_errors
 
 SAFE_TO_CHANGE = frozenset(
     {
@@ -125,15 +125,16 @@ def generate(config: GenerateConfig) -> Manifest:
         remove_drafts(folder)
         labels = load_labels(str(bundle))
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
-        work = find_work(
+        find = partial(
+            find_work,
             prompts,
             folder,
             num_pairs=config.pairs,
             run_seed=config.seed,
             bundle_digest=bundle_digest,
             sampler_settings=config.provenance(),
-            retry_errors=config.retry_errors,
         )
+        work = find(retry_errors=config.retry_errors)
         log.info(
             "generate: %s pairs of %s prompts planned, %s to make, with bundle %s, %d steps, guidance %g",
             f"{config.pairs:,}",
@@ -143,9 +144,17 @@ def generate(config: GenerateConfig) -> Manifest:
             config.sampler.steps,
             config.sampler.guidance,
         )
-        if work.todo:
+        while work.todo:
             require(config.workers)
             make(work, config, run, labels, bundle_digest)
+            before, work = work.todo, find(retry_errors=False)
+            if work.todo >= before:
+                raise ShardError(
+                    f"{work.todo:,} planned pairs are not in {folder} though they were made; do all machines see this "
+                    "place? Then run the same command again"
+                )
+            if work.todo:
+                log.info("generate: %s pairs were lost on the way and are made again", f"{work.todo:,}")
         return finish(run)
 
 
@@ -167,7 +176,8 @@ def make(work: Work, config: GenerateConfig, run: Run, labels: LabelSpace, bundl
     try:
         with watch():
             pairs = graph(work.dataset(config.sampler.batch_size), config, labels, bundle_digest, shared)
-            pairs.write_datasink(sink, ray_remote_args=WRITE_ARGS)
+            with plain_errors():
+                pairs.write_datasink(sink, ray_remote_args=WRITE_ARGS)
     finally:
         with suppress(ray.exceptions.RayError):  # the connection may be what failed
             write_bytes(f"{run.folder}/{THROUGHPUT}", json.dumps(watch.throughput(), indent=1).encode())
@@ -218,6 +228,7 @@ def graph(
         batch_size=config.sampler.batch_size,
         # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
         num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
+        max_retries=MAX_RETRIES,
         compute=ray.data.TaskPoolStrategy(size=refine_on.num),
     )
 
@@ -225,7 +236,8 @@ def graph(
 def finish(run: Run) -> Manifest:
     """Removes what is there twice, derives the manifest from the shards and logs what is in them."""
     folder = str(run.folder)
-    manifest: Manifest = ray.get(ray.remote(scan).remote(folder))
+    remove_shards(get(ray.remote(heal).remote(folder)))
+    manifest: Manifest = get(ray.remote(scan).remote(folder))
     manifest.save(f"{folder}/manifest.json")
     run.tracker.text("manifest.json", json.dumps(asdict(manifest), indent=1))
     run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
@@ -236,6 +248,5 @@ def finish(run: Run) -> Manifest:
 
 
 def scan(folder: str) -> Manifest:
-    """`heal` and `Manifest.scan`, in a process that gives its memory back."""
-    heal(folder)
+    """`Manifest.scan` as a function, which a Ray task has to be: it runs in a process that gives its memory back."""
     return Manifest.scan(folder)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, holds_credentials
 from pipeline.errors import ConfigError, Stopped
 from pipeline.storage import is_local, sole_driver, write_bytes
 
@@ -240,4 +240,5 @@ def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
         created = client.create_run(experiment_id, run_name=config.run, tags={"folder": str(folder), "job": job})
         return Tracker(config.mlflow_uri, created.info.run_id)
     except MlflowException as error:
-        raise ConfigError(f"MLflow at {config.mlflow_uri} does not answer: {error}; check tracking_uri") from error
+        where = "its address" if holds_credentials(config.mlflow_uri) else config.mlflow_uri
+        raise ConfigError(f"MLflow at {where} does not answer: {error}; check tracking_uri") from error

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.labels import LabelSpace
-from pipeline.errors import DataError, ShardError
+from pipeline.errors import DataError, JoDiffusionError, ShardError
 from pipeline.schema import PICTURE
-from pipeline.storage import filesystem_of, is_local, publish, read_bytes
+from pipeline.storage import describe, filesystem_of, is_local, publish, reaching, read_bytes
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -76,9 +76,10 @@ def list_shards(folder: str, kind: str = MADE) -> list[str]:
     """Paths of a run's shards, sorted by name; `kind` is MADE or FAILED. Empty where there are none, or no folder."""
     folder = f"{folder.rstrip('/')}/{kind}"
     filesystem, path = filesystem_of(folder)
-    filesystem.invalidate_cache(path)
     try:
-        names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
+        with reaching(folder):
+            filesystem.invalidate_cache(path)
+            names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [f"{folder}/{name}" for name in names if name.endswith(".parquet") and not name.startswith(".")]
@@ -90,7 +91,8 @@ def remove_drafts(folder: str) -> None:
     if is_local(folder):
         for kind in (MADE, FAILED):
             for draft in filesystem.glob(f"{path}/{kind}/.*.draft"):
-                filesystem.rm_file(draft)
+                with suppress(FileNotFoundError):  # a writer that was not quite dead has just renamed it
+                    filesystem.rm_file(draft)
 
 
 @contextmanager
@@ -111,6 +113,12 @@ def open_shard(path: str, checksums: bool = False) -> Iterator[pq.ParquetFile]:
         raise ShardError(
             f"shard {path} is broken ({error}); delete it and run the same command again, which makes its rows anew"
         ) from error
+    except (JoDiffusionError, GeneratorExit):
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        raise ShardError(f"cannot reach shard {path}: {describe(error)}; check your access to it") from error
 
 
 def map_shards(function: Callable[[str], Result], paths: Iterable[str]) -> list[Result]:
@@ -135,14 +143,16 @@ def read_keys(path: str) -> pa.ChunkedArray:
 def shard_bytes(path: str) -> int:
     """Size of a shard."""
     filesystem, inner = filesystem_of(path)
-    return int(filesystem.size(inner))
+    with reaching(path):
+        return int(filesystem.size(inner))
 
 
 def remove_shards(paths: Iterable[str]) -> None:
     """Removes shards whose rows are elsewhere."""
     for path in paths:
         filesystem, inner = filesystem_of(path)
-        filesystem.rm_file(inner)
+        with suppress(FileNotFoundError), reaching(path):
+            filesystem.rm_file(inner)
 
 
 def set_aside_broken(folder: str) -> list[str]:
@@ -154,8 +164,9 @@ def set_aside_broken(folder: str) -> list[str]:
     for path in [path for path, broken in zip(paths, map_shards(_is_broken, paths), strict=True) if broken]:
         target = f"{folder.rstrip('/')}/{BROKEN}/{path.rsplit('/', 1)[-1]}"
         filesystem, inner = filesystem_of(path)
-        filesystem.makedirs(filesystem_of(f"{folder}/{BROKEN}")[1], exist_ok=True)
-        filesystem.mv(inner, filesystem_of(target)[1])
+        with reaching(path):
+            filesystem.makedirs(filesystem_of(f"{folder}/{BROKEN}")[1], exist_ok=True)
+            filesystem.mv(inner, filesystem_of(target)[1])
         moved.append(target)
     return moved
 

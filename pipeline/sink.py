@@ -18,7 +18,10 @@ from pipeline.storage import filesystem_of, is_local
 
 SHARD_BYTES = 384 * 10**6
 
-WRITE_ARGS = {"num_cpus": 0.5}
+MAX_RETRIES = 10
+"""Of a task whose process or machine dies: Ray would try for ever, also where it is the rows that kill it."""
+
+WRITE_ARGS = {"num_cpus": 0.5, "max_retries": MAX_RETRIES}
 """`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
 stage of equal needs, and would then bundle what goes into that stage (raw pictures), not what comes out of it."""
 

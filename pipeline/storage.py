@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import logging
 import os
 import platform
 import shutil
+import signal
 import threading
 import time
 import uuid
@@ -25,7 +27,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import ConfigError, DataError, ShardError
+from pipeline.errors import ConfigError, DataError, JoDiffusionError, ShardError
 
 LEASE_RENEWAL_S = 10.0
 LEASE_PATIENCE_S = 25.0
@@ -57,9 +59,16 @@ def read_bytes(url: str) -> bytes:
         DataError: it cannot be reached.
     """
     filesystem, path = filesystem_of(url)
-    try:
+    with reaching(url):
         return filesystem.cat_file(path)
-    except FileNotFoundError:
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turns every error of a store but a missing or misplaced file into one that says where it was met."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, JoDiffusionError):
         raise
     except Exception as error:  # every store has errors of its own
         raise DataError(f"cannot read {url}: {describe(error)}; check the path and your access to it") from error
@@ -86,7 +95,7 @@ def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
             write(buffer)
             errors = Exception  # every store has errors of its own
             # One PUT, no rename: an object appears when it is complete.
-            filesystem.pipe_file(path, buffer.getbuffer().tobytes(), **_one_put(filesystem))
+            filesystem.pipe_file(path, buffer.getvalue(), **_one_put(filesystem))
     except errors as error:
         raise ShardError(
             f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
@@ -129,7 +138,7 @@ def local_copy(folder: str) -> Path:
         return copy
     except DataError:
         raise
-    except Exception as error:  # every store has errors of its own
+    except Exception as error:  # every store, and a full disk, has errors of its own
         raise DataError(f"cannot fetch {folder}: {describe(error)}; check the path and your access to it") from error
 
 
@@ -151,33 +160,50 @@ def sole_driver(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _file_lock(folder: str) -> Iterator[None]:
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".driver"), "a+") as file:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = open(os.path.join(folder, ".driver"), "a+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be the folder of a run: {describe(error)}; mend the key `runs`") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise _taken(folder, file.read()) from None
-        file.truncate(0)
-        file.write(json.dumps(_identity()))
-        file.flush()
+        except OSError as error:
+            raise DataError(
+                f"{folder}: this file system has no locks ({describe(error)}), so nothing would keep a second driver "
+                "out; keep runs on another one, or on a store"
+            ) from error
+        with suppress(OSError):  # a full disk; who holds the lock is known by the lock itself
+            file.truncate(0)
+            file.write(json.dumps(_identity()))
+            file.flush()
         yield
 
 
 @contextmanager
 def _lease(filesystem: Any, path: str, folder: str) -> Iterator[None]:
-    """Stores have no locks: a small object that its holder rewrites again and again, and removes in the end."""
+    """Stores have no locks: a small object that its holder rewrites again and again, and removes in the end. A holder
+    that finds another's, or could not rewrite its own for as long as others wait, stops as if by Ctrl-C."""
+    token = uuid.uuid4().hex
+    mine = _identity() | {"token": token}
 
     def read() -> bytes:
         filesystem.invalidate_cache()
         try:
-            return filesystem.cat_file(path)
+            with reaching(folder):
+                return filesystem.cat_file(path)
         except FileNotFoundError:
             return b""
-        except Exception as error:  # every store has errors of its own
-            raise DataError(
-                f"cannot reach {folder}: {describe(error)}; check the path and your access to it"
-            ) from error
+
+    def write(number: int) -> None:
+        with reaching(folder):
+            filesystem.pipe_file(path, json.dumps(mine | {"renewed": number}).encode())
+
+    def is_mine(content: bytes) -> bool:
+        return token.encode() in content
 
     before = read()
     deadline = time.monotonic() + LEASE_PATIENCE_S
@@ -187,27 +213,38 @@ def _lease(filesystem: Any, path: str, folder: str) -> Iterator[None]:
             raise _taken(folder, now.decode(errors="replace"))
         if not now:
             break
-    mine, stop = _identity() | {"token": uuid.uuid4().hex}, threading.Event()
+    write(0)
+    time.sleep(min(3.0, LEASE_PATIENCE_S / 8))  # of several that begin at once, the one that wrote last stays
+    if not is_mine(now := read()):
+        raise _taken(folder, now.decode(errors="replace"))
+    stop, renewed = threading.Event(), time.monotonic()
 
     def renew() -> None:
-        for number in range(2**62):
-            with suppress(Exception):  # the run itself will tell that the store is gone
-                filesystem.pipe_file(path, json.dumps(mine | {"renewed": number}).encode())
+        nonlocal renewed
+        for number in range(1, 2**62):
             if stop.wait(LEASE_RENEWAL_S):
+                return
+            taken = False
+            with suppress(DataError):
+                taken = not is_mine(read())
+                if not taken:
+                    write(number)
+                    renewed = time.monotonic()
+            if taken or time.monotonic() - renewed > LEASE_PATIENCE_S:
+                why = "another process has taken it over" if taken else "its lease could not be renewed"
+                logging.getLogger("jodiffusion").warning("%s: %s, so this one stops", folder, why)
+                os.kill(os.getpid(), signal.SIGINT)  # reaches the main thread wherever it waits
                 return
 
     renewer = threading.Thread(target=renew, daemon=True)
     renewer.start()
     try:
-        time.sleep(min(1.0, LEASE_PATIENCE_S / 10))  # of two that begin at once, the later writer stays
-        if (now := read()) and mine["token"].encode() not in now:
-            raise _taken(folder, now.decode(errors="replace"))
         yield
     finally:
         stop.set()
         renewer.join()
-        if mine["token"].encode() in read():
-            with suppress(Exception):
+        with suppress(Exception):  # the store may be what failed; then the next driver waits for the lease
+            if is_mine(read()):
                 filesystem.rm_file(path)
 
 

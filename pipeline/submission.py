@@ -17,7 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, holds_credentials
 from pipeline.errors import ConfigError
 from pipeline.run import log
 from pipeline.storage import describe
@@ -63,10 +63,23 @@ class Submission:
                 f"runs is {runs!r}, which on the cluster is a folder that goes with the job; give one that all its "
                 "machines see: a URL (s3://bucket/runs) or an absolute path (/shared/runs)"
             )
+        prompts = getattr(self.config, "prompts", "")
+        if prompts and "://" not in prompts and not os.path.isabs(prompts):
+            raise ConfigError(f"prompts is {prompts!r}, which is not sent; give a URL, or a path that the cluster has")
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if holds_credentials(uri):
+            raise ConfigError(
+                "MLFLOW_TRACKING_URI holds a password, which everybody who sees the cluster's jobs would read; give "
+                "its machines MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            )
+        if not uri and not self.config.tracking_uri and "://" in runs:
+            log.warning("submit: no MLflow server (MLFLOW_TRACKING_URI): its numbers are lost with the cluster")
         file = self._config_file()
         if file and not file.is_relative_to(ROOT / "jobs"):
             raise ConfigError(f"{file}: only configs under {ROOT}/jobs are sent; copy it to {ROOT}/jobs/configs")
         bundle = self._bundle()
+        if bundle and not bundle.is_dir():
+            raise ConfigError(f"{bundle}: no such bundle; mend the key `bundle`")
         if bundle and (size := sum(file.stat().st_size for file in bundle.rglob("*"))) > MAX_BUNDLE_BYTES:
             raise ConfigError(
                 f"{bundle} has {size / 1e9:.1f} GB, too much to send with a job; put it on a store and give its URL"
@@ -138,19 +151,24 @@ def submit(submission: Submission, address: str, wait: bool, write: Callable[[st
     name = submission.config.run
     try:
         client = JobSubmissionClient(address or None)
-        running = {job.submission_id: job.status for job in client.list_jobs()}
+        jobs = {job.submission_id: job for job in client.list_jobs()}
     except Exception as error:  # of its HTTP library
         raise ConfigError(
             f"no Ray cluster answers at {address or 'RAY_API_SERVER_ADDRESS'}: {describe(error)}. Open a tunnel to its "
             "dashboard (ray dashboard cluster.yaml), give --address http://127.0.0.1:8265, and set RAY_AUTH_MODE=token "
             "where the cluster asks for a token"
         ) from error
-    status = running.get(name)
-    if status in (JobStatus.PENDING, JobStatus.RUNNING):
+    job = jobs.get(name)
+    if job and not job.status.is_terminal():
+        if job.entrypoint != submission.entrypoint:
+            raise ConfigError(
+                f"{name} runs with other arguments:\n  {job.entrypoint}\nStop it first (ray job stop {name}), or give "
+                "the same ones to follow it"
+            )
         log.info("submit: %s is on its way already; this is its log", name)
     else:
-        if status is not None:
-            client.delete_job(name)  # an id can be given again then; what the run made is in its folder
+        if job:
+            client.delete_job(name)  # what the run made is in its folder; Ray goes on with the job's log
         client.submit_job(entrypoint=submission.entrypoint, runtime_env=submission.runtime_env(), submission_id=name)
         log.info("submit: %s runs %s", name, submission.entrypoint)
     if not wait:
@@ -161,6 +179,9 @@ def submit(submission: Submission, address: str, wait: bool, write: Callable[[st
     except KeyboardInterrupt:
         log.info("submit: the job goes on; the same command follows it again, `ray job stop %s` stops it", name)
         return 130
+    except Exception as error:  # of its HTTP library
+        log.info("submit: the connection was lost (%s); the job goes on, the same command follows it", describe(error))
+        return 1
     log.info("submit: %s %s", name, status.lower())
     if status != JobStatus.SUCCEEDED:
         log.info("submit: the same command goes on where it stopped")

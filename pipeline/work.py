@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from models.weights import WeightsError
 from pipeline.errors import JoDiffusionError
 from pipeline.prompts import plan, prompts_digest, read_prompts, schedule
 from pipeline.run import log
 from pipeline.shards import FAILED, MADE, read_ids, set_aside_broken
 
 ROWS_PER_CHUNK = 65_536
+CHUNKS_AT_ONCE = 4
 MAX_BLOCKS = 4000
 
 
@@ -46,7 +50,7 @@ class Work:
 
 def load_prompts(source: str) -> Prompts:
     """Reads a source of prompts (`pipeline.prompts.read_prompts`, whose errors it raises)."""
-    table, facts = _task(_load, 0.5, num_returns=2).remote(source)
+    table, facts = _task(_load, num_returns=2).remote(source)
     return Prompts(table, *get(facts))
 
 
@@ -60,31 +64,43 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
         retry_errors: also gives the rows that failed before.
         identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.plan`.
     """
-    order = _task(_schedule, 0.5).remote(prompts.table, num_pairs)
-    done, broken = _task(_done, 0.5, num_returns=2).remote(folder, retry_errors)
-    starts = range(0, num_pairs, ROWS_PER_CHUNK)
-    left = _task(_left, 1, num_returns=2)
-    found = [left.remote(prompts.table, order, done, start, identity) for start in starts]
+    order = _task(_schedule).remote(prompts.table, num_pairs)
+    done, broken = _task(_done, num_returns=2).remote(folder, retry_errors)
     for path in get(broken):  # errors are told here, not by every task that needs what is done
         log.warning("a shard could not be read and is now %s; its rows are made again", path)
+    left = _task(_left, num_returns=2)
+    found: list[tuple[Any, Any]] = []
+    for start in range(0, num_pairs, ROWS_PER_CHUNK):
+        if len(found) >= CHUNKS_AT_ONCE:  # the tasks reserve nothing, so that a machine without work can run them
+            ray.wait([found[-CHUNKS_AT_ONCE][1]])
+        found.append(left.remote(prompts.table, order, done, start, identity))
     counts = ray.get([count for _, count in found])
     chunks = tuple(chunk for (chunk, _), count in zip(found, counts, strict=True) if count)
     return Work(chunks, sum(counts))
 
 
 def get(ref: Any) -> Any:
-    """The value of a task; a user's mistake that it found is raised as it was there, without Ray's story around it."""
-    try:
+    """The value of a task, whose errors are raised as by `plain_errors`."""
+    with plain_errors():
         return ray.get(ref)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raises a user's mistake that a Ray task or stage found as it was there, without Ray's story around it."""
+    try:
+        yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, JoDiffusionError):
+        if isinstance(error.cause, JoDiffusionError | WeightsError):
             raise error.cause from None
         raise
 
 
-def _task(function: Callable[..., Any], num_cpus: float, num_returns: int = 1) -> Any:
-    """`function` as a Ray task."""
-    return ray.remote(function).options(num_cpus=num_cpus, num_returns=num_returns)
+def _task(function: Callable[..., Any], num_returns: int = 1) -> Any:
+    """`function` as a Ray task beside the driver. What it returns is lost with the driver's machine only: elsewhere it
+    would be lost alone and made again, from shards that hold more by then, as other rows."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(function).options(num_cpus=0, num_returns=num_returns, scheduling_strategy=here)
 
 
 def _load(source: str) -> tuple[pa.Table, tuple[str, int]]:

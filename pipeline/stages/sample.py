@@ -13,6 +13,8 @@ from models.weights import Bundle
 from pipeline.errors import ConfigError, DataError
 from pipeline.schema import Batch
 
+HARMLESS = "a"
+
 
 class SamplePairs:
     """Stage: `prompt`, `seed` -> `image` (B, H, W, 3) uint8, `mask` (B, H, W), `confidence` (B, H, W) uint8.
@@ -60,10 +62,10 @@ class SamplePairs:
         confidence = np.zeros((len(prompts), size, size), np.uint8)
         for rows, pairs in self._sample(good, prompts, seeds, errors, details):
             image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
-            if len(rows) > 1 and not pairs.finite.any():  # not the prompts' fault either
+            if not pairs.finite.any() and not self._is_sound():
                 raise DataError(
-                    "every pair of a batch left the numbers (NaN or infinite): other settings may help "
-                    "(sampler.precision float32, more steps, a lower guidance), else the bundle is broken"
+                    "every pair leaves the numbers (NaN or infinite): other settings may help (sampler.precision "
+                    "float32, more steps, a lower guidance), else the bundle is broken"
                 )
             for row, finite in zip(rows, pairs.finite, strict=True):
                 errors[row] = "" if finite else "non_finite_latent"
@@ -76,6 +78,14 @@ class SamplePairs:
             "error": np.array(errors, object),
             "error_detail": np.array(details, object),
         }
+
+    def _is_sound(self) -> bool:
+        """Whether a harmless prompt makes a pair: if not, it is no prompt's fault, and the whole plan must not become
+        errors."""
+        try:
+            return bool(self.sampler([HARMLESS], [0]).finite.all())
+        except RuntimeError:
+            return False
 
     def _refused(self, prompts: list[str]) -> tuple[list[str], list[str]]:
         """Reasons not to sample, and details; "" for rows that are fine."""
@@ -104,9 +114,11 @@ class SamplePairs:
             ) from error
         except RuntimeError as error:
             if len(rows) > 1:
-                made = [one for row in rows for one in self._sample([row], prompts, seeds, errors, details)]
-                if not made:
-                    raise  # not the prompts' fault: a broken device or bundle must not turn the whole plan into errors
-                return made
+                return [one for row in rows for one in self._sample([row], prompts, seeds, errors, details)]
+            if not self._is_sound():
+                raise DataError(
+                    f"the sampler fails whatever the prompt is, so the machine, its device or the bundle is broken: "
+                    f"{str(error)[:500]}"
+                ) from error
             errors[rows[0]], details[rows[0]] = "sampler_failed", str(error)[:500]
             return []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import compact as module
 from pipeline.compact import CompactConfig, compact, grouped, heal, merge
 from pipeline.errors import ConfigError
-from pipeline.shards import list_shards, read_shards, write_table
+from pipeline.shards import list_shards, read_shards, remove_shards, write_table
 from pipeline.verify import verify
 from tests.tiny import save_pairs
 
@@ -27,38 +27,38 @@ def test_small_ones_are_grouped_to_about_the_size_and_large_ones_left():
 
 def test_merging_keeps_every_row_and_its_bytes(tmp_path):
     save_pairs(tmp_path, 12, num_shards=4)
-    before = rows(tmp_path)
-    merge(list_shards(str(tmp_path)))
-    assert len(list_shards(str(tmp_path))) == 1
+    before, parts = rows(tmp_path), list_shards(str(tmp_path))
+    made = merge(parts)
+    remove_shards(parts)
+    assert list_shards(str(tmp_path)) == [made]
     assert rows(tmp_path) == before
     assert verify(str(tmp_path), deep=True) == []
 
 
-def test_a_merge_that_is_cut_short_is_healed(tmp_path, monkeypatch):
+def test_a_merge_that_is_cut_short_is_healed_with_the_large_shard_kept(tmp_path):
     save_pairs(tmp_path, 12, num_shards=4)
-    before = rows(tmp_path)
-
-    def die(_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "remove_shards", die)
-        merge(list_shards(str(tmp_path)))
+    before, parts = rows(tmp_path), list_shards(str(tmp_path))
+    made = merge(parts)
     assert len(rows(tmp_path)) == 24
-    assert heal(str(tmp_path)) == 12
+    remove_shards(heal(str(tmp_path)))
+    assert list_shards(str(tmp_path)) == [made]
     assert rows(tmp_path) == before and verify(str(tmp_path), deep=True) == []
-    assert heal(str(tmp_path)) == 0
+    assert heal(str(tmp_path)) == []
 
 
-def test_rows_that_two_shards_share_stay_in_one(tmp_path):
+def test_rows_that_shards_share_or_hold_twice_stay_in_one(tmp_path):
     save_pairs(tmp_path, 10, num_shards=1)
     table = read_shards([str(tmp_path)])
     before = rows(tmp_path)
-    for start in (2, 5):
-        write_table(table.slice(start, 4), f"{tmp_path}/shards")
-    assert heal(str(tmp_path)) == 8
+    remove_shards(list_shards(str(tmp_path)))
+    for part in (table.slice(0, 6), table.slice(2, 4), table.slice(5, 4), pa.concat_tables([table.slice(8)] * 2)):
+        write_table(part, f"{tmp_path}/shards")
+    for _ in range(2):  # healed twice, as by a task that is run again
+        surplus = heal(str(tmp_path))
+    remove_shards(surplus)
     assert rows(tmp_path) == before
     assert pc.count_distinct(read_shards([str(tmp_path)])["pair_id"]).as_py() == 10
+    assert verify(str(tmp_path), deep=True) == []
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -9,6 +9,8 @@ from PIL import Image
 
 from jobs.regenerate import RegenerateConfig
 from jobs.regenerate import main as regenerate_job
+from jobs.verify import VerifyConfig
+from jobs.verify import main as verify_job
 from models.reverse import SamplerSettings
 from models.weights import WeightsError
 from pipeline.codec import decode_image, encode_mask
@@ -123,6 +125,13 @@ def test_generate_resume_extend_and_remake(config, bundle, ray_session):
     assert np.array_equal(again.image, decode_image(row["image"]["bytes"], "row"))
     other = compare({**row, "mask": {"bytes": encode_mask(again.mask ^ 1)}}, str(bundle))
     assert not other.equal and other.differing_mask_pixels == again.mask.size
+
+    verify_job(VerifyConfig(pairs=folder))
+    shard = next((config.folder / "shards").iterdir())
+    moved = shard.rename(shard.with_name("other.parquet"))
+    with pytest.raises(DataError, match="1 problems"):
+        verify_job(VerifyConfig(pairs=folder))
+    moved.rename(shard)
 
     job = RegenerateConfig(pairs=folder, bundle=str(bundle), pair_id=row["pair_id"], output=str(bundle.parent))
     regenerate_job(job)

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.config import load, parse
 from pipeline.errors import ConfigError
 from pipeline.ingest import IngestConfig
 from pipeline.run import Run, Tracker, clock
@@ -57,9 +58,15 @@ def test_mlflow_trouble_is_a_warning(tmp_path, monkeypatch):
 
 
 def test_credentials_in_urls_are_refused_since_configs_are_kept(tmp_path):
-    for key in ("runs", "tracking_uri"):
+    for key in ("runs", "tracking_uri", "dataset"):
         with pytest.raises(ValueError, match="give them in the environment"):
             config(tmp_path, **{key: "https://me:secret@example.org/x"})
+    path = tmp_path / "a.yaml"
+    path.write_text("run: a\npairs: 3\nruns: https://me:secret@example.org/x\n")
+    for call in (lambda: load(IngestConfig, path), lambda: parse(IngestConfig, ["--runs", "s3://me:secret@bucket"])):
+        with pytest.raises(ConfigError, match="give them in the environment") as error:
+            call()
+        assert "secret" not in str(error.value)
 
 
 def test_a_run_that_somebody_works_on_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import fsspec
 import pytest
@@ -110,3 +111,36 @@ def test_of_two_drivers_that_begin_at_once_one_is_refused(memory):
     for thread in threads:
         thread.join()
     assert sorted(results) == ["drives", "refused"]
+
+
+@pytest.mark.parametrize("harm", ["taken", "unreachable"])
+def test_a_driver_that_lost_its_lease_stops(memory, monkeypatch, harm):
+    """Another one may have begun meanwhile, on another machine."""
+    with pytest.raises(KeyboardInterrupt), sole_driver("memory://run"):
+        if harm == "taken":
+            write_bytes("memory://run/driver.lease", b'{"token": "another"}')
+        else:
+
+            def refuse(*_, **__):
+                raise RuntimeError("no network")
+
+            monkeypatch.setattr(memory, "pipe_file", refuse)
+        time.sleep(5)
+
+
+def test_a_store_that_fails_in_the_end_hides_no_other_error(memory, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no network")
+
+    with pytest.raises(ShardError, match="disk"), sole_driver("memory://run"):
+        monkeypatch.setattr(memory, "cat_file", refuse)
+        raise ShardError("disk")
+
+
+def test_a_folder_that_cannot_be_one_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="cannot be the folder of a run: Not a directory"),
+        sole_driver(f"{tmp_path}/file/run"),
+    ):
+        pass

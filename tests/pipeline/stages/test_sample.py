@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models.reverse import SamplerSettings
+from pipeline.errors import DataError
 from pipeline.stages.pack import pack_pairs
-from pipeline.stages.sample import SamplePairs
+from pipeline.stages.sample import HARMLESS, SamplePairs
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
 SETTINGS = SamplerSettings(steps=2, guidance=1.0, precision="float32", batch_size=4)
@@ -64,6 +65,28 @@ def test_latents_that_are_not_finite_are_reported(stage, monkeypatch):
         lambda self, prompts, seeds: sample(self, prompts, seeds)._replace(finite=np.array([True, False])),
     )
     assert stage(rows("a", "b"))["error"].tolist() == ["", "non_finite_latent"]
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+@pytest.mark.parametrize("way", ["non_finite_latent", "sampler_failed"])
+def test_rows_that_all_fail_are_errors_unless_a_harmless_prompt_fails_too(stage, monkeypatch, is_sound, way):
+    """Else a broken device or bundle would turn the whole plan into errors; a batch of bad rows alone would stop it."""
+    sample = stage.sampler.__class__.__call__
+
+    def breaking(self, prompts, seeds):
+        is_harmless = prompts == [HARMLESS]
+        if way == "sampler_failed" and not (is_harmless and is_sound):
+            raise RuntimeError("device-side assert")
+        made = sample(self, prompts, seeds)
+        return made._replace(finite=np.full(len(prompts), is_harmless and is_sound))
+
+    monkeypatch.setattr(stage.sampler.__class__, "__call__", breaking)
+    if is_sound:
+        assert stage(rows("a red bag", "a blue dress"))["error"].tolist() == [way, way]
+        assert stage(rows("a red bag"))["error"].tolist() == [way]
+    else:
+        with pytest.raises(DataError, match="whatever the prompt is|leaves the numbers"):
+            stage(rows("a red bag", "a blue dress"))
 
 
 def test_packing_encodes_good_rows_and_empties_bad_ones(stage):
