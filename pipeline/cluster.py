@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.config import Workers
 from pipeline.errors import ConfigError
@@ -58,6 +59,7 @@ def cluster() -> Iterator[None]:
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**34))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the user once, as they were raised
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)  # of how to bound retries; there is no other yet
     warnings.filterwarnings("ignore", module=r"ray\.data")  # advice on numbers of blocks, which the graphs choose
     address = os.environ.get("RAY_ADDRESS")
     if address:

@@ -91,8 +91,9 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, JoDiffusionError | WeightsError):
-            raise error.cause from None
+        if isinstance(cause := error.cause, JoDiffusionError | WeightsError):
+            cause.args = (str(cause).partition("\nFailed to apply UDF")[0],)  # what Ray Data adds, for its developers
+            raise cause from None
         raise
 
 

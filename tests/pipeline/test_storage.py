@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 
@@ -116,6 +117,7 @@ def test_of_two_drivers_that_begin_at_once_one_is_refused(memory):
 @pytest.mark.parametrize("harm", ["taken", "unreachable"])
 def test_a_driver_that_lost_its_lease_stops(memory, monkeypatch, harm):
     """Another one may have begun meanwhile, on another machine."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves one of its own behind
     with pytest.raises(KeyboardInterrupt), sole_driver("memory://run"):
         if harm == "taken":
             write_bytes("memory://run/driver.lease", b'{"token": "another"}')
@@ -126,6 +128,7 @@ def test_a_driver_that_lost_its_lease_stops(memory, monkeypatch, harm):
 
             monkeypatch.setattr(memory, "pipe_file", refuse)
         time.sleep(5)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_store_that_fails_in_the_end_hides_no_other_error(memory, monkeypatch):
