@@ -35,6 +35,7 @@ os.environ.update(
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "a-secret-that-must-show-nowhere",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "FSSPEC_S3": '{"config_kwargs": {"retries": {"max_attempts": 1}}}',  # s3fs itself tries five times
     }
 )
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # a test must never reach the user's cluster or server

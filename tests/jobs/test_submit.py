@@ -153,7 +153,7 @@ def test_submitted_killed_and_submitted_again(head, tmp_path):
     """Contract: the command that submitted a job goes on with it, and every pair is there once."""
     save_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n")
-    folder, num_pairs = tmp_path / "runs" / "sent", 200
+    folder, num_pairs = tmp_path / "runs" / "sent", 96
     arguments = (
         f"generate --run sent --runs {tmp_path}/runs --bundle {tmp_path}/bundle --prompts {tmp_path}/prompts.txt "
         f"--pairs {num_pairs} --rows-per-shard 8 --sampler.steps 40 --sampler.batch-size 4 --workers.threads 1"
