@@ -39,9 +39,9 @@ demo-train: $(STAMP)  ## train the demo's networks from nothing
 	$(RUN) -m jobs.demo_train
 
 test: $(STAMP)  ## run the tests
-	@echo "test: tests that kill things run beside the others, since both mostly wait; they are shown last"
-	@$(RUN) -m pytest -m chaos > .chaos.log 2>&1 & chaos=$$!; \
-	$(RUN) -m pytest -m "not chaos"; others=$$?; \
+	@echo "test: tests/chaos runs beside the others, since both mostly wait; it is shown last"
+	@$(RUN) -m pytest tests/chaos > .chaos.log 2>&1 & chaos=$$!; \
+	$(RUN) -m pytest --ignore=tests/chaos; others=$$?; \
 	wait $$chaos; killed=$$?; cat .chaos.log; exit $$((others | killed))
 
 lint: $(STAMP)  ## check style, format and types
