@@ -17,7 +17,6 @@ from pipeline.storage import read_bytes, write_bytes
 
 THROUGHPUT = "throughput.json"
 _SMALL_COLUMNS = ("class_ids", "class_pixels", "bundle", "sampler", "reason")
-_ROWS_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,8 +40,12 @@ def kill_when(condition: Callable[[], bool], *arguments: str, log: Path, timeout
         assert process.poll() is None, f"ended too early:\n{log.read_text(errors='replace')[-3000:]}"
         assert time.monotonic() < deadline, f"the moment to kill never came:\n{log.read_text(errors='replace')[-3000:]}"
         time.sleep(0.002)  # a shard is written within milliseconds
-    family = [process.pid, *descendants(process.pid)]
-    for pid in family:
+    kill_family(process)
+
+
+def kill_family(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL to a process and everything that it started, at once."""
+    for pid in [process.pid, *descendants(process.pid)]:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pipeline.generate import GenerateConfig
 from pipeline.shards import list_shards, read_ids
 from pipeline.submission import ROOT, Submission, excludes, pinned
 from pipeline.verify import verify
-from tests.chaos.kill import descendants
+from tests.chaos.kill import kill_family
 from tests.conftest import free_port
 from tests.tiny import save_tiny_bundle
 
@@ -138,13 +137,7 @@ def head(tmp_path_factory):
         except Exception:
             time.sleep(0.5)
     yield address
-    family = [process.pid, *descendants(process.pid)]
-    for pid in family:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
+    kill_family(process)
 
 
 @pytest.mark.ray

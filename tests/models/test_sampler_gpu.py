@@ -28,8 +28,9 @@ def test_the_step_loop_never_waits_for_the_device(tmp_path, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    expected = sampler(["a red bag"], [2])
     monkeypatch.setattr(models.sampler, "reverse_process", watched)
-    sampler(["a red bag"], [1])
+    assert np.array_equal(sampler(["a red bag"], [2]).image, expected.image)
 
 
 def test_a_pair_is_the_same_alone_and_in_any_batch(tmp_path):
