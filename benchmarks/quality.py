@@ -21,10 +21,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from models.labels import LabelSpace
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.sampler import PairSampler
-from models.segmenters import build_segmenter
 from models.weights import WEIGHTS, Bundle
 from pipeline.cluster import cluster
 from pipeline.config import Workers
@@ -36,7 +34,7 @@ from pipeline.run import set_up_logging
 from pipeline.shards import load_labels, read_shards
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.pictures import decode_pairs
-from pipeline.training.segmenter import predict
+from pipeline.training.segmenter import SegmenterTask
 
 WAYS: dict[str, dict[str, Any]] = {
     "faithful": {"preset": "faithful"},
@@ -107,15 +105,17 @@ def measure(options: argparse.Namespace) -> None:
             f"{one['name']:12} {one['pairs']:6} {speeds.get(one['name'], math.nan):8.2f} {mean:.4f} +- {spread:.4f} "
             f"{mean / base:8.2f} {prompt_match(rows, labels):13.1%}"
         )
-    judge = build_segmenter(config.segmenter, labels.num_classes + 1, config.width)
+    task = SegmenterTask(labels, config.segmenter, config.width)
+    judge = task.build()
     weights = training(config, "real", options.pairs, seed=0).folder / WEIGHTS_FOLDER / WEIGHTS
     judge.load_state_dict(load_file(weights))
-    other_directions(options, test, labels, judge.eval())
+    other_directions(options, test, task, judge.eval())
 
 
-def other_directions(options: argparse.Namespace, test: str, labels: LabelSpace, judge: nn.Module) -> None:
+def other_directions(options: argparse.Namespace, test: str, task: SegmenterTask, judge: nn.Module) -> None:
     """Real images -> masks, scored against the true ones; real masks -> images, in which the judge, a segmenter trained
     on real pairs, should see the masks."""
+    labels = task.labels
     rows = read_shards([test], ["pair_id", "prompt", "image", "mask"]).sort_by("pair_id").slice(0, COMPLETED)
     decoded = decode_pairs({name: np.array(rows[name].to_pylist(), object) for name in ("image", "mask")})
     prompts, images, masks = rows["prompt"].to_pylist(), decoded["image"], decoded["mask"]
@@ -125,7 +125,7 @@ def other_directions(options: argparse.Namespace, test: str, labels: LabelSpace,
         return mean_iou(confusion_matrix(masks, found, labels.num_classes + 1, labels.ignore_index))
 
     print(f"\n{len(rows)} real test pairs, mIoU with the true masks")
-    print(f"{'the judge on the real images':60} {score(predict(judge, torch.from_numpy(images))):.4f}")
+    print(f"{'the judge on the real images':60} {score(task.predict(judge, torch.from_numpy(images))):.4f}")
     bundle = Bundle.load(options.bundle)
     for preset in PRESETS:
         settings = with_preset(SamplerSettings(batch_size=32), preset)
@@ -134,7 +134,7 @@ def other_directions(options: argparse.Namespace, test: str, labels: LabelSpace,
         found = [sampler.masks_of(images[part], prompts[part], range(len(prompts[part]))).mask for part in parts]
         print(f"{f'masks of real images, {preset}':60} {score(np.concatenate(found)):.4f}")
         made = [sampler.images_of(masks[part], prompts[part], range(len(prompts[part]))).image for part in parts]
-        seen = predict(judge, torch.from_numpy(np.concatenate(made)))
+        seen = task.predict(judge, torch.from_numpy(np.concatenate(made)))
         print(f"{f'the judge on images of real masks, {preset}':60} {score(seen):.4f}")
 
 

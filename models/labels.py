@@ -11,15 +11,16 @@ import numpy as np
 import yaml
 
 Uncertain = Literal["background", "ignore"]
+Zero = Literal["background", "other"]
 FOLDER = Path(__file__).parent / "label_spaces"
-NAMES = ("voc", "coco", "ade20k", "garments")
+NAMES = ("voc", "coco", "ade20k", "cityscapes", "garments")
 
 
 @dataclass(frozen=True)
 class LabelSpace:
     """Names, colours and codes of the classes of one data set.
 
-    A mask holds class ids. Id 0 is the background (or "other") and is a class of its own in every network's output;
+    A mask holds class ids. Id 0 is the background (or "other") and has a channel of its own in every network's output;
     `ignore_index` marks pixels without a known class: it is never a class, never trained on and never counted.
 
     Attributes:
@@ -31,6 +32,8 @@ class LabelSpace:
         ignore_index: the id of pixels without a class.
         uncertain: what a generated pixel becomes whose top probability is under the threshold: "background" (id 0,
             as in the paper) or "ignore" (`ignore_index`, so that a trainer skips it).
+        zero: what id 0 is to a segmenter: "background", a class that it learns, or "other", what has no class and is
+            skipped as `ignore_index` is (ADE20K, Cityscapes; `reduce_zero_label` of MMSegmentation).
     """
 
     name: str
@@ -39,6 +42,7 @@ class LabelSpace:
     num_bits: int
     ignore_index: int = 255
     uncertain: Uncertain = "background"
+    zero: Zero = "background"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or any(type(n) is not int for n in (self.num_bits, self.ignore_index)):
@@ -69,6 +73,8 @@ class LabelSpace:
             raise ValueError(f"label space {self.name!r}: ignore_index {self.ignore_index} is the id of a class")
         if self.uncertain not in ("background", "ignore"):
             raise ValueError(f"label space {self.name!r}: uncertain must be 'background' or 'ignore'")
+        if self.zero not in ("background", "other"):
+            raise ValueError(f"label space {self.name!r}: zero must be 'background' or 'other'")
 
     @classmethod
     def custom(
@@ -93,7 +99,7 @@ class LabelSpace:
         """One of `NAMES`, or the label space of a YAML file.
 
         A file has the keys `name`, `classes` (a list, background first) and, where wanted, `palette` (a list of [R, G,
-        B]), `ignore_index`, `uncertain` and `num_bits`.
+        B]), `ignore_index`, `uncertain`, `zero` and `num_bits`.
 
         Raises:
             ValueError: no such file, or one that does not describe a label space.

@@ -24,7 +24,7 @@ from models.diffusion import NUM_TIMES, Diffusion
 from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
-from models.weights import Bundle, Encoders, WeightsError, assigned, pretrained
+from models.weights import Bundle, Encoders, WeightsError, assigned, load_net, pretrained
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -163,9 +163,13 @@ def build_joint(tensors: Tensors, config: dict[str, Any], where: str) -> JoDiffu
 
 
 def read_annotation_vae(folder: Path) -> AnnotationVAE:
-    """The reference's annotation VAE: flat, or in `vae/` or `label_vae/`; sizes come from its tensors."""
+    """The reference's annotation VAE: flat, or in `vae/` or `label_vae/`; sizes come from its tensors. Or one of our own
+    training, with its statistics."""
     folder = holder(folder, "vae", "label_vae")
-    tensors, config = read_tensors(folder), read_config(folder)
+    config = read_config(folder)
+    if "latent_std" in config:
+        return load_net(AnnotationVAE, AnnotationVAEConfig, folder).eval()
+    tensors = read_tensors(folder)
     convolutions, outputs = (_convolutions(tensors, half) for half in ("encoder", "decoder"))
     if not convolutions or not outputs:
         raise WeightsError(

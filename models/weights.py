@@ -50,6 +50,7 @@ class Configured(Protocol):
 
 Net = TypeVar("Net", bound=nn.Module)
 Part = TypeVar("Part", bound=nn.Module)
+Settings = TypeVar("Settings")
 
 
 @dataclass
@@ -217,6 +218,21 @@ def save_net(net: nn.Module, folder: str | Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
 
 
+def load_config(config_type: type[Settings], folder: str | Path) -> Settings:
+    """The sizes of a network that `save_net` wrote.
+
+    Raises:
+        WeightsError: missing file, or unknown key.
+    """
+    folder = Path(folder)
+    _require(folder, ("config.json",))
+    values = json.loads((folder / "config.json").read_text())
+    known = {field.name for field in fields(cast(Any, config_type))}
+    if unknown := sorted(set(values) - known):
+        raise WeightsError(f"{folder / 'config.json'}: unknown keys {unknown}; known are {sorted(known)}")
+    return config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
 def load_net(net_type: type[Net], config_type: type[Any], folder: str | Path) -> Net:
     """Reads what `save_net` wrote.
 
@@ -225,11 +241,7 @@ def load_net(net_type: type[Net], config_type: type[Any], folder: str | Path) ->
     """
     folder = Path(folder)
     _require(folder, ("config.json", WEIGHTS))
-    values = json.loads((folder / "config.json").read_text())
-    known = {field.name for field in fields(config_type)}
-    if unknown := sorted(set(values) - known):
-        raise WeightsError(f"{folder / 'config.json'}: unknown keys {unknown}; known are {sorted(known)}")
-    config = config_type(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    config = load_config(config_type, folder)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:

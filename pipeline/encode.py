@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from pipeline.cluster import require
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run, log
-from pipeline.schema import latent_id, latent_schema
+from pipeline.schema import latent_schema
 from pipeline.shards import (
+    FAILED,
+    MADE,
     common_labels,
     list_shards,
     open_shard,
@@ -26,9 +29,11 @@ from pipeline.shards import (
     remove_drafts,
 )
 from pipeline.sink import WRITE_ARGS, ShardSink
-from pipeline.stages.encode import EncodePairs
+from pipeline.stages.encode import EncodePairs, Views, texts_of
 from pipeline.stages.keep import KeepPlanned
+from pipeline.work import plain_errors
 
+COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size"})
 
 
@@ -50,14 +55,28 @@ class EncodeConfig(RunConfig):
     """Folders of runs whose pairs are encoded; several count as one set."""
     encoders: EncoderFolders
     """The encoders; they are copied into <run>/encoders, and training takes them from there."""
+    size_px: int = Field(0, ge=0)
+    """Side of what is encoded: the shorter side of a picture becomes this, and its middle is taken (paper: 512).
+    0 takes pictures as they are, all of one size."""
+    crops: int = Field(0, ge=0)
+    """Squares beside the one in the middle, drawn for every pair, each a row of its own."""
+    crop_scale: float = Field(1.0, gt=0, le=1)
+    """Least side of those, as a share of the picture's shorter side."""
+    captions: int = Field(1, ge=1)
+    """Captions of a pair that are encoded, each with a row of its own; pairs that have fewer give fewer rows."""
     flip: bool = False
-    """Also encode every mirrored pair. Its prompt stays, so leave it off where prompts say left or right."""
+    """Also encode everything mirrored. The prompt stays, so leave it off where prompts say left or right."""
     batch_size: int = Field(64, ge=1)
-    """Pairs that an encoder takes at once."""
+    """Rows that an encoder takes at once."""
     rows_per_shard: int = Field(2048, ge=1)
     """Latents per Parquet file."""
     workers: Workers = Workers(num=2, threads=1)
     """Encoding processes; with GPUs, one each."""
+
+    @property
+    def views(self) -> Views:
+        """What is encoded of a pair."""
+        return Views(self.size_px, self.crops, self.crop_scale, self.captions, self.flip)
 
 
 def encode(config: EncodeConfig) -> None:
@@ -68,17 +87,26 @@ def encode(config: EncodeConfig) -> None:
         encoders = collect_encoders(config, run.folder / "encoders")
         sources = [absolute(pairs) for pairs in config.pairs]
         refuse_other_encoders(folder, encoders.digest)
-        todo = remaining(plan(sources, config.flip), folder, key="latent_id")
-        log.info("encode: %d latents to make with encoders %s", todo.num_rows, encoders.digest)
+        todo = remaining(plan(sources, config.views), folder, key="latent_id")
+        shapes = latent_shapes_of(encoders, sources, config.size_px)
+        row_bytes = sum(2 * math.prod(shape) for shape in shapes.values())
+        log.info(
+            "encode: %s latents to make with encoders %s; float16, %.1f kB each, %.3g GB: %s",
+            f"{todo.num_rows:,}", encoders.digest, row_bytes / 1e3, todo.num_rows * row_bytes / 1e9,
+            ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
+        )  # fmt: skip
         if todo.num_rows:
             require(config.workers)
-            schema = latent_schema(latent_shapes_of(encoders, sources), encoders.digest)
-            graph(read_pairs(sources, ["pair_id", "prompt", "image", "mask"]), todo, config, run).write_datasink(
-                ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
-            )
-        made = len(read_ids(folder, "latent_id"))
-        run.tracker.metrics({"latents": made})
-        log.info("encode: %d latents in %s", made, run.folder)
+            schema = latent_schema(shapes, encoders.digest)
+            with plain_errors():
+                graph(read_pairs(sources, COLUMNS), todo, config, run).write_datasink(
+                    ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
+                )
+        made, failed = len(read_ids(folder, "latent_id", [MADE])), len(read_ids(folder, "pair_id", [FAILED]))
+        run.tracker.metrics({"latents": made, "errors": failed})
+        log.info("encode: %s latents in %s", f"{made:,}", run.folder)
+        if failed:
+            log.warning("encode: %s pairs could not be read; %s/errors says why", f"{failed:,}", run.folder)
 
 
 def refuse_other_encoders(folder: str, found: str) -> None:
@@ -109,29 +137,44 @@ def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
     return Encoders.load(folder)
 
 
-def plan(sources: list[str], flip: bool) -> pa.Table:
+def plan(sources: list[str], views: Views) -> pa.Table:
     """One row per latent: `latent_id`, `pair_id`."""
-    ids = read_shards(sources, ["pair_id"])["pair_id"].to_pylist()
-    rows = [(latent_id(row, flipped), row) for row in ids for flipped in ((False, True) if flip else (False,))]
-    return pa.table({"latent_id": [key for key, _ in rows], "pair_id": [row for _, row in rows]})
+    rows: list[tuple[str, str]] = []
+    silent = 0
+    pairs = pa.concat_tables([read_shards([source], ["pair_id", "prompt", "captions"]) for source in sources])
+    for pair in pairs.to_pylist():
+        texts = texts_of(pair)
+        silent += not texts
+        rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
+    if silent:
+        log.warning(
+            "encode: %s of %s pairs have no caption, and teach nothing of prompts; jobs.caption makes some",
+            f"{silent:,}",
+            f"{pairs.num_rows:,}",
+        )
+    return pa.table({"latent_id": [key for key, _ in rows], "pair_id": [pair for _, pair in rows]})
 
 
-def latent_shapes_of(encoders: Encoders, sources: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of one row of each column, from the size of the pictures and the encoders."""
-    size = read_shards(sources[:1], ["height", "width"]).slice(0, 1).to_pylist()[0]
-    cells = encoders.annotation_vae.config.downsampling
+def latent_shapes_of(encoders: Encoders, sources: list[str], size_px: int) -> dict[str, tuple[int, ...]]:
+    """Shape of one row of each column, from the size of the pictures and the encoders.
+
+    Raises:
+        ConfigError: a size that the autoencoders cannot divide.
+    """
+    height = width = size_px
+    if not size_px:
+        first = read_shards(sources[:1], ["height", "width"]).slice(0, 1).to_pylist()[0]
+        height, width = first["height"], first["width"]
     image_cells = 2 ** (len(encoders.image_vae.config.block_out_channels) - 1)
+    mask_cells = encoders.annotation_vae.config.downsampling
+    if any(side % cells for side in (height, width) for cells in (image_cells, mask_cells)):
+        raise ConfigError(
+            f"size_px: the autoencoders need sides that are multiples of {max(image_cells, mask_cells)}, pictures of "
+            f"{width} x {height} are not"
+        )
     return {
-        "image_latent": (
-            encoders.image_vae.config.latent_channels,
-            size["height"] // image_cells,
-            size["width"] // image_cells,
-        ),
-        "mask_latent": (
-            encoders.annotation_vae.config.latent_channels,
-            size["height"] // cells,
-            size["width"] // cells,
-        ),
+        "image_latent": (encoders.image_vae.config.latent_channels, height // image_cells, width // image_cells),
+        "mask_latent": (encoders.annotation_vae.config.latent_channels, height // mask_cells, width // mask_cells),
         "image_embedding": (1, encoders.clip_image.config.projection_dim),
         "text_embedding": (encoders.text.num_tokens, encoders.text.width),
     }
@@ -147,12 +190,13 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Ru
         EncodePairs,
         fn_constructor_args=(
             str(run.folder / "encoders"),
-            config.flip,
+            config.views,
             "cuda" if workers.gpus else "cpu",
             workers.threads,
+            config.batch_size,
         ),
         batch_size=config.batch_size,
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
-    ).map_batches(KeepPlanned(todo, "latent_id").__call__, batch_format="pyarrow", num_cpus=1)
+    ).map_batches(KeepPlanned(todo, "latent_id", "error").__call__, batch_format="pyarrow", num_cpus=1)

@@ -15,6 +15,10 @@ class DataError(JoDiffusionError):
     """A picture, mask, prompt or file that cannot be used as it is."""
 
 
+class MaskError(DataError):
+    """A mask that is a picture, but not of class ids of its label space, or not of its image's size."""
+
+
 class Stopped(JoDiffusionError):  # noqa: N818 (nothing went wrong)
     """The user asked to stop; what was made is kept."""
 

@@ -16,21 +16,21 @@ from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.cluster import require
 from pipeline.codec import ImageFormat
-from pipeline.compact import heal
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ShardError, Stopped
+from pipeline.finish import finish
 from pipeline.manifest import THROUGHPUT, Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, canonical_json
-from pipeline.shards import LABELS, load_labels, remove_drafts, remove_shards
+from pipeline.shards import LABELS, load_labels, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage import local_copy, write_bytes
 from pipeline.watch import Watch
-from pipeline.work import Work, find_work, get, load_prompts, plain_errors
+from pipeline.work import Work, find_work, load_prompts, plain_errors
 
 SAFE_TO_CHANGE = frozenset(
     {
@@ -231,22 +231,3 @@ def graph(
         max_retries=MAX_RETRIES,
         compute=ray.data.TaskPoolStrategy(size=refine_on.num),
     )
-
-
-def finish(run: Run) -> Manifest:
-    """Removes what is there twice, derives the manifest from the shards and logs what is in them."""
-    folder = str(run.folder)
-    remove_shards(get(ray.remote(heal).remote(folder)))
-    manifest: Manifest = get(ray.remote(scan).remote(folder))
-    manifest.save(f"{folder}/manifest.json")
-    run.tracker.text("manifest.json", json.dumps(asdict(manifest), indent=1))
-    run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
-    log.info("%d pairs and %d errors in %s", manifest.num_pairs, manifest.num_errors, folder)
-    for reason, count in manifest.errors_by_reason.items():
-        log.info("%d rows failed: %s (see errors/)", count, reason)
-    return manifest
-
-
-def scan(folder: str) -> Manifest:
-    """`Manifest.scan` as a function, which a Ray task has to be: it runs in a process that gives its memory back."""
-    return Manifest.scan(folder)

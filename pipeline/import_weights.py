@@ -29,7 +29,7 @@ class ImportConfig(Config):
     joint: str = ""
     """A fine-tuned joint checkpoint; empty: the one of `base`, which has to be trained before it knows masks."""
     annotation_vae: str = Field(min_length=1)
-    """An annotation VAE as the reference implementation saves it."""
+    """An annotation VAE as the reference implementation saves it, or the `weights` of a run of train_vae."""
     label_space: str = Field(min_length=1)
     """What the class ids mean: voc, coco, ade20k, or a YAML file."""
     bundle: str = Field(min_length=1)

@@ -68,6 +68,10 @@ class Progress:
         """From now on `begin` asks everybody to leave what they have not begun."""
         self.stopping = True
 
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self.stopping
+
     def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
         """Times by stage, and errors by reason."""
         return self.stages, self.errors
@@ -107,18 +111,33 @@ class Shared:
         """Does not wait."""
         self.actor.stop.remote()
 
+    def stopping(self) -> bool:
+        """Waits for the answer, a millisecond."""
+        return bool(ray.get(self.actor.is_stopping.remote()))
+
     def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
         """Waits for the answer."""
         return ray.get(self.actor.snapshot.remote())
 
 
 class Timed:
-    """Stage: `stage`, telling `shared` how long it took and what came out; with `new_errors`, the errors too."""
+    """Stage: `stage`, telling `shared` how long it took and what came out; with `new_errors`, the errors too. One that
+    is `stoppable` gives no rows once all work is to stop."""
 
-    def __init__(self, name: str, stage: Callable[[Batch], Batch], shared: Shared, new_errors: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        stage: Callable[[Batch], Batch],
+        shared: Shared,
+        new_errors: bool = False,
+        stoppable: bool = False,
+    ) -> None:
         self.name, self.stage, self.shared, self.new_errors = name, stage, shared, new_errors
+        self.stoppable = stoppable
 
     def __call__(self, batch: Batch) -> Batch:
+        if self.stoppable and self.shared.stopping():
+            batch = {name: values[:0] for name, values in batch.items()}
         began = time.perf_counter()
         made = self.stage(batch)
         seconds = time.perf_counter() - began

@@ -11,15 +11,19 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError
-from pipeline.schema import PROMPT, pair_id, pair_seed, prompt_id
+from pipeline.errors import DataError, ShardError
+from pipeline.schema import PROMPT, canonical_json, conform, pair_id, pair_seed, prompt_id
 from pipeline.shards import list_shards, read_shards
 from pipeline.storage import read_bytes
 
-PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64())])
-"""Distinct prompts; one of weight 2 is used twice as often as one of weight 1."""
+PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
+"""Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a prompt
+asks for, ascending; null where that is not known."""
 
-KINDS = "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or a run"
+KINDS = (
+    "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`, `class_ids`), or a "
+    "run"
+)
 
 
 def read_prompts(source: str) -> pa.Table:
@@ -32,18 +36,34 @@ def read_prompts(source: str) -> pa.Table:
     weights = rows["weight"].fill_null(1.0).to_numpy()
     if wrong := np.flatnonzero(~(np.isfinite(weights) & (weights > 0))).tolist():
         raise DataError(f"{source}: the weight of row {wrong[0] + 1} is {weights[wrong[0]]}; weights are above 0")
-    rows = pa.table([pc.fill_null(rows["prompt"], ""), weights], schema=PROMPTS)
+    rows = pa.table([pc.fill_null(rows["prompt"], ""), weights, rows["class_ids"]], schema=PROMPTS)
     if not pc.any(pc.not_equal(pc.utf8_trim_whitespace(rows["prompt"]), "")).as_py():
         raise DataError(f"{source}: holds no prompts; give {KINDS}")
+    return distinct(rows)
+
+
+def distinct(rows: pa.Table) -> pa.Table:
+    """PROMPTS with every prompt once, in the order of first use: weights are added up, and of the classes of equal
+    prompts those stay that all of them ask for."""
     # One thread keeps the order of first occurrence.
-    distinct = rows.group_by("prompt", use_threads=False).aggregate([("weight", "sum")])
-    return distinct.select(["prompt", "weight_sum"]).rename_columns(PROMPTS.names).cast(PROMPTS)
+    summed = rows.group_by("prompt", use_threads=False).aggregate([("weight", "sum")])
+    prompts, class_ids = summed["prompt"], pa.nulls(summed.num_rows, PROMPTS.field("class_ids").type)
+    if rows["class_ids"].null_count < rows.num_rows:
+        shared: dict[str, set[int]] = {}
+        for prompt, ids in zip(rows["prompt"].to_pylist(), rows["class_ids"].to_pylist(), strict=True):
+            if ids is not None:
+                shared[prompt] = shared.get(prompt, set(ids)) & set(ids)
+        found = [sorted(shared[prompt]) if prompt in shared else None for prompt in prompts.to_pylist()]
+        class_ids = pa.array(found, class_ids.type)
+    return pa.table([prompts, summed["weight_sum"], class_ids], schema=PROMPTS)
 
 
 def prompts_digest(prompts: pa.Table) -> str:
-    """16 hex digits of all prompts and their weights."""
+    """16 hex digits of all prompts, their weights, and their classes where any are known."""
     found = blake2b(prompts["weight"].to_numpy().tobytes(), digest_size=8)
     found.update("\0".join(prompts["prompt"].to_pylist()).encode())
+    if prompts["class_ids"].null_count < prompts.num_rows:
+        found.update(canonical_json(prompts["class_ids"].to_pylist()).encode())
     return found.hexdigest()
 
 
@@ -77,13 +97,20 @@ def schedule(weights: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarra
 
 
 def plan(
-    prompts: pa.ChunkedArray, repeats: np.ndarray, *, run_seed: int, bundle_digest: str, sampler_settings: str
+    prompts: pa.ChunkedArray,
+    repeats: np.ndarray,
+    class_ids: pa.ChunkedArray | None = None,
+    *,
+    run_seed: int,
+    bundle_digest: str,
+    sampler_settings: str,
 ) -> pa.Table:
     """PROMPT rows of pairs: ids and seeds follow from content, never from where or when they are made.
 
     Args:
         prompts: text of each pair.
         repeats: of its prompt.
+        class_ids: that its prompt asks for, lists of int32; None where that is known of no prompt.
         run_seed, bundle_digest, sampler_settings: as in `pipeline.schema.pair_seed` and `pair_id`.
     """
     rows = []
@@ -92,10 +119,9 @@ def plan(
         name = ids.get(prompt) or ids.setdefault(prompt, prompt_id(prompt))
         seed = pair_seed(run_seed, name, repeat)
         rows.append((pair_id(prompt, seed, bundle_digest, sampler_settings), name, prompt, seed, repeat))
-    columns = zip(*rows, strict=True) if rows else ((),) * len(PROMPT)
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, PROMPT, strict=True)], schema=PROMPT
-    )
+    columns = list(zip(*rows, strict=True)) if rows else [()] * (len(PROMPT) - 1)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, list(PROMPT)[:-1], strict=True)]
+    return pa.table([*arrays, pa.nulls(len(rows), PROMPT[-1].type) if class_ids is None else class_ids], schema=PROMPT)
 
 
 def _read(source: str) -> pa.Table:
@@ -111,13 +137,22 @@ def _read(source: str) -> pa.Table:
         return _weighted(pa.table({"prompt": pa.array(content.decode("utf-8-sig").splitlines(), pa.string())}), source)
     except FileNotFoundError as error:
         raise DataError(f"{source}: cannot read prompts, nothing is there; give {KINDS}") from error
-    except (pa.ArrowException, UnicodeDecodeError, IsADirectoryError) as error:
+    except (pa.ArrowException, ShardError, UnicodeDecodeError, IsADirectoryError) as error:
         raise DataError(f"{source}: cannot read prompts ({str(error).splitlines()[0]}); give {KINDS}") from error
 
 
 def _weighted(table: pa.Table, source: str) -> pa.Table:
     if "prompt" not in table.column_names:
         raise DataError(f"{source}: has no column `prompt`, only {', '.join(table.column_names)}; give {KINDS}")
-    if "weight" not in table.column_names:
-        table = table.append_column("weight", pa.nulls(table.num_rows, pa.float64()))
-    return pa.table({"prompt": table["prompt"].cast(pa.string()), "weight": table["weight"].cast(pa.float64())})
+    return conform(table, PROMPTS)
+
+
+def without_gaps(prompts: pa.Table) -> pa.Table:
+    """PROMPTS for Ray, which takes the type of a column from the values in a block: where the classes of some prompts
+    are known, those of the others become an empty list. None between arrays would be pickled, and None alone would
+    become NaN: where no classes are known, `prompt_class_ids` must not go through a graph."""
+    class_ids = prompts["class_ids"]
+    if class_ids.null_count == prompts.num_rows:
+        return prompts
+    filled = pa.array([ids or [] for ids in class_ids.to_pylist()], class_ids.type)
+    return prompts.set_column(2, PROMPTS.field("class_ids"), filled)

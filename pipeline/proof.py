@@ -27,8 +27,7 @@ from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.fit import TrainingConfig, fit
 from pipeline.training.loop import Optimisation
-from pipeline.training.pictures import decode_pairs
-from pipeline.training.segmenter import SegmenterTask, predict
+from pipeline.training.segmenter import SegmenterTask
 
 MAX_JUDGED = 2048
 
@@ -53,6 +52,8 @@ class ProofConfig(RunConfig):
     """The network."""
     width: int = Field(24, ge=4)
     """Channels of its stem."""
+    size_px: int = Field(0, ge=0)
+    """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
     batch_size: int = Field(32, ge=1)
     """Pairs per optimiser step."""
     learning_rate: float = Field(3e-3, gt=0)
@@ -65,7 +66,7 @@ def train_segmenters(config: ProofConfig) -> dict[str, Any]:
     """Trains what is missing and writes `<run>/proof.json`; returns its content."""
     with Run.open(config, "train_segmenter", frozenset(ProofConfig.model_fields)) as run:
         labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
-        task = SegmenterTask(labels, config.segmenter, config.width)
+        task = SegmenterTask(labels, config.segmenter, config.width, config.size_px)
         sets: list[dict[str, Any]] = []
         for name, folders in config.sets.items():
             num_pairs = len(read_shards(folders, ["pair_id"]))
@@ -128,7 +129,7 @@ def training(config: ProofConfig, name: str, num_pairs: int, seed: int) -> Train
         ),
     )
     shards = [path.rsplit("/", 1)[-1] for folder in (*chosen.train, chosen.validation) for path in list_shards(folder)]
-    network = [config.segmenter, config.width]
+    network = [config.segmenter, config.width, *([config.size_px] if config.size_px else [])]
     content = text_digest([shards, network, chosen.validation_rows, chosen.optimisation.dump()])
     return chosen.model_copy(update={"run": f"{config.run}/{name}-{seed}-{content[:8]}"})
 
@@ -141,10 +142,11 @@ def judgement(config: ProofConfig, task: SegmenterTask, judge: str, weights: Pat
     rows = read_shards([config.judged], ["pair_id", "prompt", "image", "mask", "class_ids", "origin"])
     rows = rows.sort_by("pair_id")
     shown = rows.slice(0, MAX_JUDGED)
-    decoded = decode_pairs({name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")})
+    encoded = {name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")}
+    decoded = task.decode(encoded)
     confusion = confusion_matrix(
         decoded["mask"],
-        predict(net, torch.from_numpy(decoded["image"])),
+        task.predict(net, torch.from_numpy(decoded["image"])),
         task.labels.num_classes + 1,
         task.labels.ignore_index,
     )

@@ -13,7 +13,8 @@ from pydantic import Field
 from pipeline.codec import decode_image, decode_mask
 from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
-from pipeline.generate import Refine, finish
+from pipeline.finish import finish
+from pipeline.generate import Refine
 from pipeline.manifest import Manifest
 from pipeline.run import Run, log
 from pipeline.schema import Batch, canonical_json, pair_id

@@ -211,12 +211,12 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
 
 
 def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    for name in ("alembic", "mlflow"):  # after the import, which sets them
+        logging.getLogger(name).setLevel(logging.WARNING)
     client = MlflowClient(config.mlflow_uri)
     try:
         experiment = client.get_experiment_by_name(config.experiment)

@@ -7,7 +7,7 @@ picture decoder of a column that may not; `conform` enforces the columns that ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -23,7 +23,10 @@ REASONS = (
     "empty_prompt",
     "prompt_too_long",
     "non_finite_latent",
+    "missing_file",
     "undecodable_input",
+    "wrong_mask",
+    "no_caption",
     "sampler_failed",
     "sampler_died",
 )
@@ -70,6 +73,15 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def object_column(values: Iterable[object]) -> np.ndarray:
+    """A column of Python objects; numpy would make one array of rows that happen to have equal lengths."""
+    rows = list(values)
+    column = np.empty(len(rows), object)
+    for row, value in enumerate(rows):
+        column[row] = value
+    return column
+
+
 def prompt_id(prompt: str) -> str:
     """16 hex digits that name a prompt's exact text."""
     return _digest("prompt", 8, prompt).hex()
@@ -97,9 +109,10 @@ def real_pair_id(dataset: str, key: str) -> str:
     return _digest("real", 16, dataset, key).hex()
 
 
-def latent_id(pair_id: str, flipped: bool) -> str:
-    """The key of a pair's latents; the mirrored picture has latents of its own."""
-    return f"{pair_id}-flipped" if flipped else pair_id
+def latent_id(pair_id: str, flipped: bool = False, crop: int = 0, caption: int = 0) -> str:
+    """The key of a pair's latents: each further crop and caption of it, and its mirrored picture, has its own."""
+    parts = [f"crop{crop}" if crop else "", f"caption{caption}" if caption else "", "flipped" if flipped else ""]
+    return "-".join([pair_id, *(part for part in parts if part)])
 
 
 def canonical_json(value: Any) -> str:
@@ -119,7 +132,7 @@ def latent_schema(shapes: Mapping[str, tuple[int, ...]], encoders: str) -> pa.Sc
         shapes: of one row of each binary column, e.g. `{"image_latent": (4, 64, 64)}`.
         encoders: digest of the frozen encoders that made the latents.
     """
-    return LATENT.with_metadata({"shapes": canonical_json(shapes), "encoders": encoders})
+    return LATENT.with_metadata({"shapes": canonical_json(shapes), "dtype": "float16", "encoders": encoders})
 
 
 def latent_shapes(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
@@ -178,9 +191,11 @@ PROMPT = pa.schema(
         _required("prompt", pa.string()),
         _required("seed", pa.int64()),
         _required("repeat", pa.int32()),
+        pa.field("prompt_class_ids", pa.list_(pa.int32())),
     ]
 )
-"""A pair still to be made: `seed` is its own noise seed, `repeat` counts the pairs of one prompt from 0."""
+"""A pair still to be made: `seed` is its own noise seed, `repeat` counts the pairs of one prompt from 0,
+`prompt_class_ids` are the classes that the prompt asks for, null where that is not known."""
 
 PAIR = viewable(
     pa.schema(
@@ -200,10 +215,18 @@ PAIR = viewable(
             _required("origin", CATEGORY),
             pa.field("bundle", CATEGORY),
             pa.field("sampler", CATEGORY),
+            pa.field("prompt_class_ids", pa.list_(pa.int32())),
+            pa.field("captions", pa.list_(pa.string())),
+            pa.field("dataset", CATEGORY),
+            pa.field("split", CATEGORY),
+            pa.field("key", pa.string()),
         ]
     )
 )
-"""An image with its mask. `class_ids` are the ids in the mask, ascending, with their areas in `class_pixels`."""
+"""An image with its mask. `class_ids` are the ids in the mask, ascending, with their areas in `class_pixels`.
+
+`bundle`, `sampler` and `prompt_class_ids` (classes that the prompt is known to ask for) are of generated pairs;
+`captions` (all of them; `prompt` is the first), `dataset`, `split` and `key` (the name there) are of real ones."""
 
 ERROR = pa.schema(
     [
@@ -221,10 +244,16 @@ LATENT = pa.schema(
         _required("latent_id", pa.string()),
         _required("pair_id", pa.string()),
         _required("flipped", pa.bool_()),
+        pa.field("crop", pa.int32()),
+        pa.field("caption", pa.int32()),
+        pa.field("box", pa.list_(pa.float32())),
         _required("image_latent", pa.binary()),
         _required("mask_latent", pa.binary()),
         _required("image_embedding", pa.binary()),
         _required("text_embedding", pa.binary()),
     ]
 )
-"""What training reads: float16, little-endian, C order; shapes are in the metadata (`latent_schema`)."""
+"""What training reads: float16, little-endian, C order; shapes are in the metadata (`latent_schema`).
+
+`crop` 0 is the middle of the picture, `caption` its number among the pair's, `box` the part of the picture that is
+seen: left, upper, right and lower edge in its pixels."""

@@ -216,7 +216,7 @@ def read_shards(folders: Sequence[str], columns: list[str] | None = None) -> pa.
     Raises:
         ShardError: a folder without shards, a broken shard, or a column that no shard has.
     """
-    paths = [path for folder in folders for path in _some_shards(folder)]
+    paths = [path for folder in folders for path in some_shards(folder)]
     tables = map_shards(lambda path: read_columns(path, columns), paths)
     rows = pa.concat_tables(tables, promote_options="permissive")
     absent = set(columns or ()).difference(rows.column_names)
@@ -233,14 +233,20 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     """
     import ray.data
 
-    paths_by_store: dict[Any, list[str]] = {}
+    parts: dict[Any, list[str]] = {}
     for folder in folders:
-        for url in _some_shards(folder):
+        shards = some_shards(folder)
+        with open_shard(shards[0]) as first:  # a run of an older release may have fewer columns
+            present = columns and tuple(name for name in columns if name in first.schema_arrow.names)
+        for url in shards:
             store, path = filesystem_of(url)
             # Ray's own reader of local files is faster than fsspec's, hence None.
-            paths_by_store.setdefault(None if is_local(url) else store, []).append(path)
-    parts = [ray.data.read_parquet(paths, columns=columns, filesystem=store) for store, paths in paths_by_store.items()]
-    return parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+            parts.setdefault((None if is_local(url) else store, present), []).append(path)
+    read = [
+        ray.data.read_parquet(paths, columns=names and list(names), filesystem=store)
+        for (store, names), paths in parts.items()
+    ]
+    return read[0].union(*read[1:]) if len(read) > 1 else read[0]
 
 
 def common_labels(folders: Sequence[str]) -> LabelSpace:
@@ -251,12 +257,17 @@ def common_labels(folders: Sequence[str]) -> LabelSpace:
     """
     first, *others = [load_labels(folder) for folder in folders]
     for folder, labels in zip(folders[1:], others, strict=True):
-        if (labels.classes, labels.ignore_index) != (first.classes, first.ignore_index):
+        if _meaning(labels) != _meaning(first):
             raise DataError(
                 f"{folder} has the classes of {labels.name!r}, {folders[0]} those of {first.name!r}; one number would "
                 "mean two things, so these sets cannot be used together"
             )
     return first
+
+
+def _meaning(labels: LabelSpace) -> tuple[object, ...]:
+    """What the numbers of two sets must agree in."""
+    return labels.classes, labels.ignore_index, labels.zero
 
 
 def load_labels(folder: str) -> LabelSpace:
@@ -278,8 +289,15 @@ def load_labels(folder: str) -> LabelSpace:
         ) from error
 
 
-def _some_shards(folder: str) -> list[str]:
+def some_shards(folder: str) -> list[str]:
+    """Shards of a run.
+
+    Raises:
+        ShardError: there are none.
+    """
     paths = list_shards(folder)
     if not paths:
-        raise ShardError(f"no shards in {folder}/{MADE}; give the folder of a run that has made some")
+        raise ShardError(
+            f"no shards in {folder}/{MADE}; give the folder of a run that has made some, or run the job that makes them"
+        )
     return paths

@@ -15,9 +15,8 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from models.weights import WeightsError
 from pipeline.errors import JoDiffusionError
-from pipeline.prompts import plan, prompts_digest, read_prompts, schedule
+from pipeline.prompts import plan, prompts_digest, read_prompts, schedule, without_gaps
 from pipeline.run import log
 from pipeline.shards import FAILED, MADE, read_ids, set_aside_broken
 
@@ -28,7 +27,7 @@ MAX_BLOCKS = 4000
 
 @dataclass(frozen=True)
 class Prompts:
-    """Distinct prompts; `table` is in Ray's object store."""
+    """Distinct prompts; `table` is in Ray's object store, `without_gaps`."""
 
     table: Any
     digest: str
@@ -37,7 +36,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Work:
-    """PROMPT rows that are not made yet; `chunks` are in Ray's object store."""
+    """PROMPT rows that are not made yet; `chunks` are in Ray's object store. Without `prompt_class_ids` where the classes
+    of no prompt are known."""
 
     chunks: tuple[Any, ...]
     todo: int
@@ -50,7 +50,7 @@ class Work:
 
 def load_prompts(source: str) -> Prompts:
     """Reads a source of prompts (`pipeline.prompts.read_prompts`, whose errors it raises)."""
-    table, facts = _task(_load, num_returns=2).remote(source)
+    table, facts = beside_driver(_load, num_returns=2).remote(source)
     return Prompts(table, *get(facts))
 
 
@@ -64,11 +64,11 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
         retry_errors: also gives the rows that failed before.
         identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.plan`.
     """
-    order = _task(_schedule).remote(prompts.table, num_pairs)
-    done, broken = _task(_done, num_returns=2).remote(folder, retry_errors)
+    order = beside_driver(_schedule).remote(prompts.table, num_pairs)
+    done, broken = beside_driver(_done, num_returns=2).remote(folder, retry_errors)
     for path in get(broken):  # errors are told here, not by every task that needs what is done
         log.warning("a shard could not be read and is now %s; its rows are made again", path)
-    left = _task(_left, num_returns=2)
+    left = beside_driver(_left, num_returns=2)
     found: list[tuple[Any, Any]] = []
     for start in range(0, num_pairs, ROWS_PER_CHUNK):
         if len(found) >= CHUNKS_AT_ONCE:  # the tasks reserve nothing, so that a machine without work can run them
@@ -91,13 +91,15 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
+        from models.weights import WeightsError  # not above: tasks that list and read must not wait for torch
+
         if isinstance(cause := error.cause, JoDiffusionError | WeightsError):
             cause.args = (str(cause).partition("\nFailed to apply UDF")[0],)  # what Ray Data adds, for its developers
             raise cause from None
         raise
 
 
-def _task(function: Callable[..., Any], num_returns: int = 1) -> Any:
+def beside_driver(function: Callable[..., Any], num_returns: int = 1) -> Any:
     """`function` as a Ray task beside the driver. What it returns is lost with the driver's machine only: elsewhere it
     would be lost alone and made again, from shards that hold more by then, as other rows."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -106,7 +108,7 @@ def _task(function: Callable[..., Any], num_returns: int = 1) -> Any:
 
 def _load(source: str) -> tuple[pa.Table, tuple[str, int]]:
     table = read_prompts(source)
-    return table, (prompts_digest(table), table.num_rows)
+    return without_gaps(table), (prompts_digest(table), table.num_rows)
 
 
 def _schedule(prompts: pa.Table, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +124,10 @@ def _left(
     prompts: pa.Table, order: tuple[np.ndarray, np.ndarray], done: pa.ChunkedArray, start: int, identity: dict[str, Any]
 ) -> tuple[pa.Table, int]:
     index, repeat = (values[start : start + ROWS_PER_CHUNK] for values in order)
-    rows = plan(prompts["prompt"].take(pa.array(index)), repeat, **identity)
+    chosen = prompts.take(pa.array(index))
+    rows = plan(chosen["prompt"], repeat, chosen["class_ids"], **identity)
+    if chosen["class_ids"].null_count:
+        rows = rows.drop_columns("prompt_class_ids")
     if len(done):
         rows = rows.filter(pc.invert(pc.is_in(rows["pair_id"], done)))
     return rows, rows.num_rows

@@ -29,12 +29,15 @@ LAYER_OF = {
     "pipeline.storage": "base",
     "pipeline.shards": "tables",
     "pipeline.prompts": "tables",
+    "pipeline.order": "tables",
     "pipeline.progress": "tables",
     "pipeline.sink": "tables",
     "pipeline.manifest": "tables",
     "pipeline.run": "tables",
     "pipeline.stages": "stages",
     "pipeline.datasets": "stages",
+    "pipeline.reader": "stages",
+    "pipeline.formats": "stages",
     "pipeline": "graphs",  # whatever is not named above, training included
     "jobs": "jobs",
     "benchmarks": "jobs",
@@ -55,6 +58,9 @@ ALLOWED = {
         "pipeline.run": False,
         "pipeline.stages": False,
         "pipeline.datasets": False,
+        "pipeline.order": False,
+        "pipeline.reader": False,  # people read what was made where Ray is not installed
+        "pipeline.formats": False,
         "pipeline.training.loop": False,  # runs where Ray is not installed, as do the next two
         "pipeline.training.state": False,
         "pipeline.training.task": False,

@@ -7,15 +7,20 @@ called so. Garments and photographs of the splits are disjoint; `builtin_assets/
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from scipy import ndimage
 
-from models.labels import GARMENTS
+from models.labels import GARMENTS, LabelSpace
+from pipeline.codec import encode_image
+from pipeline.datasets.source import ENTRY, Found
 from pipeline.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -178,6 +183,32 @@ class BuiltinScenes:
         placed = np.zeros((2, self.size_px, self.size_px), np.float32)
         placed[:, rows, columns] = _average(sharp)[inside], _average(np.clip(drawn_shade, 0, 1))[inside]
         return _Garment(class_id, colour, alpha=placed[0], shade=placed[1])
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """The first `num` scenes of a split, as a source of pairs."""
+
+    split: str
+    seed: int
+    size_px: int
+    num: int
+
+    @property
+    def labels(self) -> LabelSpace:
+        return GARMENTS
+
+    def entries(self) -> pa.Table:
+        keys = [str(index) for index in range(self.num)]
+        return pa.table({"key": keys, "image": keys, "mask": keys, "captions": [[]] * self.num}, schema=ENTRY)
+
+    def read(self, entry: Mapping[str, Any]) -> Found:
+        scene = self._scenes(int(entry["key"]))
+        return Found(encode_image(scene.image), scene.mask, [scene.prompt])
+
+    @cached_property
+    def _scenes(self) -> BuiltinScenes:
+        return BuiltinScenes(self.split, self.seed, self.size_px)
 
 
 def _average(drawn: np.ndarray) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,64 +13,151 @@ from torch import Tensor
 from models.frozen import clip_image_embedding, image_to_latent
 from models.weights import Encoders
 from pipeline.codec import check_mask, decode_image, decode_mask
-from pipeline.schema import Batch, latent_id
+from pipeline.errors import DataError, MaskError
+from pipeline.schema import Batch, latent_id, object_column
+from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
+
+LATENTS = ("image_latent", "mask_latent", "image_embedding", "text_embedding")
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is encoded of a pair; every combination is a row.
+
+    Attributes:
+        size_px: side of what the encoders see; 0 is the whole picture as it is.
+        crops: squares beside the one in the middle.
+        crop_scale: least side of those, as a share of the picture's shorter side.
+        captions: captions, at most; pairs with fewer give fewer rows.
+        flip: also everything mirrored.
+    """
+
+    size_px: int = 0
+    crops: int = 0
+    crop_scale: float = 1.0
+    captions: int = 1
+    flip: bool = False
+
+    def ids(self, pair_id: str, num_captions: int) -> list[str]:
+        """Keys of the rows of a pair that has so many captions."""
+        return [latent_id(pair_id, *one) for one in self._rows(num_captions)]
+
+    def of(self, pair_id: str, image: np.ndarray, mask: np.ndarray, texts: list[str]) -> list[dict[str, Any]]:
+        """The rows of a pair: `latent_id`, `flipped`, `crop`, `caption`, `box`, `text`, and `pixels` and `ids` as the
+        encoders see them. `image` is (H, W, 3) uint8, `mask` (H, W)."""
+        height, width = mask.shape
+        further = (somewhere(height, width, self.crop_scale, key=f"{pair_id}/{n}") for n in range(self.crops))
+        looks = [self._look(image, mask, view) for view in (centre(height, width), *further)]
+        rows = []
+        for flipped, crop, caption in self._rows(len(texts)):
+            pixels, ids, box = looks[crop]
+            rows.append(
+                {
+                    "latent_id": latent_id(pair_id, flipped, crop, caption),
+                    "pair_id": pair_id,
+                    "flipped": flipped,
+                    "crop": crop,
+                    "caption": caption,
+                    "box": box,
+                    "text": texts[caption] if texts else "",
+                    "pixels": pixels[:, ::-1] if flipped else pixels,
+                    "ids": ids[:, ::-1] if flipped else ids,
+                }
+            )
+        return rows
+
+    def _rows(self, num_captions: int) -> list[tuple[bool, int, int]]:
+        return [
+            (flipped, crop, caption)
+            for flipped in ((False, True) if self.flip else (False,))
+            for crop in range(1 + self.crops)
+            for caption in range(min(self.captions, max(num_captions, 1)))
+        ]
+
+    def _look(self, image: np.ndarray, mask: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self.size_px:
+            return image, mask, np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
+        box = np.array(view.box, np.float32)
+        return seen(image, view, self.size_px), seen_mask(mask, view, self.size_px), box
 
 
 class EncodePairs:
-    """Stage: `pair_id`, `prompt`, `image`, `mask` as PAIR holds them -> rows of LATENT.
+    """Stage: `pair_id`, `prompt`, `captions`, `image`, `mask` as PAIR holds them -> rows of LATENT, those in the middle
+    unmirrored first. A pair that cannot be read gives one row with an `error`.
 
     Args:
         encoders: folder of the frozen encoders.
-        flip: adds a row for each pair's mirror image; its prompt stays as it is.
+        views: what is encoded of a pair.
         device: of the encoders.
         threads: torch threads, 0 for torch's choice.
+        batch_size: rows that the encoders take at once.
     """
 
-    def __init__(self, encoders: str, flip: bool = False, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, encoders: str, views: Views = Views(), device: str = "cpu", threads: int = 0, batch_size: int = 64
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
         self.encoders = Encoders.load(encoders).to(self.device)
-        self.flip = flip
+        self.views, self.batch_size = views, batch_size
+
+    def __call__(self, batch: Batch) -> Batch:
+        rows: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
+        for row in range(len(batch["pair_id"])):
+            try:
+                rows += self._views({name: values[row] for name, values in batch.items()})
+            except DataError as error:
+                reason = "wrong_mask" if isinstance(error, MaskError) else "undecodable_input"
+                failed.append({"pair_id": str(batch["pair_id"][row]), "error": reason, "error_detail": str(error)})
+        latents: list[dict[str, Any]] = []
+        for start in range(0, len(rows), self.batch_size):
+            latents += self._encoded(rows[start : start + self.batch_size])
+        return _columns([*latents, *failed])
+
+    def _views(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        key = str(row["pair_id"])
+        image = decode_image(row["image"]["bytes"], f"image of {key}")
+        mask = decode_mask(row["mask"]["bytes"], f"mask of {key}")
+        check_mask(mask, self.encoders.labels, f"mask of {key}")
+        return self.views.of(key, image, mask, texts_of(row))
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> Batch:
-        ids = [str(pair_id) for pair_id in batch["pair_id"]]
-        image = np.stack(
-            [decode_image(cell["bytes"], f"image of {row}") for cell, row in zip(batch["image"], ids, strict=True)]
+    def _encoded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        require_one_size({row["ids"].shape for row in rows})
+        pixels, class_ids = (
+            torch.from_numpy(np.stack([row[name] for row in rows])).to(self.device) for name in ("pixels", "ids")
         )
-        mask = np.stack(
-            [decode_mask(cell["bytes"], f"mask of {row}") for cell, row in zip(batch["mask"], ids, strict=True)]
+        signal = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        annotation_vae = self.encoders.annotation_vae
+        columns = (
+            image_to_latent(self.encoders.image_vae, signal),
+            annotation_vae.normalize(annotation_vae.encode(class_ids).mean),
+            clip_image_embedding(self.encoders.clip_image, signal),
+            self.encoders.text([row["text"] for row in rows]),
         )
-        for one, row in zip(mask, ids, strict=True):
-            check_mask(one, self.encoders.labels, f"mask of {row}")
-        text = _halves(self.encoders.text([str(prompt) for prompt in batch["prompt"]]))
-        parts = []
-        for flipped in (False, True) if self.flip else (False,):
-            pixels, class_ids = (
-                torch.from_numpy(np.ascontiguousarray(values[:, :, ::-1] if flipped else values)).to(self.device)
-                for values in (image, mask)
-            )
-            signal = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-            annotation_vae = self.encoders.annotation_vae
-            parts.append(
-                {
-                    "latent_id": np.array([latent_id(row, flipped) for row in ids], object),
-                    "pair_id": np.array(ids, object),
-                    "flipped": np.full(len(ids), flipped),
-                    "image_latent": _halves(image_to_latent(self.encoders.image_vae, signal)),
-                    "mask_latent": _halves(annotation_vae.normalize(annotation_vae.encode(class_ids).mean)),
-                    "image_embedding": _halves(clip_image_embedding(self.encoders.clip_image, signal)),
-                    "text_embedding": text,
-                }
-            )
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        latents = zip(*(_halves(values) for values in columns), strict=True)
+        facts = ({name: value for name, value in row.items() if name not in ("pixels", "ids", "text")} for row in rows)
+        return [{**fact, **dict(zip(LATENTS, row, strict=True))} for fact, row in zip(facts, latents, strict=True)]
 
 
-def _halves(values: Tensor) -> np.ndarray:
-    """(B, ...) -> (B,) objects: each row's float16 numbers as bytes, C order."""
-    halves = values.float().cpu().numpy().astype("<f2")
-    column = np.empty(len(halves), object)
-    for row, numbers in enumerate(halves):
-        column[row] = numbers.tobytes()
-    return column
+def texts_of(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a pair, its prompt where it has none; empty texts are none."""
+    captions = row.get("captions")
+    texts = [str(row["prompt"] or "")] if captions is None or not len(captions) else [str(text) for text in captions]
+    return [text for text in texts if text.strip()]
+
+
+def _columns(rows: list[dict[str, Any]]) -> Batch:
+    """Rows, made or failed -> columns of the same types in every batch."""
+    nothing: dict[str, Any] = {"latent_id": "", "pair_id": "", "flipped": False, "crop": 0, "caption": 0}
+    nothing |= {"box": np.zeros(4, np.float32), **dict.fromkeys(LATENTS, b""), "error": "", "error_detail": ""}
+    columns = {name: object_column(row.get(name, default) for row in rows) for name, default in nothing.items()}
+    kinds = {"flipped": bool, "crop": np.int32, "caption": np.int32}
+    return {name: values.astype(kinds[name]) if name in kinds else values for name, values in columns.items()}
+
+
+def _halves(values: Tensor) -> list[bytes]:
+    """(B, ...) -> each row's float16 numbers as bytes, C order."""
+    return [numbers.tobytes() for numbers in values.float().cpu().numpy().astype("<f2")]

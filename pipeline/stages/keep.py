@@ -7,10 +7,14 @@ import pyarrow.compute as pc
 
 
 class KeepPlanned:
-    """Stage: drops the rows whose `column` is not planned: what is there already."""
+    """Stage: drops the rows whose `column` is not planned: what is there already. Rows stay where the text in the
+    column `failed` says why they could not be made."""
 
-    def __init__(self, planned: pa.Table, column: str) -> None:
-        self.keys, self.column = pc.unique(planned[column]), column
+    def __init__(self, planned: pa.Table, column: str, failed: str = "") -> None:
+        self.keys, self.column, self.failed = pc.unique(planned[column]), column, failed
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.is_in(rows[self.column].cast(pa.string()), self.keys))
+        kept = pc.is_in(rows[self.column].cast(pa.string()), self.keys)
+        if self.failed:
+            kept = pc.or_(kept, pc.not_equal(rows[self.failed].cast(pa.string()), ""))
+        return rows.filter(kept)

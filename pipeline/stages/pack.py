@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from pipeline.codec import ImageFormat, encode_image, encode_mask
-from pipeline.schema import Batch
+from pipeline.codec import ImageFormat, class_areas, encode_image, encode_mask
+from pipeline.schema import Batch, object_column
 from pipeline.stages.refine import refine_masks
 
 
@@ -19,20 +17,20 @@ def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confiden
     """
     image, mask = batch["image"], batch["mask"]
     failed = batch["error"] != "" if "error" in batch else np.zeros(len(image), bool)
-    counted = [np.unique(one, return_counts=True) for one in mask]
+    counted = [class_areas(one) for one in mask]
     packed = {name: values for name, values in batch.items() if name not in ("image", "mask", "confidence")}
-    packed["image"] = _objects(
+    packed["image"] = object_column(
         b"" if bad else encode_image(one, image_format) for one, bad in zip(image, failed, strict=True)
     )
-    packed["mask"] = _objects(b"" if bad else encode_mask(one) for one, bad in zip(mask, failed, strict=True))
+    packed["mask"] = object_column(b"" if bad else encode_mask(one) for one, bad in zip(mask, failed, strict=True))
     if keep_confidence:
-        packed["confidence"] = _objects(
+        packed["confidence"] = object_column(
             b"" if bad else encode_mask(one) for one, bad in zip(batch["confidence"], failed, strict=True)
         )
     packed["height"] = np.full(len(image), image.shape[1], np.int32)
     packed["width"] = np.full(len(image), image.shape[2], np.int32)
-    packed["class_ids"] = _objects(ids.astype(np.int32) for ids, _ in counted)
-    packed["class_pixels"] = _objects(pixels.astype(np.int64) for _, pixels in counted)
+    packed["class_ids"] = object_column(ids for ids, _ in counted)
+    packed["class_pixels"] = object_column(pixels for _, pixels in counted)
     return packed
 
 
@@ -56,12 +54,3 @@ def refine_and_pack(
     refined = refine_masks(batch, ignore_index=ignore_index, **refine)
     packed = pack_pairs(refined, image_format=image_format, keep_confidence=keep_confidence)
     return {**packed, **{name: np.full(len(batch["prompt"]), value, object) for name, value in origin.items()}}
-
-
-def _objects(values: Iterable[object]) -> np.ndarray:
-    """A column of Python objects; numpy would make one array of rows that happen to have equal lengths."""
-    rows = list(values)
-    column = np.empty(len(rows), object)
-    for row, value in enumerate(rows):
-        column[row] = value
-    return column

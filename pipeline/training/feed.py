@@ -15,7 +15,7 @@ import torch
 
 from pipeline.errors import ShardError
 from pipeline.schema import Batch
-from pipeline.shards import list_shards
+from pipeline.shards import open_shard, some_shards
 from pipeline.training.task import Tensors
 
 SHUFFLE_ROWS = 8192
@@ -52,7 +52,7 @@ class Feed:
 
     def head(self, num_rows: int) -> Tensors:
         """The first rows in order of files, at most `num_rows` of them, the same for every worker."""
-        files = [file for folder in self.folders for file in shards_of(folder)]
+        files = [file for folder in self.folders for file in some_shards(folder)]
         taken: list[Batch] = []
         count = 0
         for batch in self._read(files).iter_batches(batch_size=256):
@@ -68,7 +68,7 @@ class Feed:
         Raises:
             ShardError: none at all, or fewer than workers.
         """
-        files = [file for folder in self.folders for file in shards_of(folder)]
+        files = [file for folder in self.folders for file in some_shards(folder)]
         if len(files) < self.world_size:
             raise ShardError(
                 f"{len(files)} shards in {', '.join(self.folders)} cannot be shared among {self.world_size} training "
@@ -134,20 +134,6 @@ def to_tensors(batch: Batch) -> Tensors:
     return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
 
 
-def shards_of(folder: str) -> list[str]:
-    """Shards of a run.
-
-    Raises:
-        ShardError: there are none.
-    """
-    files = list_shards(folder)
-    if not files:
-        raise ShardError(f"{folder}: no shards here; run the job that makes them first, or mend the path in the config")
-    return files
-
-
 def _num_rows(file: str) -> int:
-    from pipeline.shards import open_shard
-
     with open_shard(file) as shard:
         return shard.metadata.num_rows

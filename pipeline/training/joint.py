@@ -15,13 +15,12 @@ from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
-from models.weights import Bundle, Encoders, load_net, load_tensors
+from models.weights import ENCODERS, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.config import absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
-from pipeline.shards import open_shard
-from pipeline.training.feed import shards_of
+from pipeline.shards import open_shard, some_shards
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
@@ -30,10 +29,11 @@ from pipeline.training.task import Evaluation, Tensors
 class JointConfig(TrainingConfig):
     """Trains the joint diffusion network on the latents of `jobs.encode`; its weights are a whole bundle."""
 
-    net: JoDiffusionConfig
+    net: JoDiffusionConfig = JoDiffusionConfig()
     """Sizes of the network."""
     initial: str = ""
-    """Folder of a bundle whose joint network training starts from, of the same sizes; empty: fresh weights."""
+    """Folder of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are then its
+    own, unless they are given. Empty: fresh weights."""
     diffusion: Diffusion = Diffusion()
     """The noise process."""
     loss_weights: LossWeights = LossWeights()
@@ -54,6 +54,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
     Raises:
         ConfigError: the latents have other shapes than the network, or sets were made by different encoders.
     """
+    config = with_initial(config)
     with Run.open(config, "train_joint", SAFE_TO_CHANGE | {"preview", "preview_prompts"}) as run:
         shapes = check_latents(config)
         initial = config.initial and absolute(config.initial)
@@ -63,17 +64,38 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         return fit(task, config, run)
 
 
+def with_initial(config: JointConfig) -> JointConfig:
+    """The config with the sizes and the noise process of the bundle that it starts from."""
+    if not config.initial:
+        return config
+    initial = absolute(config.initial)
+    facts = read_facts(initial)
+    found = {
+        "net": load_config(JoDiffusionConfig, f"{initial}/joint"),
+        "diffusion": facts.diffusion,
+        "image_size_px": facts.image_size_px,
+    }
+    given = {key for key in found if getattr(config, key) != JointConfig.model_fields[key].default}
+    return config.model_copy(update={key: value for key, value in found.items() if key not in given})
+
+
 def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the latents, after comparing them with the network and all sets with each other."""
     found: dict[str, bytes] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for folder in (*config.train, config.validation):
-        with open_shard(shards_of(folder)[0]) as shard:
+        with open_shard(some_shards(folder)[0]) as shard:
             found[folder] = shard.schema_arrow.metadata[b"encoders"]
             shapes = latent_shapes(shard.schema_arrow)
     if len(set(found.values())) > 1:
         raise ConfigError(
             f"latents of different encoders cannot be mixed: {found}; encode them again with the same ones"
+        )
+    beside, made_by = digest(f"{config.train[0]}/encoders", ENCODERS), found[config.train[0]].decode()
+    if beside != made_by:
+        raise ConfigError(
+            f"{config.train[0]}: its latents are of encoders {made_by}, but those in its folder encoders/, which would go "
+            f"into the bundle, are {beside}; encode again under another --run name"
         )
     net = config.net
     wanted = {

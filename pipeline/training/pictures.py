@@ -10,32 +10,28 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from pipeline.codec import decode_image, decode_mask
-from pipeline.errors import DataError
 from pipeline.schema import Batch
+from pipeline.stages.view import centre, require_one_size, seen, seen_mask
 from pipeline.training.task import Tensors
 
 MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64
 
 
-def decode_pairs(batch: Batch) -> Batch:
-    """Stage: `image` and `mask` as PAIR holds them -> (B, H, W, 3) uint8 and (B, H, W); other columns are dropped."""
+def decode_pairs(batch: Batch, size_px: int = 0) -> Batch:
+    """Stage: `image` and `mask` as PAIR holds them -> (B, H, W, 3) uint8 and (B, H, W); other columns are dropped.
+
+    With `size_px`, the middle of each at that size; without, all must be of one size.
+    """
     decoded: Batch = {}
     where = batch.get("pair_id", np.arange(len(next(iter(batch.values())))))
-    for name, decode in (("image", decode_image), ("mask", decode_mask)):
+    for name, decode, look in (("image", decode_image, seen), ("mask", decode_mask, seen_mask)):
         if name in batch:
             arrays = [decode(cell["bytes"], f"{name} of {row}") for cell, row in zip(batch[name], where, strict=True)]
-            decoded[name] = _stack(arrays, name)
+            if size_px:
+                arrays = [look(array, centre(*array.shape[:2]), size_px) for array in arrays]
+            require_one_size({array.shape[:2] for array in arrays})
+            decoded[name] = np.stack(arrays)
     return decoded
-
-
-def _stack(arrays: list[np.ndarray], name: str) -> np.ndarray:
-    sizes = {array.shape[:2] for array in arrays}
-    if len(sizes) > 1:
-        raise DataError(
-            f"training needs pictures of one size, but column {name} holds {sorted(sizes)[:5]} (height, width), "
-            "perhaps more; ingest the set at one size"
-        )
-    return np.stack(arrays)
 
 
 def mirrored(batch: Tensors, *, generator: torch.Generator) -> Tensors:

@@ -28,10 +28,15 @@ class SegmenterTask:
     labels: LabelSpace
     segmenter: SegmenterName
     width: int
+    size_px: int = 0
     columns: tuple[str, ...] = ("image", "mask")
 
     def decode(self, batch: Batch) -> Batch:
-        return decode_pairs(batch)
+        decoded = decode_pairs(batch, self.size_px)
+        mask = decoded["mask"]
+        if self.labels.zero == "other":
+            decoded["mask"] = np.where(mask == 0, mask.dtype.type(self.labels.ignore_index), mask)
+        return decoded
 
     def build(self) -> nn.Module:
         net = build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width)
@@ -45,7 +50,7 @@ class SegmenterTask:
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         truth = held_out["mask"].cpu().numpy()
-        predicted = predict(net, held_out["image"])
+        predicted = self.predict(net, held_out["image"])
         confusion = confusion_matrix(truth, predicted, self.labels.num_classes + 1, self.labels.ignore_index)
         ious = zip(self.labels.classes, class_ious(confusion), strict=True)
         shown = held_out["image"][:NUM_SHOWN].cpu().numpy()
@@ -59,16 +64,16 @@ class SegmenterTask:
             {"predictions": sheet([shown, *colours])},
         )
 
+    @torch.no_grad()
+    def predict(self, net: nn.Module, image: Tensor) -> np.ndarray:
+        """(B, H, W, 3) uint8 -> (B, H, W) class ids, in chunks; id 0 only where it is a class."""
+        first = 1 if self.labels.zero == "other" else 0
+        parts = [net(to_float_image(part))[:, first:].argmax(1) + first for part in chunks(image)]
+        return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
+
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
-
-
-@torch.no_grad()
-def predict(net: nn.Module, image: Tensor) -> np.ndarray:
-    """(B, H, W, 3) uint8 -> (B, H, W) uint8 class ids, in chunks."""
-    parts = [net(to_float_image(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in chunks(image)]
-    return np.concatenate(parts)
 
 
 def recoloured(image: Tensor, *, generator: Generator) -> Tensor:

@@ -34,6 +34,8 @@ TOKEN_STD = 0.5
 class TextConfig(TrainingConfig):
     """Trains a CLIP from nothing: tokenizer, text tower and image tower."""
 
+    size_px: int = Field(0, ge=0)
+    """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
     num_tokens: int = Field(24, ge=3)
     """Tokens of a prompt, start and end included; generation refuses longer prompts."""
     vocabulary: int = Field(700, ge=515)
@@ -82,7 +84,7 @@ class TextTask:
             max_length=self.config.num_tokens,
             truncation=True,
         )
-        return {"token_ids": np.array(tokens["input_ids"], np.int64), **decode_pairs(batch)}
+        return {"token_ids": np.array(tokens["input_ids"], np.int64), **decode_pairs(batch, self.config.size_px)}
 
     def build(self) -> nn.Module:
         config = self.config

@@ -34,6 +34,8 @@ class VAEConfig(TrainingConfig):
 
     net: Literal["annotation", "image"]
     """Which autoencoder: "annotation" for masks, "image" for images."""
+    size_px: int = Field(0, ge=0)
+    """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
     widths: tuple[int, ...] = (128, 256, 512, 512)
     """Channels per resolution; the latent is 2 ** (number - 1) times smaller than the picture."""
     latent_channels: int = Field(4, ge=1)
@@ -101,7 +103,7 @@ class AnnotationTask:
     columns: tuple[str, ...] = ("mask",)
 
     def decode(self, batch: Batch) -> Batch:
-        return decode_pairs(batch)
+        return decode_pairs(batch, self.config.size_px)
 
     def build(self) -> nn.Module:
         config = self.config
@@ -163,7 +165,7 @@ class ImageTask:
     columns: tuple[str, ...] = ("image",)
 
     def decode(self, batch: Batch) -> Batch:
-        return decode_pairs(batch)
+        return decode_pairs(batch, self.config.size_px)
 
     def build(self) -> nn.Module:
         widths = self.config.widths

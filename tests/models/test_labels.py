@@ -12,6 +12,7 @@ from models.labels import NAMES, LabelSpace, voc_palette
         ("voc", 20, 5, "aeroplane", "tvmonitor"),
         ("coco", 80, 7, "person", "toothbrush"),
         ("ade20k", 150, 8, "wall", "flag"),
+        ("cityscapes", 19, 5, "road", "bicycle"),
         ("garments", 8, 4, "shirt", "boot"),
     ],
 )
@@ -75,5 +76,16 @@ def test_mistakes_in_a_file_are_named(text, message, tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="voc, coco, ade20k, garments"):
+    with pytest.raises(ValueError, match="voc, coco, ade20k, cityscapes, garments"):
         LabelSpace.named("pascal")
+
+
+def test_id_0_is_a_class_or_none_as_its_data_set_has_it():
+    zero = {name: LabelSpace.named(name).zero for name in NAMES}
+    assert zero == {
+        "voc": "background",
+        "coco": "background",
+        "ade20k": "other",
+        "cityscapes": "other",
+        "garments": "background",
+    }

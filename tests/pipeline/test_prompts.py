@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data._internal.arrow_ops.transform_pyarrow import concat
+from ray.data.block import BlockAccessor
 
 from pipeline.errors import DataError
-from pipeline.prompts import plan, prompts_digest, read_prompts, schedule
+from pipeline.prompts import PROMPTS, distinct, plan, prompts_digest, read_prompts, schedule, without_gaps
+from pipeline.schema import Batch, conform
+from pipeline.shards import read_shards
+from pipeline.sink import ShardSink
+from pipeline.stages.pack import refine_and_pack
+from pipeline.work import _left
 from tests.tiny import save_pairs
 
-ROWS = [{"prompt": "a red bag", "weight": 2.0}, {"prompt": "a blue dress", "weight": 0.5}]
+ROWS = [
+    {"prompt": "a red bag", "weight": 2.0, "class_ids": [8]},
+    {"prompt": "a blue dress", "weight": 0.5, "class_ids": None},
+]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -30,7 +41,20 @@ def test_weighted_prompts_of_a_table(tmp_path, kind):
 def test_a_prompt_that_stands_twice_weighs_twice(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("b\na\nb\n", encoding="utf-8-sig")
-    assert read_prompts(str(path)).to_pylist() == [{"prompt": "b", "weight": 2.0}, {"prompt": "a", "weight": 1.0}]
+    found = read_prompts(str(path))
+    assert found.to_pylist() == [
+        {"prompt": "b", "weight": 2.0, "class_ids": None},
+        {"prompt": "a", "weight": 1.0, "class_ids": None},
+    ]
+
+
+def test_equal_prompts_ask_for_what_all_of_them_ask_for():
+    texts, class_ids = ["a street", "a dog", "a street", "a dog", "a street"], [[3, 1], None, [1, 2], [2], None]
+    table = prompts(texts, None, class_ids)
+    assert distinct(table).to_pylist() == [
+        {"prompt": "a street", "weight": 3.0, "class_ids": [1]},
+        {"prompt": "a dog", "weight": 2.0, "class_ids": [2]},
+    ]
 
 
 def test_captions_of_a_pair_set(tmp_path):
@@ -93,7 +117,56 @@ def test_ids_of_a_plan_stay_what_they_are():
     assert [row["seed"] for row in rows] == [1985324962391082312, 5818785825175640329]
 
 
-def test_the_digest_sees_texts_and_weights(tmp_path):
-    table = pa.table({"prompt": ["a", "b"], "weight": [1.0, 1.0]})
-    others = [{"prompt": ["a", "c"], "weight": [1.0, 1.0]}, {"prompt": ["a", "b"], "weight": [1.0, 2.0]}]
-    assert len({prompts_digest(table), *(prompts_digest(pa.table(other)) for other in others)}) == 3
+def test_the_digest_sees_texts_weights_and_classes():
+    assert prompts_digest(prompts(["a", "b"])) == "128c48bae3be9b87", "as before prompts could name classes"
+    others = [prompts(["a", "c"]), prompts(["a", "b"], [1, 2]), prompts(["a", "b"], [1, 1], [[1], None])]
+    assert len({prompts_digest(one) for one in [prompts(["a", "b"]), *others]}) == 4
+
+
+@pytest.mark.parametrize("known", [[[1], [2, 3], None, [], [4]], [None] * 5])
+def test_classes_of_prompts_come_through_a_graph_in_any_mixture(known, tmp_path):
+    """Ray takes the type of a column from its values, so blocks of one, several, no and unknown classes must agree."""
+    index = np.array([0, 1, 2, 2, 3, 3, 4, 0, 1, 4, 2, 0])
+    identity = {"run_seed": 0, "bundle_digest": "b", "sampler_settings": "{}"}
+    found = without_gaps(prompts(list("abcde"), None, known))
+    rows, num = _left(found, (index, np.arange(12, dtype=np.int32)), pa.chunked_array([], pa.string()), 0, identity)
+    assert num == 12
+    blocks = [block_of(packed(batch_of(rows.slice(start, 2)))) for start in range(0, 12, 2)]
+    joined = concat(blocks)  # as Ray does for a stage that takes more rows than a block has
+    ShardSink(str(tmp_path)).write([block_of(batch_of(part)) for part in (joined.slice(0, 5), joined.slice(5))], None)
+    wanted = {prompt: ids if not any(known) else ids or [] for prompt, ids in zip("abcde", known, strict=True)}
+    made = read_shards([str(tmp_path)], ["prompt", "prompt_class_ids"])
+    assert made["prompt_class_ids"].type == pa.list_(pa.int32())
+    assert sorted(map(str, made.to_pylist())) == sorted(
+        str({"prompt": prompt, "prompt_class_ids": wanted[prompt]}) for prompt in rows["prompt"].to_pylist()
+    )
+
+
+def prompts(texts: list[str], weights: list[float] | None = None, class_ids: Any = None) -> pa.Table:
+    """A table as `read_prompts` gives it."""
+    columns = {"prompt": texts, "weight": weights or [1.0] * len(texts)}
+    return conform(
+        pa.table(columns | ({"class_ids": pa.array(class_ids, PROMPTS[2].type)} if class_ids else {})), PROMPTS
+    )
+
+
+def packed(batch: Batch) -> Batch:
+    """What sampling and packing give, of black pictures."""
+    num = len(batch["prompt"])
+    made = {"image": np.zeros((num, 4, 4, 3), np.uint8), "mask": np.zeros((num, 4, 4), np.uint8)}
+    return refine_and_pack(
+        {**batch, **made},
+        refine={"min_area_px": 0, "fill_holes_px": 0},
+        ignore_index=255,
+        image_format="png",
+        keep_confidence=False,
+        origin={"origin": "synthetic"},
+    )
+
+
+def batch_of(block: pa.Table) -> Batch:
+    return BlockAccessor.for_block(block).to_batch_format("numpy")
+
+
+def block_of(batch: Batch) -> pa.Table:
+    return BlockAccessor.batch_to_block(batch)

@@ -1,0 +1,126 @@
+"""How fast real pictures become pairs: the job on a fabricated tree, and where the time of one process goes.
+
+    python -m benchmarks.ingest --pictures 5000
+
+Fabricates Pascal VOC's layout (500 x 375 JPEG with the detail of photographs, palette masks), ingests it, and then reads
+a part of it step by step in this process. The job's rate counts from its first batch to its last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from models.labels import VOC
+from pipeline.cluster import cluster
+from pipeline.codec import check_mask, decode_mask, encode_mask, read_photograph
+from pipeline.config import Workers
+from pipeline.datasets.builtin import BuiltinScenes
+from pipeline.datasets.voc import PascalVOC
+from pipeline.ingest import IngestConfig, ingest
+from pipeline.storage import read_bytes
+
+SIZE = (500, 375)
+NUM_TIMED = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tree = fabricate(Path(folder), arguments.pictures)
+        began, memory = time.perf_counter(), Memory()
+        with cluster():
+            ingest(
+                IngestConfig(
+                    run="real",
+                    runs=f"{folder}/runs",
+                    dataset="voc",
+                    root=str(tree),
+                    split="train",
+                    workers=Workers(num=arguments.workers),
+                    log_every_s=5,
+                )
+            )
+        seconds = time.perf_counter() - began
+        manifest = json.loads(Path(f"{folder}/runs/real/manifest.json").read_text())
+        steps = timed(tree)
+    total = sum(steps.values())
+    lines = [
+        f"{manifest['num_pairs']} of {arguments.pictures} pictures of {SIZE[0]} x {SIZE[1]} in {seconds:.1f} s with "
+        f"{arguments.workers} processes: {manifest['num_pairs'] / seconds:.0f} pictures/s, start and end included",
+        f"one process, without Ray: {NUM_TIMED / total:.0f} pictures/s; of its time:",
+        *(f"  {name:16} {value / total:6.1%}  {1e3 * value / NUM_TIMED:6.2f} ms" for name, value in steps.items()),
+        f"driver's memory: {memory.most_mb() - memory.before_mb:.0f} MB more than before, at its most",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+class Memory:
+    """Resident memory of this process; its peak is what the kernel counted."""
+
+    def __init__(self) -> None:
+        self.before_mb = psutil.Process().memory_info().rss / 1e6
+
+    def most_mb(self) -> float:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def fabricate(root: Path, num: int) -> Path:
+    """A VOC tree: built-in scenes at VOC's size, with noise so that a JPEG has the weight of a photograph."""
+    voc = root / "VOCdevkit" / "VOC2012"
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / name).mkdir(parents=True)
+    scenes, rng = BuiltinScenes("train", 0, SIZE[0]), np.random.default_rng(0)
+    distinct = [scenes(index) for index in range(50)]
+    palette = [value for colour in VOC.palette for value in colour]
+    stems = [f"2007_{number:06}" for number in range(num)]
+    for number, stem in enumerate(stems):
+        scene = distinct[number % len(distinct)]
+        noise = rng.integers(-12, 12, (SIZE[1], SIZE[0], 1))
+        image = np.clip(scene.image[: SIZE[1]].astype(int) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(voc / "JPEGImages" / f"{stem}.jpg", quality=90)
+        mask = Image.fromarray(scene.mask[: SIZE[1]]).convert("P")
+        mask.putpalette(palette)
+        mask.save(voc / "SegmentationClass" / f"{stem}.png")
+    (voc / "ImageSets/Segmentation/train.txt").write_text("\n".join(stems))
+    return root / "VOCdevkit"
+
+
+def timed(tree: Path) -> dict[str, float]:
+    """Seconds of each step over NUM_TIMED pairs, the longest first."""
+    steps: dict[str, float] = defaultdict(float)
+
+    def step(name: str, function: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = function()
+        steps[name] += time.perf_counter() - began
+        return result
+
+    for entry in PascalVOC(str(tree), "train").entries().slice(0, NUM_TIMED).to_pylist():
+        image = step("read files", lambda path=entry["image"]: read_bytes(path))
+        encoded = step("read files", lambda path=entry["mask"]: read_bytes(path))
+        step("decode picture", lambda content=image: read_photograph(content, ""))
+        mask = step("decode mask", lambda content=encoded: decode_mask(content, ""))
+        step("check and count", lambda ids=mask: check_mask(ids, VOC, ""))
+        step("encode mask", lambda ids=mask: encode_mask(ids))
+    return dict(sorted(steps.items(), key=lambda item: -item[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A folder of pictures beside a folder of masks, with a label space of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Pictures and masks of one name in two folders; folders inside them count as part of the name.
+
+    Attributes:
+        root: holds both.
+        images, masks: the folders, below `root`.
+        mask_suffix: what the name of a mask has more than that of its picture, before the dot.
+        values: raw value in the masks -> class id; values that it does not name stay.
+        captions: JSON file by name; optional.
+    """
+
+    root: str
+    labels: LabelSpace
+    images: str = "images"
+    masks: str = "masks"
+    mask_suffix: str = ""
+    values: Mapping[int, int] = field(default_factory=dict)
+    captions: str = ""
+
+    def entries(self) -> pa.Table:
+        root, captions = self.root.rstrip("/"), read_captions(self.captions)
+        images, masks = files_below(f"{root}/{self.images}"), files_below(f"{root}/{self.masks}")
+        if not {f"{name}{self.mask_suffix}" for name in images} & masks.keys():
+            raise DataError(
+                f"{root}: no mask in {self.masks}/ is called as a picture in {self.images}/ is (such as "
+                f"{next(iter(images))} and {next(iter(masks))}); mend `folder_layout.images`, `folder_layout.masks` or "
+                "`folder_layout.mask_suffix`"
+            )
+        return entry_table(
+            (
+                name,
+                image,
+                masks.get(f"{name}{self.mask_suffix}", f"{root}/{self.masks}/{name}{self.mask_suffix}.png"),
+                captions.get(name, []),
+            )
+            for name, image in images.items()
+        )
+
+    def read(self, entry: Mapping[str, Any]) -> Found:
+        return read_files(entry, self.values)

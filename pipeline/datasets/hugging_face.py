@@ -1,0 +1,97 @@
+"""Any Hugging Face data set with a column of images and one of masks: on the hub, or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.codec import decode_mask
+from pipeline.datasets.source import Found, PairError, entry_table, read_file, remapped
+from pipeline.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """One split of a data set that the library `datasets` reads. Every machine opens it for itself: one of the hub is
+    fetched once a machine, one on disk must be where all of them see it. Scripts are not run.
+
+    Attributes:
+        root: name on the hub ("zhoubolei/scene_parse_150"), or a folder: of `save_to_disk`, or of Parquet files
+            and so on as `load_dataset` takes it.
+        split: "train", "validation", ...
+        image, mask: names of the columns, both of pictures.
+        caption: name of a column of texts or of lists of texts; empty: none.
+        values: raw value in the masks -> class id; values that it does not name stay.
+        revision: commit, branch or tag on the hub.
+    """
+
+    root: str
+    split: str
+    labels: LabelSpace
+    image: str = "image"
+    mask: str = "mask"
+    caption: str = ""
+    values: Mapping[int, int] = field(default_factory=dict)
+    revision: str = ""
+
+    def entries(self) -> pa.Table:
+        rows = self._rows
+        texts = rows[self.caption] if self.caption else [[]] * len(rows)
+        width = len(str(max(len(rows) - 1, 0)))
+        return entry_table(
+            (f"{index:0{width}}", str(index), str(index), [one for one in _listed(text) if one.strip()])
+            for index, text in enumerate(texts)
+        )
+
+    def read(self, entry: Mapping[str, Any]) -> Found:
+        row = self._rows[int(entry["image"])]
+        image, mask = (_bytes(row[column], f"{column} of row {entry['image']}") for column in (self.image, self.mask))
+        raw = decode_mask(mask, f"{self.mask} of row {entry['image']}")
+        return Found(image, remapped(raw, self.values), list(entry["captions"]))
+
+    @cached_property
+    def _rows(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise ConfigError("reading Hugging Face data sets needs a package: pip install datasets") from error
+        try:
+            if (Path(self.root) / "dataset_info.json").exists() or (Path(self.root) / "dataset_dict.json").exists():
+                found = datasets.load_from_disk(self.root)
+                rows = found[self.split] if isinstance(found, datasets.DatasetDict) else found
+            else:
+                rows = datasets.load_dataset(self.root, split=self.split, revision=self.revision or None)
+        except Exception as error:  # of the library, of the hub, of the network
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(
+                f"{self.root}, split {self.split!r}: cannot be opened ({type(error).__name__}: {reason}); "
+                "check `root` and `split`"
+            ) from error
+        wanted = [name for name in (self.image, self.mask, self.caption) if name]
+        if absent := [name for name in wanted if name not in rows.column_names]:
+            raise DataError(
+                f"{self.root}: has no column {', '.join(absent)}, only {', '.join(rows.column_names)}; "
+                "mend `columns.image`, `columns.mask` or `columns.caption`"
+            )
+        for name in (self.image, self.mask):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+        return rows.select_columns(wanted)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_rows"}  # each process opens its own
+
+
+def _bytes(cell: Mapping[str, Any] | None, where: str) -> bytes:
+    if cell is None:
+        raise PairError("missing_file", f"{where}: empty")
+    return cell["bytes"] if cell.get("bytes") is not None else read_file(cell["path"] or "", where)
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,205 @@
+"""What a real data set is to the job that reads it: a list of entries, and a way to read one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.codec import decode_mask
+from pipeline.errors import DataError
+from pipeline.storage import filesystem_of, reaching, read_bytes
+
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+ENTRY = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image", pa.string()),
+        ("mask", pa.string()),
+        ("captions", pa.list_(pa.string())),
+    ]
+)
+"""A pair that can be read: its name in the data set, where its picture and its mask are (paths, or what else its source
+knows them by), and its captions. Ordered by `key`, which is unique."""
+
+
+class PairError(DataError):
+    """A pair that cannot be read; `reason` is one of `pipeline.schema.REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Found(NamedTuple):
+    """A pair as its data set has it: the encoded picture, the mask (H, W) of class ids and `labels.ignore_index`, and
+    the captions."""
+
+    image: bytes
+    mask: np.ndarray
+    captions: list[str]
+
+
+class Source(Protocol):
+    """One split of a data set, as found on disk; small, so that every reading process gets a copy."""
+
+    @property
+    def labels(self) -> LabelSpace:
+        """What the masks of `read` hold."""
+        ...
+
+    def entries(self) -> pa.Table:
+        """All pairs, as ENTRY; pictures are not opened.
+
+        Raises:
+            DataError: what should be there is not; says what, where, and what the layout is.
+        """
+        ...
+
+    def read(self, entry: Mapping[str, Any]) -> Found:
+        """Reads the pair of a row of `entries`.
+
+        Raises:
+            PairError, MaskError, DataError: missing, not a mask of this data set, damaged.
+        """
+        ...
+
+
+def read_files(entry: Mapping[str, Any], values: Mapping[int, int] | None = None, others: int | None = None) -> Found:
+    """`Source.read` where `image` and `mask` are paths; `values` and `others` as in `remapped`."""
+    image = read_file(entry["image"], "picture")
+    mask = decode_mask(read_file(entry["mask"], "mask"), entry["mask"])
+    return Found(image, remapped(mask, values or {}, others), list(entry["captions"]))
+
+
+def remapped(mask: np.ndarray, values: Mapping[int, int], others: int | None = None) -> np.ndarray:
+    """(H, W) raw values -> (H, W) class ids of those that `values` names; all else becomes `others`, or stays where
+    that is None."""
+    if not values:
+        return mask
+    size = np.iinfo(mask.dtype).max + 1
+    table = np.arange(size) if others is None else np.full(size, others)
+    for value, class_id in values.items():
+        if value < size:
+            table[value] = class_id
+    return table.astype(np.uint16)[mask]
+
+
+def read_file(path: str, kind: str) -> bytes:
+    """The bytes of a file of a pair; a missing or unreadable one is a PairError."""
+    if not path:
+        raise PairError("missing_file", f"no {kind} belongs to this pair")
+    try:
+        return read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise PairError("missing_file", f"{path}: no such {kind}") from error
+    except DataError as error:
+        raise PairError("undecodable_input", str(error)) from error
+
+
+def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES) -> dict[str, str]:
+    """Paths of all files with one of `suffixes` in `folder` and its folders, by their name relative to it without the
+    suffix, in order; hidden files are none.
+
+    Raises:
+        DataError: no such folder, or two files of one name.
+    """
+    filesystem, inner = filesystem_of(folder)
+    inner = inner.rstrip("/")
+    with reaching(folder):
+        found = sorted(filesystem.find(inner))
+    if not found:
+        raise DataError(f"{folder}: no such folder, or nothing in it; check `root` and `split`")
+    prefix = folder.rstrip("/")
+    files: dict[str, str] = {}
+    for path in found:
+        relative = PurePosixPath(path[len(inner) + 1 :])
+        if relative.suffix.lower() in suffixes and not any(part.startswith(".") for part in relative.parts):
+            key = without_suffix(str(relative))
+            if key in files:
+                raise DataError(f"{prefix}/{relative} and {files[key]}: two files of one name; remove or rename one")
+            files[key] = f"{prefix}/{relative}"
+    if not files:
+        raise DataError(f"{folder}: holds {len(found)} files, but none ends in {', '.join(sorted(suffixes))}")
+    return files
+
+
+def without_suffix(name: str) -> str:
+    """The name of a picture without its format; other dots are part of the name."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in PICTURES | {".mat"} else name
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is there, on this machine or a store."""
+    filesystem, inner = filesystem_of(path)
+    with reaching(path):
+        return bool(filesystem.isdir(inner))
+
+
+def is_file(path: str) -> bool:
+    """Whether a file is there, on this machine or a store."""
+    filesystem, inner = filesystem_of(path)
+    with reaching(path):
+        return bool(filesystem.isfile(inner))
+
+
+def read_lines(path: str, needs: str) -> list[str]:
+    """The first word of every line of a text file, each once, in their order; `needs` says what the file is for.
+
+    Raises:
+        DataError: no such file.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path}: missing; {needs}") from error
+    return list(dict.fromkeys(line.split()[0] for line in text.splitlines() if line.strip()))
+
+
+def read_json(path: str, needs: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: no such file, or no JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path}: missing; {needs}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from error
+
+
+def read_captions(path: str) -> dict[str, list[str]]:
+    """Captions of a JSON file `{name: text or list of texts}`, by name without its suffix; none where `path` is "".
+
+    Raises:
+        DataError: no such file, or another form.
+    """
+    if not path:
+        return {}
+    found = read_json(path, "it should hold the captions")
+    if not isinstance(found, dict):
+        raise DataError(f'{path}: captions are {{"name of picture": "text", ...}}, found a {type(found).__name__}')
+    return {without_suffix(name): list(_texts(texts, path)) for name, texts in found.items()}
+
+
+def entry_table(rows: Iterable[tuple[str, str, str, Sequence[str]]]) -> pa.Table:
+    """(key, image, mask, captions) -> ENTRY, ordered by key."""
+    columns = list(zip(*sorted(rows), strict=True)) or [()] * len(ENTRY)
+    return pa.table([pa.array(values, kind.type) for values, kind in zip(columns, ENTRY, strict=True)], schema=ENTRY)
+
+
+def _texts(value: Any, path: str) -> Iterator[str]:
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            raise DataError(f"{path}: a caption is a text, found {text!r}")
+        if text.strip():
+            yield text.strip()

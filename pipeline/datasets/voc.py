@@ -1,0 +1,141 @@
+"""Pascal VOC 2012, with the masks of SBD where there are any.
+
+VOCdevkit/VOC2012/
+  JPEGImages/2007_000032.jpg
+  SegmentationClass/2007_000032.png         palette PNG of class ids; 255 is the border around objects
+  SegmentationClassAug/2007_000032.png      SBD's masks, converted to grey PNG
+  ImageSets/Segmentation/{train,val,trainval,trainaug}.txt
+  ImageSets/Caption/{trainaug,val}.json     captions by name, as the paper's scripts leave them
+VOCaug/dataset/                             SBD as it is published
+  cls/2008_000002.mat                       GTcls.Segmentation: class ids
+  {train,val}.txt
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import VOC, LabelSpace
+from pipeline.codec import decode_mask
+from pipeline.datasets.source import (
+    Found,
+    PairError,
+    entry_table,
+    files_below,
+    is_file,
+    is_folder,
+    read_captions,
+    read_file,
+    read_lines,
+)
+from pipeline.errors import DataError
+
+NUM_TRAINAUG = 10_582
+LISTS = "ImageSets/Segmentation"
+
+
+@dataclass(frozen=True)
+class PascalVOC:
+    """One split of Pascal VOC 2012.
+
+    A picture takes its mask from SBD where SBD has one, and from VOC otherwise, as the paper's code does; those of SBD
+    have no border. "trainaug" is VOC's and SBD's training and SBD's validation pictures without VOC's validation
+    pictures.
+
+    Attributes:
+        root: the folder VOC2012 or one above it.
+        split: "train", "val", "trainval" or "trainaug": a list in ImageSets/Segmentation; "trainaug" may be missing
+            there.
+        sbd: the folder `dataset` of SBD; empty where its masks are converted, in SegmentationClassAug, or not wanted.
+        captions: JSON file; empty takes the one in ImageSets/Caption, if it is there.
+    """
+
+    root: str
+    split: str
+    sbd: str = ""
+    captions: str = ""
+
+    @property
+    def labels(self) -> LabelSpace:
+        return VOC
+
+    def entries(self) -> pa.Table:
+        root = self._folder()
+        stems = self._stems(root)
+        masks = _files(f"{root}/SegmentationClass") | _files(f"{root}/SegmentationClassAug") | self._sbd_masks()
+        images = files_below(f"{root}/JPEGImages")
+        own = f"{root}/ImageSets/Caption/{self.split}.json"
+        captions = read_captions(self.captions or (own if is_file(own) else ""))
+        return entry_table(
+            (
+                stem,
+                images.get(stem, f"{root}/JPEGImages/{stem}.jpg"),
+                masks.get(stem, f"{root}/SegmentationClass/{stem}.png"),
+                captions.get(stem, []),
+            )
+            for stem in stems
+        )
+
+    def read(self, entry: Mapping[str, Any]) -> Found:
+        image, path = read_file(entry["image"], "picture"), str(entry["mask"])
+        content = read_file(path, "mask")
+        mask = sbd_mask(content, path) if path.endswith(".mat") else decode_mask(content, path)
+        return Found(image, mask, list(entry["captions"]))
+
+    def _folder(self) -> str:
+        root = self.root.rstrip("/")
+        for folder in (root, f"{root}/VOC2012", f"{root}/VOCdevkit/VOC2012"):
+            if is_folder(f"{folder}/JPEGImages"):
+                return folder
+        raise DataError(f"{root}: no folder JPEGImages here, in VOC2012 or in VOCdevkit/VOC2012; mend the key `root`")
+
+    def _stems(self, root: str) -> list[str]:
+        needs = f"it lists the pictures of the split {self.split!r}"
+        own = f"{root}/{LISTS}/{self.split}.txt"
+        if self.split != "trainaug" or is_file(own):
+            return read_lines(own, f"{needs}; splits are the names of the files there")
+        if not self.sbd:
+            raise DataError(f"{own}: missing; without it the key `sbd` must name the folder `dataset` of SBD")
+        needs = "trainaug is made of VOC's lists and SBD's"
+        lists = [f"{root}/{LISTS}/train.txt", f"{self.sbd}/train.txt", f"{self.sbd}/val.txt"]
+        stems = {stem for path in lists for stem in read_lines(path, needs)}
+        stems -= set(read_lines(f"{root}/{LISTS}/val.txt", needs))
+        if len(stems) != NUM_TRAINAUG:
+            logging.getLogger("jodiffusion").warning(
+                "trainaug has %d pictures here, the published lists have %d", len(stems), NUM_TRAINAUG
+            )
+        return sorted(stems)
+
+    def _sbd_masks(self) -> dict[str, str]:
+        return files_below(f"{self.sbd.rstrip('/')}/cls", suffixes=frozenset({".mat"})) if self.sbd else {}
+
+
+def sbd_mask(content: bytes, where: str) -> np.ndarray:
+    """The class ids of a MATLAB file of SBD, (H, W) uint8.
+
+    Raises:
+        PairError: damaged, or another structure.
+    """
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(io.BytesIO(content), squeeze_me=True, struct_as_record=False)
+    except Exception as error:  # the parser trips over damaged files in many ways
+        raise PairError(
+            "undecodable_input", f"{where}: not a MATLAB file that can be read, {len(content)} bytes ({error})"
+        ) from error
+    mask = getattr(found.get("GTcls"), "Segmentation", None)
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise PairError("wrong_mask", f"{where}: has no field GTcls.Segmentation of class ids; is it from SBD's cls/?")
+    return mask.astype(np.uint8 if mask.min() >= 0 and mask.max() <= 255 else np.uint16)
+
+
+def _files(folder: str) -> dict[str, str]:
+    return files_below(folder) if is_folder(folder) else {}

@@ -1,0 +1,93 @@
+"""ReadPairs: entries of a real data set -> packed pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from models.labels import LabelSpace
+from pipeline.codec import check_mask, class_areas, encode_mask, read_photograph
+from pipeline.datasets.source import PairError, Source
+from pipeline.errors import DataError, MaskError
+from pipeline.schema import Batch, object_column
+
+Void = Literal["ignore", "background"]
+
+
+class ReadPairs:
+    """Stage: `pair_id`, `key`, `image`, `mask`, `captions` as in `Source.entries` -> rows of PAIR, packed.
+
+    Pictures become upright RGB; those that are keep their bytes. Rows that cannot be read get an `error`.
+
+    Args:
+        source: where the entries come from.
+        labels: what its masks hold.
+        dataset, split, origin: columns to write.
+        void: what `ignore_index` becomes: it stays, or is background as in the paper's code.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        labels: LabelSpace,
+        dataset: str,
+        split: str,
+        origin: str = "real",
+        void: Void = "ignore",
+    ) -> None:
+        self.source, self.labels, self.void = source, labels, void
+        self.constant = {"origin": origin, "dataset": dataset, "split": split}
+
+    def __call__(self, batch: Batch) -> Batch:
+        num = len(batch["pair_id"])
+        rows = [self._row({name: values[row] for name, values in batch.items()}) for row in range(num)]
+        columns = {name: object_column([row[name] for row in rows]) for name in self._row_of_nothing()}
+        columns["height"], columns["width"] = (columns[name].astype(np.int32) for name in ("height", "width"))
+        same = {name: object_column([value] * num) for name, value in self.constant.items()}
+        return {"pair_id": batch["pair_id"], "key": batch["key"], **same, **columns}
+
+    def _row(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {**self._row_of_nothing(), **self._pair(entry)}
+        except PairError as error:
+            reason, detail = error.reason, str(error)
+        except MaskError as error:
+            reason, detail = "wrong_mask", str(error)
+        except DataError as error:
+            reason, detail = "undecodable_input", str(error)
+        return {**self._row_of_nothing(), "error": reason, "error_detail": detail}
+
+    def _pair(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        found = self.source.read(entry)
+        labels, where = self.labels, str(entry["key"])
+        photograph = read_photograph(found.image, where)
+        mask = photograph.turned(found.mask)
+        if mask.shape != (photograph.height, photograph.width):
+            raise MaskError(
+                f"{where}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its picture {photograph.width} x "
+                f"{photograph.height}; one of them was resized or belongs to another pair"
+            )
+        class_ids, areas = check_mask(mask, labels, where)
+        mask = mask.astype(labels.dtype, copy=False)
+        if self.void == "background" and labels.ignore_index in class_ids:
+            mask = np.where(mask == labels.ignore_index, labels.dtype(0), mask)
+            class_ids, areas = class_areas(mask)
+        return {
+            "image": photograph.encoded,
+            "mask": encode_mask(mask),
+            "height": photograph.height,
+            "width": photograph.width,
+            "class_ids": class_ids,
+            "class_pixels": areas,
+            "prompt": found.captions[0] if found.captions else "",
+            "captions": found.captions,
+        }
+
+    @staticmethod
+    def _row_of_nothing() -> dict[str, Any]:
+        """Every column of every row, also of those that fail: blocks must agree on their columns."""
+        none = np.zeros(0, np.int64)
+        pair = {"image": b"", "mask": b"", "height": 0, "width": 0, "class_ids": none.astype(np.int32)}
+        return {**pair, "class_pixels": none, "prompt": "", "captions": [], "error": "", "error_detail": ""}

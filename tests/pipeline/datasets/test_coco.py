@@ -1,0 +1,156 @@
+"""COCO 2017, and other sets in its form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.labels import LabelSpace
+from pipeline.datasets.coco import COCO
+from pipeline.errors import DataError
+from tests.pipeline.datasets.trees import HEIGHT, WIDTH, instances, read_all, save_json, save_picture
+
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}, {"id": 90, "name": "toothbrush"}]
+PERSON, CAT, TOOTHBRUSH = 1, 16, 80  # ours: 17 and 90 lose the gaps of the official ids
+
+
+def box(left, top, right, bottom):
+    """A polygon around pixels left <= x < right, top <= y < bottom."""
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def painted(*boxes):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for value, (left, top, right, bottom) in boxes:
+        mask[top:bottom, left:right] = value
+    return mask
+
+
+def run_lengths(mask):
+    """Uncompressed, column by column, beginning with the zeros."""
+    flat = mask.T.reshape(-1).astype(bool)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]])))
+    bounds = np.concatenate([[0], edges, [len(flat)]])
+    return {"counts": np.diff(bounds).tolist()[: None if len(edges) else 1], "size": list(mask.shape)}
+
+
+def save_coco(root, annotations, files=("000000000001.jpg",), categories=CATEGORIES, captions=None):
+    images = [{"id": number, "file_name": name} for number, name in enumerate(files, start=1)]
+    for image in images:
+        save_picture(root / "train2017" / image["file_name"])
+    save_json(root / "annotations/instances_train2017.json", instances(images, annotations, categories))
+    if captions is not None:
+        save_json(root / "annotations/captions_train2017.json", {"annotations": captions})
+    return str(root)
+
+
+def one(category_id, segmentation, image_id=1, **more):
+    return {"image_id": image_id, "category_id": category_id, "segmentation": segmentation, **more}
+
+
+LARGE, SMALL = (1, 1, 9, 5), (3, 2, 6, 4)
+
+
+@pytest.mark.parametrize("first", [1, 17])
+def test_of_two_overlapping_objects_the_later_one_in_the_file_is_on_top(tmp_path, first):
+    objects = [one(1, [box(*LARGE)]), one(17, [box(*SMALL)])]
+    root = save_coco(tmp_path, objects if first == 1 else objects[::-1])
+
+    mask = read_all(COCO(root, "train2017"))["000000000001"]["mask"]
+
+    wanted = [(PERSON, LARGE), (CAT, SMALL)]
+    np.testing.assert_array_equal(mask, painted(*(wanted if first == 1 else wanted[::-1])))
+
+
+def test_or_the_smaller_one_where_asked_for(tmp_path):
+    root = save_coco(tmp_path, [one(17, [box(*SMALL)], area=6.0), one(1, [box(*LARGE)], area=32.0)])
+
+    mask = read_all(COCO(root, "train", overlap="area"))["000000000001"]["mask"]
+
+    np.testing.assert_array_equal(mask, painted((PERSON, LARGE), (CAT, SMALL)))
+
+
+def test_crowds_are_ignored_below_all_objects_or_painted_like_any_other(tmp_path):
+    crowd = run_lengths(painted((1, LARGE)))
+    root = save_coco(tmp_path, [one(17, [box(*SMALL)]), one(1, crowd, iscrowd=1)])
+
+    ignored = read_all(COCO(root, "train"))["000000000001"]["mask"]
+    as_the_reference = read_all(COCO(root, "train", crowd="paint"))["000000000001"]["mask"]
+
+    np.testing.assert_array_equal(ignored, painted((255, LARGE), (CAT, SMALL)))
+    np.testing.assert_array_equal(as_the_reference, painted((PERSON, LARGE)), "later in the file, so on top")
+
+
+def test_an_object_of_several_polygons_is_one_object(tmp_path):
+    root = save_coco(tmp_path, [one(90, [box(0, 0, 3, 3), box(6, 3, 9, 6)])])
+
+    mask = read_all(COCO(root, "train"))["000000000001"]["mask"]
+
+    np.testing.assert_array_equal(mask, painted((TOOTHBRUSH, (0, 0, 3, 3)), (TOOTHBRUSH, (6, 3, 9, 6))))
+
+
+def test_an_image_without_annotations_is_all_background(tmp_path):
+    root = save_coco(tmp_path, [one(1, [box(*LARGE)])], files=("000000000001.jpg", "000000000002.jpg"))
+
+    row = read_all(COCO(root, "train"))["000000000002"]
+
+    assert row["class_ids"].tolist() == [0] and row["mask"].shape == (HEIGHT, WIDTH)
+
+
+def test_names_that_hold_jpg_inside_keep_it(tmp_path):
+    root = save_coco(tmp_path, [], files=("my.jpg_1.jpg", "ajpg.jpg"))
+
+    assert sorted(read_all(COCO(root, "train"))) == ["ajpg", "my.jpg_1"]
+
+
+def test_grey_pictures_become_rgb(tmp_path):
+    root = save_coco(tmp_path, [])
+    save_picture(tmp_path / "train2017/000000000001.jpg", mode="L")
+    grey = np.array(Image.open(tmp_path / "train2017/000000000001.jpg"))
+
+    row = read_all(COCO(root, "train"))["000000000001"]
+
+    np.testing.assert_array_equal(row["image"], np.stack([grey] * 3, axis=2))
+
+
+def test_captions_are_taken_as_they_are_in_their_order(tmp_path):
+    texts = ["A person.", " A man with a cat \n", ""]
+    root = save_coco(tmp_path, [], captions=[{"image_id": 1, "caption": text} for text in texts])
+
+    row = read_all(COCO(root, "train"))["000000000001"]
+
+    assert (row["prompt"], row["captions"]) == ("A person.", ["A person.", "A man with a cat"])
+
+
+def test_classes_are_cocos_by_name_and_those_of_the_file_otherwise(tmp_path):
+    root = save_coco(
+        tmp_path, [one(7, [box(*SMALL)])], categories=[{"id": 9, "name": "nut"}, {"id": 7, "name": "bolt"}]
+    )
+    source = COCO(root, "train")
+
+    assert source.labels.classes == ("background", "bolt", "nut")
+    np.testing.assert_array_equal(read_all(source)["000000000001"]["mask"], painted((1, SMALL)))
+    with pytest.raises(DataError, match=r"categories 'nut', 'bolt' are no classes of label space 'voc'"):
+        COCO(root, "train", given=LabelSpace.named("voc")).entries()
+
+
+def test_a_segmentation_that_is_none_is_an_error_of_its_row(tmp_path):
+    root = save_coco(tmp_path, [one(1, {"counts": [1, 2], "size": [4, 4]}, iscrowd=1)])
+
+    row = read_all(COCO(root, "train"))["000000000001"]
+
+    assert row["error"] == "wrong_mask" and "neither polygons nor run lengths" in row["error_detail"]
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match="instances_train2017.json: missing; it holds the annotations"):
+        COCO(str(tmp_path), "train").entries()
+    root = save_coco(tmp_path, [one(1, [box(*SMALL)], image_id=77)])
+    with pytest.raises(DataError, match="annotations of image 77, but no such image"):
+        COCO(root, "train").entries()
+    (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps({"images": []}))
+    with pytest.raises(DataError, match="have the keys images, annotations, categories"):
+        COCO(root, "train").entries()

@@ -1,0 +1,62 @@
+"""Hugging Face data sets on disk; those of the hub come through the same library."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.labels import LabelSpace
+from pipeline.datasets.hugging_face import HuggingFace
+from pipeline.errors import DataError
+from tests.pipeline.datasets.trees import mask_of, picture, read_all
+
+LABELS = LabelSpace.named("ade20k")
+
+
+@pytest.fixture
+def rows():
+    features = datasets.Features(
+        {"pixels": datasets.Image(), "annotation": datasets.Image(), "text": datasets.Value("string")}
+    )
+    pairs = {
+        "pixels": [Image.fromarray(picture(seed)) for seed in range(3)],
+        "annotation": [Image.fromarray(mask_of(10 + seed)) for seed in range(3)],
+        "text": ["a wall", None, " "],
+    }
+    return datasets.Dataset.from_dict(pairs, features=features)
+
+
+def opened(folder, split="train", **names):
+    return HuggingFace(
+        str(folder), split, LABELS, **{"image": "pixels", "mask": "annotation", "caption": "text", **names}
+    )
+
+
+@pytest.mark.parametrize("form", ["save_to_disk", "save_to_disk_with_splits", "parquet"])
+def test_every_form_on_disk(rows, tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    if form == "save_to_disk":
+        rows.save_to_disk(folder)
+    elif form == "parquet":
+        folder.mkdir()
+        rows.to_parquet(folder / "train.parquet")
+    else:
+        datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(folder)
+
+    pairs = read_all(opened(folder))
+
+    assert sorted(pairs) == ["0", "1", "2"]
+    np.testing.assert_array_equal(pairs["1"]["image"], picture(1))
+    np.testing.assert_array_equal(pairs["1"]["mask"], mask_of(11))
+    assert [pairs[key]["captions"] for key in "012"] == [["a wall"], [], []]
+
+
+def test_what_is_not_there_is_told(rows, tmp_path):
+    rows.save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match="has no column image, only pixels, annotation, text; mend `columns.image`"):
+        opened(tmp_path / "set", image="image").entries()
+    with pytest.raises(DataError, match="cannot be opened"):
+        opened(tmp_path / "nothing").entries()

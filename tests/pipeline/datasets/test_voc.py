@@ -1,0 +1,116 @@
+"""Pascal VOC 2012 and SBD as they lie on disk."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.voc import PascalVOC
+from pipeline.errors import DataError
+from tests.pipeline.datasets.trees import (
+    mask_of,
+    read_all,
+    save_colour_mask,
+    save_json,
+    save_lines,
+    save_mask,
+    save_voc,
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return save_voc(tmp_path)
+
+
+def trainaug(tree, **settings):
+    return PascalVOC(str(tree), "trainaug", **{"sbd": str(tree.parent / "VOCaug" / "dataset"), **settings})
+
+
+def test_trainaug_is_voc_and_sbd_without_validation_in_a_stable_order(tree, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("jodiffusion"), "propagate", True)
+    keys = trainaug(tree).entries()["key"].to_pylist()
+
+    assert keys == ["2007_000001", "2008_000002", "2008_000003", "2008_000004"]
+    assert "4 pictures here, the published lists have 10582" in caplog.text
+
+
+def test_a_list_of_trainaug_goes_before_the_rule(tree):
+    save_lines(tree / "VOC2012/ImageSets/Segmentation/trainaug.txt", ["2008_000003", "2007_000001"])
+
+    assert PascalVOC(str(tree), "trainaug").entries()["key"].to_pylist() == ["2007_000001", "2008_000003"]
+
+
+def test_masks_come_from_sbd_where_it_has_one_and_from_voc_otherwise(tree):
+    pairs = read_all(trainaug(tree))
+
+    assert not any(row["error"] for row in pairs.values())
+    np.testing.assert_array_equal(pairs["2007_000001"]["mask"], mask_of(1, border=255), "in VOC alone, a palette PNG")
+    np.testing.assert_array_equal(pairs["2008_000002"]["mask"], mask_of(2), "in SBD alone, a MATLAB file")
+    np.testing.assert_array_equal(pairs["2008_000003"]["mask"], mask_of(13), "in both")
+    assert pairs["2007_000001"]["mask"].shape == (6, 10)
+    assert pairs["2007_000001"]["class_ids"].tolist() == [0, 1, 255]
+    assert pairs["2007_000001"]["class_pixels"].tolist() == [36, 8, 16]
+
+
+def test_converted_masks_of_sbd_do_too(tree):
+    save_mask(tree / "VOC2012/SegmentationClassAug/2008_000003.png", mask_of(7))
+
+    pairs = read_all(PascalVOC(str(tree), "train"))
+
+    np.testing.assert_array_equal(pairs["2008_000003"]["mask"], mask_of(7))
+    np.testing.assert_array_equal(pairs["2007_000001"]["mask"], mask_of(1, border=255))
+
+
+def test_a_stem_with_a_trailing_blank_is_the_same_stem(tree):
+    assert set(read_all(PascalVOC(str(tree), "train"))) == {"2007_000001", "2008_000003"}
+
+
+def test_void_can_become_background_as_in_the_papers_code(tree):
+    row = read_all(PascalVOC(str(tree), "train"), void="background")["2007_000001"]
+
+    np.testing.assert_array_equal(row["mask"], mask_of(1))
+
+
+def test_a_mask_of_colours_is_refused_with_the_reason_and_the_others_are_read(tree):
+    save_colour_mask(tree / "VOC2012/SegmentationClass/2007_000001.png")
+
+    pairs = read_all(PascalVOC(str(tree), "train"))
+
+    assert pairs["2007_000001"]["error"] == "wrong_mask"
+    assert "mode RGB" in pairs["2007_000001"]["error_detail"] and "class id" in pairs["2007_000001"]["error_detail"]
+    assert not pairs["2008_000003"]["error"]
+
+
+def test_a_damaged_mat_file_is_an_error_of_its_row(tree):
+    mat = tree.parent / "VOCaug/dataset/cls/2008_000002.mat"
+    mat.write_bytes(mat.read_bytes()[:150])
+
+    row = read_all(trainaug(tree))["2008_000002"]
+
+    assert row["error"] == "undecodable_input" and "2008_000002.mat: not a MATLAB file" in row["error_detail"]
+
+
+def test_captions_that_the_papers_scripts_wrote_are_taken(tree):
+    save_json(tree / "VOC2012/ImageSets/Caption/train.json", {"2007_000001": "a plane"})
+
+    pairs = read_all(PascalVOC(str(tree), "train"))
+
+    assert (pairs["2007_000001"]["prompt"], pairs["2007_000001"]["captions"]) == ("a plane", ["a plane"])
+    assert (pairs["2008_000003"]["prompt"], pairs["2008_000003"]["captions"]) == ("", [])
+
+
+@pytest.mark.parametrize("below", ["", "VOC2012", ".."])
+def test_the_root_may_be_any_folder_around_it(tree, below):
+    assert PascalVOC(str(tree / below), "val").entries()["key"].to_pylist() == ["2007_000009"]
+
+
+def test_what_is_not_there_is_told(tree, tmp_path):
+    with pytest.raises(DataError, match="no folder JPEGImages"):
+        PascalVOC(str(tmp_path / "nothing"), "train").entries()
+    with pytest.raises(DataError, match="test.txt: missing; it lists the pictures of the split 'test'"):
+        PascalVOC(str(tree), "test").entries()
+    with pytest.raises(DataError, match="the key `sbd` must name"):
+        PascalVOC(str(tree), "trainaug").entries()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pytest
+
+from models.labels import VOC, LabelSpace
+from pipeline.errors import ConfigError, DataError, ShardError
+from pipeline.export import FORMATS, ExportConfig, export
+from pipeline.formats.part import Saved
+from tests.pipeline.formats.fabricated import save_set, tree_of, written
+
+
+def config(tmp_path: Path, **changes: Any) -> ExportConfig:
+    return ExportConfig(**{"run": "out", "runs": str(tmp_path), "format": "webdataset", **changes})
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_missing_is_told(tmp_path):
+    save_set(tmp_path / "a", VOC, 2)
+    save_set(tmp_path / "b", LabelSpace.named("garments"), 2)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "label_space.json").write_text(VOC.to_json())
+
+    with pytest.raises(ConfigError, match="no pairs are given"):
+        export(config(tmp_path))
+    with pytest.raises(DataError, match="cannot be used together"):
+        export(config(tmp_path, train=(f"{tmp_path}/a",), test=(f"{tmp_path}/b",)))
+    with pytest.raises(ShardError, match="empty; give the folder of a run"):
+        export(config(tmp_path, train=(f"{tmp_path}/a", f"{tmp_path}/empty")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"mds"}))
+def test_a_store_gets_the_files_that_a_disk_gets(tmp_path, name):
+    save_set(tmp_path / "a", VOC)
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    for folder in (str(tmp_path), f"memory://{name}"):
+        tree = tree_of(folder, VOC, image_format="png" if name == "mmseg" else "keep")
+        records = written(FORMATS[name](tree), f"{folder}/parts", train=tmp_path / "a")
+
+    there = {path.removeprefix(f"/{name}/export/"): store.cat_file(path) for path in store.find(f"/{name}/export")}
+    assert there == content(tmp_path / "export")
+    saved = Saved(tuple(f"memory://{name}/parts/train-{index:05d}.json" for index in range(2)))
+    assert list(saved) == list(saved) == records["train"]
+
+
+@pytest.mark.ray
+def test_a_run_is_written_once_and_gone_on_with(tmp_path, ray_session, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    made = save_set(tmp_path / "a", VOC, 8, num_shards=3)
+    broken = save_set(tmp_path / "b", VOC, 1, num_shards=1, image={"bytes": b"broken", "path": None})
+    save_set(tmp_path / "test", VOC, 2, num_shards=1)
+    sets = {"train": (f"{tmp_path}/a", f"{tmp_path}/b"), "test": (f"{tmp_path}/test",)}
+
+    tree = Path(export(config(tmp_path, run="hf", format="huggingface", **sets)))
+    (name,) = broken.rows
+    told = capsys.readouterr().out
+    assert f"left out {name}" in told and "8 pairs of train, 2 pairs of test" in told
+    assert set(datasets.load_dataset(str(tree))["train"]["pair_id"]) == made.rows.keys()
+
+    before = content(tree)
+    (tree / "data" / "train-00001-of-00004.parquet").unlink()
+    (tmp_path / "hf" / "parts" / "train-00001.json").unlink()
+    (tree / "data" / ".train-00000-of-00004.parquet.0.draft").write_bytes(b"")
+    export(config(tmp_path, run="hf", format="huggingface", **sets))
+    assert content(tree) == before and "1 of 5 parts to write" in capsys.readouterr().out
+
+    tree = Path(export(config(tmp_path, run="mmseg", format="mmseg", pairs=4, **sets)))
+    assert len((tree / "ImageSets" / "Segmentation" / "test.txt").read_text().split()) == 2
+    assert {path.suffix for path in (tree / "JPEGImages").iterdir()} == {".png"}
+
+    save_set(tmp_path / "test", VOC, 1, num_shards=1, key="more")
+    with pytest.raises(ConfigError, match=r"\n  shards: .*\nTake another --run"):
+        export(config(tmp_path, run="hf", format="huggingface", **sets))

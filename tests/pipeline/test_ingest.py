@@ -1,0 +1,107 @@
+"""The ingest job: a real tree in, pairs, errors and counts out, in as many starts as it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_of
+from pipeline.manifest import ClassShare
+from pipeline.shards import FAILED, list_shards, load_labels, read_columns, read_shards
+from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_mask, save_picture, save_voc
+
+FOLDER = {"dataset": "folder", "labels": "voc", "name": "mine"}
+
+
+def save_folder(root, num):
+    for number in range(num):
+        save_picture(root / f"images/{number}.png")
+        save_mask(root / f"masks/{number}.png", mask_of(1 + number % 20))
+    return str(root)
+
+
+def config(tmp_path, **settings):
+    return IngestConfig(**{"run": "real", "runs": str(tmp_path / "runs"), "root": str(tmp_path), **settings})
+
+
+@pytest.mark.ray
+def test_ingest_resume_and_mend(tmp_path, ray_session):
+    tree = save_voc(tmp_path)
+    bad = tree / "VOC2012/SegmentationClass/2007_000001.png"
+    good = bad.read_bytes()
+    save_colour_mask(bad)
+    sbd = str(tmp_path / "VOCaug/dataset")
+    settings = {"dataset": "voc", "root": str(tree), "split": "trainaug", "sbd": sbd, "rows_per_shard": 2}
+
+    first = ingest(config(tmp_path, pairs=2, **settings))
+    whole = ingest(config(tmp_path, **settings))
+
+    assert first.num_pairs + first.num_errors == 2
+    assert (whole.num_pairs, whole.num_errors, whole.errors_by_reason) == (3, 1, {"wrong_mask": 1})
+    assert whole.classes[0] == ClassShare(pixels=3 * 52, images=3) and whole.classes[13] == ClassShare(8, 1)
+    folder = str(tmp_path / "runs/real")
+    rows = read_shards([folder]).sort_by("key").to_pylist()
+    assert [row["key"] for row in rows] == ["2008_000002", "2008_000003", "2008_000004"]
+    assert {(row["dataset"], row["split"], row["origin"]) for row in rows} == {("voc", "trainaug", "real")}
+    assert rows[0]["image"]["bytes"] == (tree / "VOC2012/JPEGImages/2008_000002.jpg").read_bytes()
+    assert load_labels(folder).name == "voc"
+    (error,) = (detail for path in list_shards(folder, FAILED) for detail in read_columns(path)["detail"].to_pylist())
+    assert "2007_000001.png" in error and "mode RGB" in error
+
+    bad.write_bytes(good)
+    mended = ingest(config(tmp_path, retry_errors=True, **settings))
+
+    assert (mended.num_pairs, mended.num_errors, mended.num_duplicates) == (4, 0, 0)
+
+
+def test_part_of_a_set_is_a_sample_that_grows(tmp_path):
+    source = open_source(config(tmp_path, root=save_folder(tmp_path, 40), **FOLDER))
+    entries = source.entries()
+
+    some, more = (plan_of(entries, config(tmp_path, pairs=pairs, **FOLDER))["key"].to_pylist() for pairs in (5, 9))
+
+    assert more[:5] == some and some != entries["key"].to_pylist()[:5]
+
+
+def test_ids_are_of_the_data_set_the_split_and_the_name(tmp_path):
+    entries = open_source(config(tmp_path, root=save_folder(tmp_path, 3), **FOLDER)).entries()
+
+    ids = [
+        set(plan_of(entries, config(tmp_path, **{**FOLDER, **other}))["pair_id"].to_pylist())
+        for other in ({}, {"split": "val"}, {"name": "theirs"}, {"run": "again", "root": "elsewhere"})
+    ]
+
+    assert ids[0] == ids[3] and not ids[0] & ids[1] and not ids[0] & ids[2]
+
+
+def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
+    root = save_folder(tmp_path, 20)
+    for number in range(20):
+        save_colour_mask(tmp_path / f"masks/{number}.png")
+    chosen = config(tmp_path, root=root, **FOLDER)
+
+    with pytest.raises(DataError, match=r"none of 16 pairs that were tried first can be read. .*/masks/.*mode RGB"):
+        find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"dataset": "voc", "root": ""}, "root: dataset voc needs the folder that it lies in"),
+        ({"dataset": "folder"}, "labels: dataset folder needs to know its classes"),
+        ({"dataset": "folder", "labels": "pascal"}, "label space 'pascal': cannot read it"),
+        ({"dataset": "ade20k", "crowd": "paint"}, "crowd: only for dataset coco, not ade20k; leave it out"),
+        ({"dataset": "voc", "mask_values": {255: 1}}, "mask_values: only for dataset folder, huggingface, not voc"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, settings, told):
+    with pytest.raises(ConfigError, match=told):
+        open_source(config(tmp_path, **settings))
+
+
+def test_two_pairs_of_one_name_are_refused(tmp_path):
+    entries = open_source(config(tmp_path, root=save_folder(tmp_path, 3), **FOLDER)).entries()
+
+    with pytest.raises(DataError, match="two pairs are called 0; rename one"):
+        plan_of(entries.take(np.array([0, 0, 1])), config(tmp_path, **FOLDER))

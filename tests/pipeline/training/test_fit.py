@@ -1,0 +1,51 @@
+"""Trainings through Ray: what stops them, and what is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import Workers
+from pipeline.errors import ConfigError
+from pipeline.training.loop import Optimisation, TrainingError
+from pipeline.training.vae import VAEConfig, train_vae
+from tests.tiny import save_pairs
+
+
+def recipe(**changes) -> Optimisation:
+    return Optimisation(**{"num_examples": 64, "batch_size": 16, "learning_rate": 1e-3, **changes})
+
+
+@pytest.mark.ray
+def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path, ray_session):
+    for split in ("train", "validation"):
+        save_pairs(tmp_path / split, 32, split=split)
+    config = VAEConfig(
+        run="diverges",
+        runs=str(tmp_path),
+        net="image",
+        train=(str(tmp_path / "train"),),
+        validation=str(tmp_path / "validation"),
+        widths=(8, 8),
+        optimisation=recipe(num_examples=6400, learning_rate=1e18, precision="float32"),
+        checkpoint_examples=16,
+    )
+    with pytest.raises(TrainingError, match="not finite; this step changed nothing"):
+        train_vae(config)
+    assert list((tmp_path / "diverges" / "train").glob("step_*/state.pt"))
+    assert not (tmp_path / "diverges" / "weights").exists()
+
+
+@pytest.mark.ray
+def test_workers_that_cannot_fit_are_refused_instead_of_waiting_for_ever(tmp_path, ray_session):
+    save_pairs(tmp_path / "train", 32)
+    config = VAEConfig(
+        run="large",
+        runs=str(tmp_path),
+        net="image",
+        train=(str(tmp_path / "train"),),
+        validation=str(tmp_path / "train"),
+        optimisation=recipe(),
+        workers=Workers(num=4),
+    )
+    with pytest.raises(ConfigError, match="4 workers with 1 CPUs"):
+        train_vae(config)
