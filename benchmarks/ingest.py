@@ -2,8 +2,8 @@
 
     python -m benchmarks.ingest --pictures 5000
 
-Fabricates Pascal VOC's layout (500 x 375 JPEG with the detail of photographs, palette masks), ingests it, and then reads
-a part of it step by step in this process. The job's rate counts from its first batch to its last.
+Fabricates Pascal VOC's layout (500 x 375 JPEG with noise, palette masks), ingests it, and then reads a part of it step
+by step in this process. The job's own lines tell its rate from the first batch to the last.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import argparse
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -42,8 +43,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         tree = fabricate(Path(folder), arguments.pictures)
-        began, memory = time.perf_counter(), Memory()
-        with cluster():
+        began = time.perf_counter()
+        with Memory() as memory, cluster():
             ingest(
                 IngestConfig(
                     run="real",
@@ -64,21 +65,42 @@ def main() -> None:
         f"{arguments.workers} processes: {manifest['num_pairs'] / seconds:.0f} pictures/s, start and end included",
         f"one process, without Ray: {NUM_TIMED / total:.0f} pictures/s; of its time:",
         *(f"  {name:16} {value / total:6.1%}  {1e3 * value / NUM_TIMED:6.2f} ms" for name, value in steps.items()),
-        f"driver's memory: {memory.most_mb() - memory.before_mb:.0f} MB more than before, at its most",
+        "memory of all processes, at most: {:.0f} MB in the first half, {:.0f} MB in the second".format(
+            *memory.halves()
+        ),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
 class Memory:
-    """Resident memory of this process; its peak is what the kernel counted."""
+    """Resident memory of this process and all that it started, sampled once a second while the body runs."""
 
     def __init__(self) -> None:
-        self.before_mb = psutil.Process().memory_info().rss / 1e6
+        self.samples_mb: list[float] = []
+        self._stop = threading.Event()
 
-    def most_mb(self) -> float:
-        import resource
+    def __enter__(self) -> Memory:
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def halves(self) -> tuple[float, float]:
+        """The most in the first and in the second half of the time."""
+        middle = len(self.samples_mb) // 2
+        return max(self.samples_mb[:middle]), max(self.samples_mb[middle:])
+
+    def _sample(self) -> None:
+        while not self._stop.wait(1):
+            mb = 0.0
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                with suppress(psutil.Error):
+                    info = process.memory_info()
+                    mb += (info.rss - info.shared) / 1e6  # pages of the object store count once
+            self.samples_mb.append(mb)
 
 
 def fabricate(root: Path, num: int) -> Path:
@@ -106,19 +128,23 @@ def timed(tree: Path) -> dict[str, float]:
     """Seconds of each step over NUM_TIMED pairs, the longest first."""
     steps: dict[str, float] = defaultdict(float)
 
-    def step(name: str, function: Callable[[], Any]) -> Any:
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
         began = time.perf_counter()
-        result = function()
+        yield
         steps[name] += time.perf_counter() - began
-        return result
 
     for entry in PascalVOC(str(tree), "train").entries().slice(0, NUM_TIMED).to_pylist():
-        image = step("read files", lambda path=entry["image"]: read_bytes(path))
-        encoded = step("read files", lambda path=entry["mask"]: read_bytes(path))
-        step("decode picture", lambda content=image: read_photograph(content, ""))
-        mask = step("decode mask", lambda content=encoded: decode_mask(content, ""))
-        step("check and count", lambda ids=mask: check_mask(ids, VOC, ""))
-        step("encode mask", lambda ids=mask: encode_mask(ids))
+        with step("read files"):
+            image, encoded = read_bytes(entry["image"]), read_bytes(entry["mask"])
+        with step("decode picture"):
+            read_photograph(image, "")
+        with step("decode mask"):
+            mask = decode_mask(encoded, "")
+        with step("check and count"):
+            check_mask(mask, VOC, "")
+        with step("encode mask"):
+            encode_mask(mask)
     return dict(sorted(steps.items(), key=lambda item: -item[1]))
 
 

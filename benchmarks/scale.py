@@ -30,7 +30,8 @@ from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.cluster import cluster
 from pipeline.config import Workers
-from pipeline.generate import GenerateConfig, Refine, generate, scan
+from pipeline.finish import scan
+from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.work import find_work, load_prompts
 
 
