@@ -30,7 +30,7 @@ from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, real_pair_id
 from pipeline.shards import FAILED, LABELS, list_shards, read_columns, remaining, remove_drafts
-from pipeline.sink import WRITE_ARGS, ShardSink
+from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.read import ReadPairs, Void
 from pipeline.storage import write_bytes
 from pipeline.watch import Watch
@@ -177,6 +177,7 @@ def graph(work: ray.data.Dataset, stage: ReadPairs, workers: Workers, shared: Sh
         fn_constructor_args=("read", stage, shared, True, True),
         batch_size=ROWS_PER_BATCH,
         num_cpus=workers.cpus,
+        max_restarts=MAX_RETRIES,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
 

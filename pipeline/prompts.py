@@ -17,8 +17,8 @@ from pipeline.shards import list_shards, read_shards
 from pipeline.storage import read_bytes
 
 PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
-"""Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a prompt
-asks for, ascending; null where that is not known."""
+"""Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a
+prompt asks for, ascending; null where that is not known."""
 
 KINDS = (
     "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`, `class_ids`), or a "

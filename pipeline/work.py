@@ -36,8 +36,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Work:
-    """PROMPT rows that are not made yet; `chunks` are in Ray's object store. Without `prompt_class_ids` where the classes
-    of no prompt are known."""
+    """PROMPT rows that are not made yet; `chunks` are in Ray's object store. Without `prompt_class_ids` where the
+    classes of no prompt are known."""
 
     chunks: tuple[Any, ...]
     todo: int

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from jobs.demo import DemoConfig
+from pipeline.caption import CaptionConfig
 from pipeline.config import load, parse
 from pipeline.encode import EncodeConfig
 from pipeline.errors import ConfigError
+from pipeline.export import ExportConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
+from pipeline.prompt_plan import PromptsConfig
 from pipeline.proof import ProofConfig
 from pipeline.report import ReportConfig
 from pipeline.training.joint import JointConfig
@@ -23,12 +26,15 @@ CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 DEMO = CONFIGS / "demo"
 TYPES: dict[str, Any] = {
     "annotation_vae": VAEConfig,
+    "caption": CaptionConfig,
     "demo": DemoConfig,
     "encode": EncodeConfig,
+    "export": ExportConfig,
     "generate": GenerateConfig,
     "image_vae": VAEConfig,
     "ingest": IngestConfig,
     "joint": JointConfig,
+    "prompts": PromptsConfig,
     "report": ReportConfig,
     "segmenter": ProofConfig,
     "text": TextConfig,

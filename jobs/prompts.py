@@ -1,0 +1,14 @@
+"""Plan prompts from captions, templates and files, balanced over classes."""
+
+from jobs import command
+from pipeline.prompt_plan import PromptsConfig, make_prompts
+from pipeline.run import set_up_logging
+
+
+def main(config: PromptsConfig) -> None:
+    set_up_logging()
+    make_prompts(config)
+
+
+if __name__ == "__main__":
+    command(main, PromptsConfig)

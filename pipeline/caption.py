@@ -1,0 +1,176 @@
+"""Caption: pairs of real pictures -> the same pairs with captions, by a captioning network."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import ray.data
+from pydantic import Field
+
+from models.captioner import Captioner, Precision, check_model
+from pipeline.cluster import require
+from pipeline.config import RunConfig, Workers, absolute
+from pipeline.errors import Stopped
+from pipeline.finish import finish
+from pipeline.manifest import Manifest
+from pipeline.progress import Shared
+from pipeline.prompt_plan import read_texts
+from pipeline.run import Run, log
+from pipeline.shards import LABELS, common_labels, read_pairs, remaining, remove_drafts
+from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
+from pipeline.stages.caption import CaptionPairs, Captions, has_captions
+from pipeline.stages.keep import KeepPlanned
+from pipeline.storage import write_bytes
+from pipeline.watch import Watch
+from pipeline.work import plain_errors
+
+SAFE_TO_CHANGE = frozenset({"revision", "batch_size", "rows_per_shard", "retry_errors", "log_every_s"})
+
+
+class CaptionConfig(RunConfig):
+    """Captions the pictures of pairs, so that they can be trained on and generated from."""
+
+    pairs: tuple[str, ...] = Field(min_length=1)
+    """Folders of ingest runs, paths or URLs; several count as one set."""
+    model: str = "Salesforce/blip2-opt-2.7b"
+    """BLIP-2, BLIP, GIT or a vision encoder-decoder: a name on the Hugging Face hub or a folder, with safetensors."""
+    revision: str = ""
+    """Branch, tag or commit on the hub; empty: the newest, whose commit the run keeps to."""
+    num_captions: int = Field(1, ge=1)
+    """Captions of each picture: the first is the likeliest word by word, the others are sampled; equal ones count
+    once."""
+    max_new_tokens: int = Field(30, ge=1)
+    """A caption is cut off there."""
+    instruction: str = ""
+    """Text that the model continues, such as "a photo of"; it is no part of the caption. BLIP-2 and BLIP only."""
+    batch_size: int = Field(16, ge=1)
+    """Pictures that the model takes at once."""
+    precision: Precision = "bfloat16"
+    """Of the model; "float32" as in the paper's code, in twice the memory."""
+    keep: bool = True
+    """Pairs that have captions already keep them, and the model does not see them; False captions all anew."""
+    rows_per_shard: int = Field(512, ge=1)
+    """Pairs per Parquet file."""
+    retry_errors: bool = False
+    """Try again what failed in an earlier start of this run."""
+    workers: Workers = Workers()
+    """Captioning processes; with GPUs, one each. Each loads the model once."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines, and between points in MLflow."""
+
+    @property
+    def model_place(self) -> str:
+        """`model` as every worker finds it: a name on the hub is no path."""
+        return absolute(self.model) if Path(self.model).exists() else self.model
+
+    def captioner(self, commit: str) -> Captions:
+        """The model, loaded in this process, as it is to be used."""
+        device = "cuda" if self.workers.gpus else "cpu"
+        return partial(
+            Captioner.load(self.model_place, commit or self.revision, self.precision, device),
+            num_captions=self.num_captions,
+            max_new_tokens=self.max_new_tokens,
+            instruction=self.instruction,
+        )
+
+
+def caption(config: CaptionConfig) -> Manifest:
+    """Writes what `config.run` does not hold yet; returns what it holds then.
+
+    Raises:
+        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
+        Stopped: SIGINT; what had begun is written.
+    """
+    sources = [absolute(pairs) for pairs in config.pairs]
+    labels = common_labels(sources)
+    plan = pa.concat_tables([read_texts(source) for source in sources])
+    num_kept = int(has_captions(plan).sum()) if config.keep else 0
+    commit = ""
+    if num_kept < plan.num_rows:  # before the run is begun, and before any process loads gigabytes
+        commit = check_model(config.model_place, config.revision, config.instruction)
+    with Run.open(config, "caption", SAFE_TO_CHANGE, {"model_commit": commit}, on_store=True) as run:
+        folder = str(run.folder)
+        remove_drafts(folder)
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
+        todo = remaining(plan, folder, config.retry_errors)
+        log.info(
+            "caption: %s of %s pairs to write; %s of all have captions and keep them, the others get %d each from %s, "
+            "%s, %d at once in each of %d processes",
+            f"{todo.num_rows:,}", f"{plan.num_rows:,}", f"{num_kept:,}", config.num_captions, config.model,
+            config.precision, config.batch_size, config.workers.num,
+        )  # fmt: skip
+        if todo.num_rows:
+            require(config.workers)
+            make(todo.select(["pair_id"]), plan.num_rows, sources, config, run, commit)
+        return finish(run)
+
+
+def make(todo: pa.Table, planned: int, sources: list[str], config: CaptionConfig, run: Run, commit: str) -> None:
+    """Runs the graph on what is left, watched."""
+    shared = Shared.start()
+    watch = Watch(
+        job="caption",
+        run=run,
+        shared=shared,
+        workers={"caption": config.workers.num, "write": 1},
+        already=planned - todo.num_rows,
+        planned=planned,
+        gpus=config.workers.num * config.workers.gpus,
+        gpu_hour_price=0,
+        every_s=config.log_every_s,
+    )
+    with watch(), plain_errors():
+        graph(read_pairs(sources), todo, config, commit, shared).write_datasink(
+            ShardSink(str(run.folder), config.rows_per_shard, shared=shared), ray_remote_args=WRITE_ARGS
+        )
+    if watch.stopped:
+        raise Stopped(f"stopped: {finish(run).num_pairs:,} of {planned:,} pairs are in {run.folder}")
+
+
+def graph(
+    pairs: ray.data.Dataset, todo: pa.Table, config: CaptionConfig, commit: str, shared: Shared
+) -> ray.data.Dataset:
+    """Pairs -> those in `todo` with captions, and rows with an `error`."""
+    workers = config.workers
+    wanted = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
+    # Small files are read as one block, which would keep one process busy and the others idle.
+    return wanted.repartition(target_num_rows_per_block=config.batch_size).map_batches(
+        Captioning,
+        fn_constructor_args=(config, commit, shared),
+        batch_size=config.batch_size,
+        batch_format="pyarrow",
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus or None,
+        max_restarts=MAX_RETRIES,
+        compute=ray.data.ActorPoolStrategy(size=workers.num),
+    )
+
+
+class Captioning:
+    """The stage of a captioning process: timed, and done when all work is to stop."""
+
+    def __init__(self, config: CaptionConfig, commit: str, shared: Shared) -> None:
+        if config.workers.threads:
+            import torch
+
+            torch.set_num_threads(config.workers.threads)
+        self.shared = shared
+        self.stage = CaptionPairs(
+            partial(config.captioner, commit),
+            batch_size=config.batch_size,
+            run_seed=config.seed,
+            keep=config.keep,
+        )
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if self.shared.stopping():
+            rows = rows.slice(0, 0)
+        began = time.perf_counter()
+        made = self.stage(rows)
+        errors = Counter(filter(None, made["error"].to_pylist()))
+        self.shared.worked("caption", made.num_rows, time.perf_counter() - began, made.nbytes, dict(errors))
+        return made

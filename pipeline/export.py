@@ -1,0 +1,195 @@
+"""Export: sets of pairs as the folders and files that trainers read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from pydantic import Field
+
+from pipeline.cluster import require
+from pipeline.config import RunConfig, Workers, absolute
+from pipeline.datasets.source import is_file
+from pipeline.errors import ConfigError
+from pipeline.formats.coco import Coco
+from pipeline.formats.huggingface import HuggingFace
+from pipeline.formats.mds import Mosaic
+from pipeline.formats.mmseg import MMSegmentation
+from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
+from pipeline.formats.plan import plan
+from pipeline.formats.tally import Tally
+from pipeline.formats.webdataset import WebDataset
+from pipeline.run import Run, clock, log
+from pipeline.schema import text_digest
+from pipeline.shards import common_labels, map_shards, some_shards
+from pipeline.sink import MAX_RETRIES
+from pipeline.storage import is_local, write_bytes
+from pipeline.work import get
+
+FORMATS: dict[str, Callable[[Tree], Format]] = {
+    "huggingface": HuggingFace,
+    "mmseg": MMSegmentation,
+    "coco": Coco,
+    "webdataset": WebDataset,
+    "mds": Mosaic,
+}
+SECONDS_BETWEEN_LINES = 10.0
+MAX_NAMED = 100
+"""Of pairs that were left out, on the terminal."""
+
+
+class ExportConfig(RunConfig):
+    """Writes sets of pairs as a tree of files that trainers read, into <run>/export."""
+
+    format: Literal["huggingface", "mmseg", "coco", "webdataset", "mds"]
+    """"huggingface": Parquet and a card for `load_dataset` and the Hub; "mmseg": the folders of Pascal VOC with configs
+    for MMSegmentation; "coco": panoptic, instance and caption annotations; "webdataset": tar files; "mds": shards for
+    MosaicML's streaming (needs mosaicml-streaming)."""
+    train: tuple[str, ...] = ()
+    """Folders of runs, paths or URLs, that make up the split; several count as one set. Give at least one split."""
+    validation: tuple[str, ...] = ()
+    """The same for validation."""
+    test: tuple[str, ...] = ()
+    """The same for testing."""
+    name: str = ""
+    """Title of the set; empty takes the name of the run."""
+    image_format: ImageChoice = "keep"
+    """"keep" leaves pictures as they are; for mmseg, whose pictures share one suffix, it is "png" unless all are JPEG.
+    "jpeg" keeps the bytes of those that are so, and encodes others at quality 95 in 4:4:4."""
+    ignore_below: float = Field(0, ge=0, le=1)
+    """Pixels of generated pairs whose confidence is below become the ignore index; needs pairs with confidence maps."""
+    min_confidence: float = Field(0, ge=0, le=1)
+    """Leaves out generated pairs whose mean confidence is below."""
+    pairs: int = Field(0, ge=0)
+    """Pairs of each split at most, chosen by their ids, so that they are the same whatever shards they lie in; 0 takes
+    all."""
+    workers: Workers = Workers(num=2)
+    """Writing processes."""
+
+    def folders(self) -> dict[str, list[str]]:
+        """Folders of runs by split, as workers find them; only splits that have some."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: [absolute(folder) for folder in folders] for split, folders in given.items() if folders}
+
+
+def export(config: ExportConfig) -> str:
+    """Writes what `config.run` does not hold yet; returns the folder of the tree.
+
+    Raises:
+        ConfigError: no split, or a format that cannot hold these pairs.
+        DataError: label spaces that differ, a pair in two splits, a split without pairs, no confidence maps.
+        ShardError: a folder without shards, a broken shard, or a file that cannot be written.
+    """
+    folders = config.folders()
+    if not folders:
+        raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
+    labels = common_labels([folder for some in folders.values() for folder in some])
+    shards = {split: [path for folder in some for path in some_shards(folder)] for split, some in folders.items()}
+    names = {split: list(map(_name, paths)) for split, paths in shards.items()}
+    with Run.open(config, "export", facts={"shards": text_digest(names)}, on_store=True) as run:
+        require(config.workers)
+        parts = plan(shards, min_confidence=config.min_confidence, pairs=config.pairs)
+        tree = Tree(
+            folder=f"{run.folder}/export",
+            name=config.name or config.run,
+            labels=labels,
+            runs={split: tuple(map(_name, some)) for split, some in folders.items()},
+            image_format=one_format(parts, config) if config.format == "mmseg" else config.image_format,
+            ignore_below=config.ignore_below,
+        )
+        format = FORMATS[config.format](tree)
+        _remove_drafts(tree.folder)
+        # Also what says that the run has made something, so that another config is refused from now on.
+        listed = {part.name: [_name(part.shard), len(part.rows)] for part in parts}
+        write_bytes(f"{run.folder}/parts.json", json.dumps(listed, indent=1).encode())
+        make(format, parts, str(run.folder), config.workers)
+        records = {
+            split: Saved(tuple(_record(str(run.folder), part) for part in parts if part.split == split))
+            for split in folders
+        }
+        format.finish(records)
+        tell(run, tree, records)
+        return tree.folder
+
+
+def make(format: Format, parts: list[Part], folder: str, workers: Workers) -> None:
+    """Writes the parts that have no record in the run `folder`, each in a Ray task, at most `workers.num` at once."""
+    there = map_shards(is_file, [_record(folder, part) for part in parts])
+    todo = [part for part, done in zip(parts, there, strict=True) if not done]
+    total = sum(len(part.rows) for part in todo)
+    log.info(
+        "export: %d of %d parts to write, %s pairs, into %s", len(todo), len(parts), f"{total:,}", format.tree.folder
+    )
+    began = told = time.monotonic()
+    num_pairs = 0
+    calls = ((format, part, _record(folder, part)) for part in todo)
+    for done, written in enumerate(in_tasks(_write, calls, workers), 1):
+        num_pairs += written
+        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            left = clock((total - num_pairs) * (told - began) / max(num_pairs, 1))
+            log.info(
+                "export: %d of %d parts, %s of %s pairs, %s left", done, len(todo), f"{num_pairs:,}", f"{total:,}", left
+            )
+
+
+def in_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], workers: Workers) -> Iterator[Any]:
+    """What `function` returns for each of `calls`, as it is ready; at most `workers.num` of them run at once."""
+    task = ray.remote(function).options(num_cpus=workers.cpus, max_retries=MAX_RETRIES)
+    running: list[Any] = []
+    for arguments in calls:
+        if len(running) == workers.num:
+            (done,), running = ray.wait(running)
+            yield get(done)
+        running.append(task.remote(*arguments))
+    while running:
+        (done,), running = ray.wait(running)
+        yield get(done)
+
+
+def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:
+    """The one format of all pictures: as configured; instead of "keep", JPEG where all are so, else PNG."""
+    if config.image_format != "keep":
+        return config.image_format
+    log.info("export: looking whether all pictures are JPEG; --image-format png or jpeg goes without")
+    return "jpeg" if all(in_tasks(all_jpeg, ((part,) for part in parts), config.workers)) else "png"
+
+
+def tell(run: Run, tree: Tree, records: Records) -> None:
+    """Says what was written, and names the pairs that were not."""
+    num_pairs = {split: Tally.joined(part["tally"] for part in parts).num_pairs for split, parts in records.items()}
+    left_out = {pair: why for parts in records.values() for part in parts for pair, why in part["left_out"].items()}
+    for pair, why in islice(left_out.items(), MAX_NAMED):
+        log.warning("export: left out %s: %s", pair, why)
+    run.tracker.metrics({"pairs": sum(num_pairs.values()), "left_out": len(left_out)})
+    counted = ", ".join(f"{num:,} pairs of {split}" for split, num in num_pairs.items())
+    damaged = f"; {len(left_out):,} are damaged and left out" if left_out else ""
+    log.info("export: %s in %s%s", counted, tree.folder, damaged)
+
+
+def _write(format: Format, part: Part, record: str) -> int:
+    """What a task does; returns how many pairs it looked at."""
+    write_part(format, part, record)
+    return len(part.rows)
+
+
+def _record(folder: str, part: Part) -> str:
+    return f"{folder}/parts/{part.name}.json"
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _remove_drafts(folder: str) -> None:
+    """Removes what killed writers left in a local tree."""
+    if is_local(folder):
+        for draft in Path(folder).rglob(".*.draft"):
+            with suppress(FileNotFoundError):
+                draft.unlink()

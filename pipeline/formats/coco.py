@@ -1,0 +1,184 @@
+"""COCO: panoptic and instance annotations, and captions, as COCO's own tools and most detectors read them.
+
+A mask of classes knows no objects. What stands for one is a connected piece of a class (8 neighbours): two objects that
+touch are one of it, and one that something crosses is two. Pixels that are ignored have no annotation: void in the
+panoptic pictures, while `instances_{split}.json` cannot say of a pixel that it is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import IO, Any
+
+import cc3d
+import numpy as np
+from pycocotools import mask as rle
+
+from models.labels import LabelSpace
+from pipeline.codec import encode_image
+from pipeline.formats.card import write_card
+from pipeline.formats.coco_ids import coco_category_ids
+from pipeline.formats.part import Pair, Part, Record, Records, Tree
+from pipeline.storage import publish, write_bytes
+
+READING = """\
+from pycocotools.coco import COCO
+
+coco = COCO("annotations/instances_{split}.json")
+for image in coco.loadImgs(coco.getImgIds()):
+    picture = f"images/{split}/{image['file_name']}"
+    objects = coco.loadAnns(coco.getAnnIds(image["id"]))
+    masks = [coco.annToMask(one) for one in objects]
+"""
+
+THINGS = LabelSpace.named("coco").classes[1:]
+
+
+@dataclass(frozen=True)
+class Coco:
+    """`images/{split}/`, and in `annotations/` the files `panoptic_{split}.json` (with a folder of PNG of that name),
+    `instances_{split}.json` and `captions_{split}.json`."""
+
+    tree: Tree
+
+    def write(self, part: Part, pairs: Iterable[Pair]) -> Any:
+        return [self._write_pair(part.split, pair) for pair in pairs]
+
+    def _write_pair(self, split: str, pair: Pair) -> dict[str, Any]:
+        ids, segments = segments_of(pair.mask, self.tree.labels)
+        name = f"{pair.name}.{pair.suffix}"
+        write_bytes(f"{self.tree.folder}/images/{split}/{name}", pair.image)
+        write_bytes(
+            f"{self.tree.folder}/annotations/panoptic_{split}/{pair.name}.png", encode_image(segment_picture(ids))
+        )
+        height, width = pair.mask.shape
+        return {
+            "image": {"id": pair.number, "file_name": name, "height": height, "width": width},
+            "panoptic": f"{pair.name}.png",
+            "segments": segments,
+            "captions": pair.captions,
+        }
+
+    def finish(self, records: Records) -> None:
+        for split, parts in records.items():
+            for kind in ANNOTATIONS:
+                head: dict[str, Any] = {"info": {"description": self.tree.name}, "licenses": []}
+                if kind != "captions":
+                    head["categories"] = categories(self.tree.labels, with_stuff=kind == "panoptic")
+                path = f"{self.tree.folder}/annotations/{kind}_{split}.json"
+                publish(path, partial(_write_json, kind=kind, head=head, parts=parts))
+        write_card(self.tree, records, READING)
+
+
+def categories(labels: LabelSpace, with_stuff: bool) -> list[dict[str, Any]]:
+    """The classes as COCO's categories: all but 0 are things; the background is stuff, where it is a class."""
+    return [
+        {
+            "id": category,
+            "name": labels.classes[class_id],
+            "supercategory": labels.classes[class_id],
+            "isthing": int(class_id > 0),
+            "color": list(labels.palette[class_id]),
+        }
+        for class_id, category in category_ids(labels).items()
+        if class_id or with_stuff
+    ]
+
+
+def category_ids(labels: LabelSpace) -> dict[int, int]:
+    """Class id -> category id: COCO's own where the classes are COCO's, else the same number. The background, where it
+    is a class, comes after the highest."""
+    own = coco_category_ids() if labels.classes[1:] == THINGS else range(1, len(labels.classes))
+    ids = dict(zip(range(1, len(labels.classes)), own, strict=True))
+    return ids | ({0: max(own) + 1} if labels.zero == "background" else {})
+
+
+def segments_of(mask: np.ndarray, labels: LabelSpace) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The segments of a mask, (H, W) class ids.
+
+    Returns:
+        (H, W) uint32 segment ids from 1, 0 where the mask is ignored or other; and the segments in that order, as COCO
+        has them: `id`, `category_id`, `area` (pixels), `bbox` (x, y, width, height), and `counts` (RLE) of things.
+    """
+    to_category = category_ids(labels)
+    things = np.where(mask == labels.ignore_index, 0, mask)
+    ids = cc3d.connected_components(things, connectivity=8).astype(np.uint32)
+    num_things = int(ids.max())
+    if 0 in to_category:
+        ids[mask == 0] = num_things + 1
+    found: Any = cc3d.statistics(ids)
+    segments = []
+    for segment in range(1, len(found["voxel_counts"])):
+        rows, columns = box = found["bounding_boxes"][segment]
+        one = {
+            "id": segment,
+            "category_id": to_category[int(mask[box][ids[box] == segment][0])],
+            "area": int(found["voxel_counts"][segment]),
+            "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+        }
+        if segment <= num_things:
+            one["counts"] = rle.encode(np.asfortranarray(ids == segment, np.uint8))["counts"].decode()
+        segments.append(one)
+    return ids, segments
+
+
+def segment_picture(ids: np.ndarray) -> np.ndarray:
+    """(H, W) segment ids -> (H, W, 3) uint8: id = R + 256 G + 65536 B."""
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def _panoptic(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    segments = [
+        {name: value for name, value in one.items() if name != "counts"} | {"iscrowd": 0} for one in made["segments"]
+    ]
+    yield {"image_id": made["image"]["id"], "file_name": made["panoptic"], "segments_info": segments}
+
+
+def _instances(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    size = [made["image"]["height"], made["image"]["width"]]
+    for one in made["segments"]:
+        if "counts" in one:
+            shape = {"segmentation": {"size": size, "counts": one["counts"]}, "iscrowd": 0}
+            yield {
+                "image_id": made["image"]["id"],
+                **shape,
+                **{name: one[name] for name in ("category_id", "area", "bbox")},
+            }
+
+
+def _captions(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for text in made["captions"]:
+        yield {"image_id": made["image"]["id"], "caption": text}
+
+
+ANNOTATIONS: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
+    "panoptic": _panoptic,
+    "instances": _instances,
+    "captions": _captions,
+}
+"""By file: what is noted of a pair -> its annotations there, without the ids that number those of the file."""
+
+
+def _write_json(file: IO[bytes], kind: str, head: dict[str, Any], parts: Iterable[Record]) -> None:
+    """Writes one annotation file, piece by piece: those of a million pairs would not fit into memory."""
+    numbers = count(1)
+    lists: dict[str, Iterator[dict[str, Any]]] = {
+        "images": (made["image"] for part in parts for made in part["made"]),
+        "annotations": (
+            one if kind == "panoptic" else {"id": next(numbers), **one}
+            for part in parts
+            for made in part["made"]
+            for one in ANNOTATIONS[kind](made)
+        ),
+    }
+    file.write(json.dumps(head).removesuffix("}").encode())
+    for name, values in lists.items():
+        file.write(f',\n"{name}": ['.encode())
+        for place, value in enumerate(values):
+            file.write((",\n" if place else "\n").encode() + json.dumps(value, ensure_ascii=False).encode())
+        file.write(b"]")
+    file.write(b"}\n")

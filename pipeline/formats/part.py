@@ -1,0 +1,257 @@
+"""A part of an export: the pairs of one shard, read one after another, written in one format, noted in one record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.codec import ImageFormat, check_mask, class_areas, decode_image, decode_mask, encode_image, encode_mask
+from pipeline.errors import DataError, MaskError
+from pipeline.formats.tally import Tally, captions_of
+from pipeline.schema import PAIR, conform
+from pipeline.shards import open_shard
+from pipeline.stages.ignore import ignore_uncertain
+from pipeline.storage import read_bytes, write_bytes
+
+ImageChoice = Literal["keep", "png", "webp", "jpeg"]
+SUFFIXES: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+PICTURES = ("image", "mask", "confidence")
+
+Record = dict[str, Any]
+"""What is noted of a part, as JSON: `split`, `index`, `shard`, `left_out` (pair id -> why), `tally` (see Tally), and
+`made`: what its format needs in the end."""
+
+Records = Mapping[str, Iterable[Record]]
+"""The records of each split, in order; they can be gone through again and again."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What all parts of one export share.
+
+    Attributes:
+        folder: where its files go, a path or a URL.
+        name: title of the set.
+        labels: what the masks hold.
+        runs: names of the runs that make up each split.
+        image_format: of the pictures; "keep" leaves JPEG, PNG and WebP as they are, and makes others PNG.
+        ignore_below: pixels of generated pairs of lower confidence become the ignore index; 0 leaves all.
+    """
+
+    folder: str
+    name: str
+    labels: LabelSpace
+    runs: Mapping[str, tuple[str, ...]]
+    image_format: ImageChoice = "keep"
+    ignore_below: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one shard.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        index, total: number of the part, from 0, and how many its split has.
+        first: number of its first pair; pairs are numbered from 1 over all splits.
+        shard: path or URL of the Parquet file.
+        rows: (N,) int64, ascending: places of the pairs in the shard.
+    """
+
+    split: str
+    index: int
+    total: int
+    first: int
+    shard: str
+    rows: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index:05d}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair that was looked through and may be written.
+
+    Attributes:
+        number: unique in the export.
+        facts: the columns of PAIR that are no pictures, of this mask.
+        image, suffix: the encoded picture, and "jpg", "png" or "webp".
+        pixels: (H, W, 3) uint8, the picture.
+        mask: (H, W) uint8 or uint16 class ids.
+        encoded_mask: the same as a greyscale PNG.
+        confidence: as in PAIR, or None.
+    """
+
+    number: int
+    facts: dict[str, Any]
+    image: bytes
+    suffix: str
+    pixels: np.ndarray = field(repr=False)
+    mask: np.ndarray = field(repr=False)
+    encoded_mask: bytes
+    confidence: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        return self.facts["pair_id"]
+
+    @property
+    def captions(self) -> list[str]:
+        """All captions, or the prompt; none where there is neither."""
+        return captions_of(self.facts)
+
+
+class Format(Protocol):
+    """Writes sets in one format. Small: every task gets a copy."""
+
+    @property
+    def tree(self) -> Tree: ...
+
+    def write(self, part: Part, pairs: Iterable[Pair]) -> Any:
+        """Writes the files of a part, each whole or not at all, and the same ones whenever it is called again; returns
+        what `finish` needs of them, as JSON."""
+        ...
+
+    def finish(self, records: Records) -> None:
+        """Writes what lists the files of all parts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Records as they lie in files, read one at a time."""
+
+    paths: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (json.loads(read_bytes(path)) for path in self.paths)
+
+
+def write_part(format: Format, part: Part, record: str) -> Record:
+    """Writes a part, and last of all its `record` (a path or URL), which says that it is done.
+
+    Raises:
+        DataError: a generated pair has no confidence map, but `ignore_below` needs one.
+        ShardError: the shard cannot be read, or a file not be written.
+    """
+    left_out: dict[str, str] = {}
+    tally = Tally.of(part.index, part.total)
+
+    def counted() -> Iterator[Pair]:
+        for pair in read_pairs(part, format.tree, left_out):
+            tally.add(pair.facts, pair.pixels, format.tree.labels.colours(pair.mask))
+            yield pair
+
+    made = format.write(part, counted())
+    noted: Record = {
+        "split": part.split,
+        "index": part.index,
+        "shard": part.shard.rsplit("/", 1)[-1],
+        "left_out": left_out,
+        "tally": tally.dump(),
+        "made": made,
+    }
+    write_bytes(record, json.dumps(noted, sort_keys=True).encode())
+    return noted
+
+
+def read_pairs(part: Part, tree: Tree, left_out: dict[str, str]) -> Iterator[Pair]:
+    """The pairs of a part, read by the row group; `left_out` gets those that are damaged, and why.
+
+    Raises:
+        DataError: a generated pair has no confidence map, but `tree.ignore_below` needs one.
+        ShardError: the shard cannot be read.
+    """
+    number = part.first
+    for table in _groups(part):
+        for row in conform(table, PAIR).to_pylist():
+            if _needs_confidence(row, tree) and row["confidence"] is None:
+                raise DataError(
+                    f"{part.shard}: pair {row['pair_id']} has no confidence map, which ignore_below needs; generate "
+                    "with --keep-confidence true, or export with --ignore-below 0"
+                )
+            try:
+                yield looked_through(row, number, tree)
+            except DataError as error:
+                left_out[row["pair_id"]] = str(error)
+            number += 1
+
+
+def looked_through(row: Mapping[str, Any], number: int, tree: Tree) -> Pair:
+    """A row of PAIR as a pair that can be written: decoded, compared and, where it is asked for, changed.
+
+    Raises:
+        DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes; names the pair.
+    """
+    where = f"pair {row['pair_id']}"
+    pixels = decode_image(_bytes(row["image"]), f"image of {where}")
+    encoded_mask = _bytes(row["mask"])
+    mask = decode_mask(encoded_mask, f"mask of {where}")
+    if pixels.shape[:2] != mask.shape:
+        raise MaskError(f"{where}: the image is {pixels.shape[:2]}, but the mask {mask.shape} (height, width)")
+    class_ids, areas = check_mask(mask, tree.labels, f"mask of {where}")
+    if _needs_confidence(row, tree):
+        confidence = decode_mask(_bytes(row["confidence"]), f"confidence map of {where}")
+        mask = ignore_uncertain(mask, confidence, tree.ignore_below, tree.labels.ignore_index)
+        encoded_mask = encode_mask(mask)
+        class_ids, areas = class_areas(mask)
+    facts = {name: value for name, value in row.items() if name not in PICTURES}
+    facts |= {"height": mask.shape[0], "width": mask.shape[1]}
+    facts |= {"class_ids": class_ids.tolist(), "class_pixels": areas.tolist()}
+    image, suffix = as_chosen(_bytes(row["image"]), pixels, tree.image_format)
+    kept = row["confidence"] and row["confidence"]["bytes"]
+    return Pair(number, facts, image, suffix, pixels, mask, encoded_mask, kept)
+
+
+def as_chosen(encoded: bytes, pixels: np.ndarray, choice: ImageChoice) -> tuple[bytes, str]:
+    """A picture, (H, W, 3) uint8, encoded as asked for, and its suffix; what is so already keeps its bytes."""
+    found = suffix_of(encoded)
+    if choice == "keep":
+        choice = "png"
+        if found:
+            return encoded, found
+    wanted = SUFFIXES[choice]
+    return (encoded if found == wanted else encode_image(pixels, choice)), wanted
+
+
+def suffix_of(encoded: bytes) -> str:
+    """ "jpg", "png" or "webp", by the first bytes of a picture; empty for any other."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if encoded.startswith(b"\x89PNG\r\n"):
+        return "png"
+    return "webp" if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" else ""
+
+
+def all_jpeg(part: Part) -> bool:
+    """Whether every picture of a part is a JPEG; stops at the first that is none."""
+    images = (cell for table in _groups(part, ["image"]) for cell in table["image"].to_pylist())
+    return all(suffix_of(_bytes(cell)) == "jpg" for cell in images)
+
+
+def _groups(part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a part, by the row groups of its shard."""
+    with open_shard(part.shard) as file:
+        begin = 0
+        for group in range(file.num_row_groups):
+            end = begin + file.metadata.row_group(group).num_rows
+            rows = part.rows[np.searchsorted(part.rows, begin) : np.searchsorted(part.rows, end)] - begin
+            begin = end
+            if rows.size:
+                yield file.read_row_group(group, columns, use_threads=False).take(pa.array(rows))
+
+
+def _needs_confidence(row: Mapping[str, Any], tree: Tree) -> bool:
+    return tree.ignore_below > 0 and row["origin"] == "synthetic"
+
+
+def _bytes(cell: Mapping[str, Any] | None) -> bytes:
+    return (cell or {}).get("bytes") or b""

@@ -1,0 +1,90 @@
+"""Which pairs an export takes, and in which parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import DataError
+from pipeline.formats.part import Part
+from pipeline.shards import map_shards, read_columns
+
+NAME = "^[A-Za-z0-9_-]+$"
+"""What a pair id must be, because files are named by it."""
+
+
+def plan(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0, pairs: int = 0) -> list[Part]:
+    """A part for every shard of which something is taken; the small columns are read, no picture is touched.
+
+    Args:
+        shards: paths or URLs by split. A pair that is there twice is taken where it comes first.
+        min_confidence: leaves out pairs of a lower mean confidence; those without one stay.
+        pairs: takes at most so many of each split, those whose ids are lowest: ids are hashes, so this is a draw, and
+            the same one however the pairs are spread over shards. 0 takes all.
+
+    Raises:
+        DataError: a pair in two splits, a split of which nothing is left, or an id that cannot be a file's name.
+    """
+    found = {split: _rows(paths) for split, paths in shards.items()}
+    _refuse_common(found)
+    parts: list[Part] = []
+    first = 1
+    for split, rows in found.items():
+        taken = _taken(rows, min_confidence, pairs)
+        if not taken.num_rows:
+            raise DataError(
+                f"{split}: none of its {rows.num_rows:,} pairs is left; lower min_confidence, or leave it out"
+            )
+        bounds = np.flatnonzero(np.diff(taken["shard"].to_numpy(), prepend=-1, append=-1))
+        for index, (begin, end) in enumerate(pairwise(bounds)):
+            path = shards[split][taken["shard"][int(begin)].as_py()]
+            places = taken["row"].to_numpy()[begin:end]
+            parts.append(Part(split, index, len(bounds) - 1, first, path, places))
+            first += len(places)
+    return parts
+
+
+def _rows(paths: Sequence[str]) -> pa.Table:
+    """One row per pair, in order: `pair_id`, `confidence_mean`, `shard` (a place in `paths`), `row` (a place there)."""
+    tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean"]), paths)
+    columns = {
+        "pair_id": pa.chunked_array([chunk for one in tables for chunk in one["pair_id"].chunks], pa.string()),
+        "confidence_mean": pa.chunked_array(
+            [chunk.cast(pa.float32()) for one in tables for chunk in one["confidence_mean"].chunks], pa.float32()
+        ),
+        "shard": np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
+        "row": np.concatenate([np.arange(one.num_rows) for one in tables]),
+    }
+    rows = pa.table(columns)
+    wrong = rows.filter(pc.invert(pc.match_substring_regex(rows["pair_id"], NAME)))
+    if wrong.num_rows:
+        raise DataError(
+            f"{paths[wrong['shard'][0].as_py()]}: pair id {wrong['pair_id'][0].as_py()!r} cannot name a file; ids hold "
+            "letters, digits, - and _, as those of ingest and generate do"
+        )
+    return rows
+
+
+def _refuse_common(found: Mapping[str, pa.Table]) -> None:
+    for (one, rows), (other, others) in combinations(found.items(), 2):
+        both = rows.filter(pc.is_in(rows["pair_id"], others["pair_id"].combine_chunks()))
+        if both.num_rows:
+            raise DataError(
+                f"{both.num_rows:,} pairs of {one} are in {other} too, the first is {both['pair_id'][0].as_py()}; what "
+                "is learnt from one could not be judged by the other. Give each split folders of its own"
+            )
+
+
+def _taken(rows: pa.Table, min_confidence: float, pairs: int) -> pa.Table:
+    places = pa.table({"pair_id": rows["pair_id"], "place": np.arange(rows.num_rows)})
+    rows = rows.take(places.group_by("pair_id").aggregate([("place", "min")])["place_min"].sort())
+    rows = rows.filter(
+        pc.fill_null(pc.greater_equal(rows["confidence_mean"], pa.scalar(min_confidence, pa.float32())), True)
+    )
+    if pairs and pairs < rows.num_rows:
+        rows = rows.take(np.sort(pc.sort_indices(rows["pair_id"]).to_numpy()[:pairs]))
+    return rows

@@ -1,0 +1,319 @@
+"""Prompt plan: captions, templates and prompts of the user's -> the file that generate reads, balanced over classes."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from models.labels import NAMES, LabelSpace
+from pipeline.balance import balance, shares
+from pipeline.config import RunConfig, absolute
+from pipeline.errors import ConfigError, DataError
+from pipeline.manifest import Manifest
+from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
+from pipeline.run import Run, log
+from pipeline.schema import PAIR, conform
+from pipeline.shards import common_labels, list_shards, load_labels, map_shards, read_columns
+from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.storage import write_bytes
+
+PLAN = PROMPTS.append(pa.field("kind", pa.string()))
+"""The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
+TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+"""Class names that are no words, and what a text encoder knows them by."""
+
+PLACE = re.compile(r"(?:\b(an?) )?\{(.*?)\}", re.IGNORECASE)
+AN_SOUND = re.compile(r"(?!uni|us[ae]|eu|one)[aeiou]|hour|honest", re.IGNORECASE)
+
+
+class PromptsConfig(RunConfig):
+    """Plans prompts: writes <runs>/<run>/prompts.parquet, which jobs.generate reads."""
+
+    pairs: tuple[str, ...] = ()
+    """Folders of pair sets whose captions become prompts, paths or URLs; the classes in a pair's mask are what its
+    caption asks for."""
+    captions: Literal["first", "all"] = "first"
+    """Take the first caption of each pair, or all of them."""
+    append_classes: bool = False
+    """Append the names of the classes in the mask to each caption: "a street; person, bus" (Dataset Diffusion)."""
+    templates: tuple[str, ...] = ()
+    """Texts such as "a photo of a {a}", filled with every class, or "a {a} and a {b}", with every two classes; "a"
+    becomes "an" where it has to."""
+    template_classes: tuple[str, ...] = ()
+    """Names of the classes for templates; empty: all but the background."""
+    file: str = ""
+    """Further prompts, whatever jobs.generate reads: one a line, .jsonl or .parquet; a path or a URL."""
+    labels: str = ""
+    """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
+    balance: str = ""
+    """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
+    target_share: float = Field(0.05, gt=0, lt=1)
+    """A class is rare that fewer of the set's images show; this share of the weighted prompts will ask for it."""
+    max_weight: float = Field(20.0, ge=1)
+    """Balancing uses no prompt more often than another by more than this factor."""
+
+
+class Asked(NamedTuple):
+    """One prompt of one source; a row of PLAN."""
+
+    prompt: str
+    weight: float
+    class_ids: list[int] | None
+    kind: str
+
+
+def make_prompts(config: PromptsConfig) -> pa.Table:
+    """Writes the plan, with what to expect of it in prompts.json; returns it (PLAN).
+
+    Raises:
+        ConfigError, DataError: nothing to plan from, an unknown class or template, pairs without captions, or a run
+            that was begun with another config or other prompts.
+    """
+    labels = find_labels(config)
+    rows, num_empty = without_empty(
+        [*from_captions(config, labels), *from_templates(config, labels), *from_file(config, labels)]
+    )
+    if not rows:
+        raise ConfigError("no prompts to plan with: give `pairs`, `templates` or a `file`")
+    plan = add_up(rows)
+    report: dict[str, Any] = {
+        "prompts": plan.num_rows,
+        "prompts_by_kind": dict(Counter(plan["kind"].to_pylist())),
+        "prompts_without_known_classes": plan["class_ids"].null_count,
+        "empty_captions_dropped": num_empty,
+    }
+    if config.balance:
+        assert labels is not None, "a pair set has a label space"
+        plan, report["balance"] = balanced(plan, labels, config)
+    with Run.open(config, "prompts", facts={"prompts_digest": prompts_digest(plan)}, on_store=True) as run:
+        buffer = io.BytesIO()
+        pq.write_table(plan, buffer, compression="zstd")
+        write_bytes(f"{run.folder}/prompts.parquet", buffer.getvalue())
+        text = json.dumps(report, indent=1)
+        write_bytes(f"{run.folder}/prompts.json", text.encode())
+        run.tracker.text("prompts.json", text)
+        run.tracker.metrics(numbers(report))
+        tell(report, config)
+        log.info("prompts: %s in %s/prompts.parquet", f"{plan.num_rows:,}", run.folder)
+    return plan
+
+
+def find_labels(config: PromptsConfig) -> LabelSpace | None:
+    """The label space of all that the config names; None where it names nothing that has one.
+
+    Raises:
+        ConfigError, DataError: none where there should be one, or two that differ.
+    """
+    folders = [absolute(folder) for folder in (*config.pairs, config.balance) if folder]
+    found = common_labels(folders) if folders else None
+    if not config.labels:
+        return found
+    try:
+        is_name = config.labels in NAMES or config.labels.endswith((".yaml", ".yml"))
+        named = LabelSpace.named(config.labels) if is_name else load_labels(absolute(config.labels))
+    except ValueError as error:
+        raise ConfigError(f"labels: {error}") from error
+    if found and found.classes != named.classes:
+        raise ConfigError(f"labels: {config.labels} has other classes than {folders[0]}; leave `labels` empty")
+    return named
+
+
+def read_texts(folder: str) -> pa.Table:
+    """The columns TEXTS of a pair set, in the order of ids; those that an older release did not write are null.
+
+    Raises:
+        DataError: no pairs.
+    """
+    rows = map_shards(lambda path: conform(read_columns(path, TEXTS.names), TEXTS), list_shards(folder))
+    if not rows:
+        raise DataError(f"{folder}: holds no pairs; give the folder of a run that has made some")
+    return pa.concat_tables(rows).sort_by("pair_id")
+
+
+def from_captions(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
+    """The captions of pairs.
+
+    Raises:
+        DataError: a set without any.
+    """
+    for folder in map(absolute, config.pairs):
+        assert labels is not None, "a pair set has a label space"
+        rows = read_texts(folder).to_pylist()
+        if not any(text for row in rows for text in captions_of(row)):
+            raise DataError(
+                f"{folder}: none of its {len(rows):,} pairs has a caption; make them with jobs.caption first"
+            )
+        for row in rows:
+            class_ids = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
+            names = ", ".join(spoken(labels.classes[one]) for one in class_ids) if config.append_classes else ""
+            texts = captions_of(row)
+            for text in texts if config.captions == "all" else texts[:1]:
+                is_appended = bool(names and text)
+                prompt = f"{text}; {names}" if is_appended else text
+                yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
+
+
+def captions_of(row: dict[str, Any]) -> list[str]:
+    """All captions of a row of TEXTS, the prompt first; [""] where there are none."""
+    texts = (text.strip() for text in (row["prompt"], *(row["captions"] or ())) if text)
+    return list(dict.fromkeys(filter(None, texts))) or [""]
+
+
+def from_templates(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
+    """Templates filled with classes.
+
+    Raises:
+        ConfigError: a wrong template or class, or no label space.
+    """
+    if config.templates and labels is None:
+        raise ConfigError("labels: templates need a label space: voc, coco, ..., a YAML file or the folder of a run")
+    for template in config.templates:
+        assert labels is not None
+        places = {place for _, place in PLACE.findall(template)}
+        if places not in ({"a"}, {"a", "b"}):
+            raise ConfigError(
+                f'templates: {template!r} should have the place {{a}}, or {{a}} and {{b}}: "a photo of a {{a}}"'
+            )
+        for class_ids in combinations(template_ids(config, labels), len(places)):
+            yield Asked(
+                fill(template, [spoken(labels.classes[one]) for one in class_ids]), 1.0, list(class_ids), "template"
+            )
+
+
+def template_ids(config: PromptsConfig, labels: LabelSpace) -> list[int]:
+    """Ids of the classes that templates are filled with, ascending; never 0."""
+    known = {name: one for one, given in enumerate(labels.classes) if one for name in (given, spoken(given))}
+    for name in config.template_classes:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(labels.classes[1:])}"
+            raise ConfigError(f"template_classes: label space {labels.name!r} has no class {name!r}; {hint}")
+    return sorted({known[name] for name in config.template_classes or known})
+
+
+def fill(template: str, names: list[str]) -> str:
+    """A template with names in the places {a} and {b}, each behind the right one of "a" and "an"."""
+
+    def place(match: re.Match[str]) -> str:
+        article, name = match[1], names["ab".index(match[2])]
+        if not article:
+            return name
+        right = "an" if AN_SOUND.match(name) else "a"
+        return f"{right.capitalize() if article[0] == 'A' else right} {name}"
+
+    return PLACE.sub(place, template)
+
+
+def spoken(name: str) -> str:
+    """A class's name as people write it."""
+    return SPOKEN.get(name, name.replace("_", " "))
+
+
+def from_file(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
+    """The user's own prompts; where their file does not say what they ask for, it is the classes that they name."""
+    for row in read_prompts(absolute(config.file)).to_pylist() if config.file else []:
+        class_ids = row["class_ids"]
+        if class_ids is None and labels:
+            class_ids = list(classes_in_prompt(row["prompt"], labels))
+        yield Asked(row["prompt"], row["weight"], class_ids, "file")
+
+
+def without_empty(rows: Iterable[Asked]) -> tuple[list[Asked], int]:
+    """The prompts that hold a text, without space around it, and how many do not."""
+    found = [row._replace(prompt=row.prompt.strip()) for row in rows]
+    kept = [row for row in found if row.prompt]
+    return kept, len(found) - len(kept)
+
+
+def add_up(rows: list[Asked]) -> pa.Table:
+    """PLAN with every prompt once (`pipeline.prompts.distinct`); its kind is that of its first use."""
+    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), PLAN, strict=True)]
+    kinds = {row.prompt: row.kind for row in reversed(rows)}
+    found = distinct(pa.table(columns, schema=PLAN).select(PROMPTS.names))
+    return found.append_column(PLAN.field("kind"), pa.array([kinds[text] for text in found["prompt"].to_pylist()]))
+
+
+def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple[pa.Table, dict[str, Any]]:
+    """The plan with balanced weights, and what to expect of each rare class.
+
+    Raises:
+        DataError: no pairs to compare with.
+    """
+    folder = absolute(config.balance)
+    manifest = Manifest.scan(folder)
+    if not manifest.num_pairs:
+        raise DataError(f"{folder}: holds no pairs to balance with; give the folder of a run that has made some")
+    shown = {one: share.images / manifest.num_pairs for one, share in manifest.classes.items()}
+    rare = [one for one in range(1, labels.num_classes + 1) if shown.get(one, 0.0) < config.target_share]
+    asks = np.zeros((plan.num_rows, len(rare)), bool)
+    column_of = {one: column for column, one in enumerate(rare)}
+    for row, class_ids in enumerate(plan["class_ids"].to_pylist()):
+        asks[row, [column_of[one] for one in class_ids or () if one in column_of]] = True
+    weights = plan["weight"].to_numpy()
+    factors = balance(asks, weights, np.full(len(rare), config.target_share), config.max_weight)
+    used = weights * factors.round(6)  # the last digits differ between machines
+    before, after = shares(asks, weights), shares(asks, used)
+    classes = [
+        {
+            "id": one,
+            "name": labels.classes[one],
+            "share_in_set": shown.get(one, 0.0),
+            "share_before": float(before[column]),
+            "share_after": float(after[column]),
+            "prompts": int(asks[:, column].sum()),
+            "is_reached": bool(after[column] > config.target_share * 0.999),
+        }
+        for one, column in column_of.items()
+    ]
+    weight = plan.schema.get_field_index("weight")
+    return plan.set_column(weight, PLAN.field("weight"), pa.array(used)), {"set": folder, "rare_classes": classes}
+
+
+def numbers(report: dict[str, Any]) -> dict[str, float]:
+    """A report's numbers, for MLflow."""
+    classes = report.get("balance", {}).get("rare_classes", [])
+    return {
+        "prompts": report["prompts"],
+        "empty_captions_dropped": report["empty_captions_dropped"],
+        "rare_classes": len(classes),
+        "rare_classes_reached": sum(one["is_reached"] for one in classes),
+        **{f"share/{one['name']}": one["share_after"] for one in classes},
+    }
+
+
+def tell(report: dict[str, Any], config: PromptsConfig) -> None:
+    """Logs what the plan holds, and what to do about classes that it does not ask for often enough."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["prompts_by_kind"].items())
+    log.info("prompts: %s; %d empty ones dropped", kinds, report["empty_captions_dropped"])
+    if "balance" not in report:
+        return
+    classes = report["balance"]["rare_classes"]
+    log.info("prompts: %d classes are in less than %g of the images", len(classes), config.target_share)
+    if classes:
+        log.info("prompts: %-20s %8s %8s %8s %8s", "rare class", "in set", "before", "after", "prompts")
+    for one in classes:
+        values = [f"{one[f'share_{kind}']:8.2%}" for kind in ("in_set", "before", "after")]
+        log.info("prompts: %-20s %s %8d", one["name"], " ".join(values), one["prompts"])
+    if absent := [one["name"] for one in classes if not one["prompts"]]:
+        log.warning(
+            "prompts: no prompt asks for %s; add some, such as --templates 'a photo of a {a}' --template-classes %s",
+            ", ".join(absent), " ".join(f"'{name}'" if " " in name else name for name in absent),
+        )  # fmt: skip
+    if short := [one["name"] for one in classes if one["prompts"] and not one["is_reached"]]:
+        log.warning(
+            "prompts: %d classes stay below %g: add prompts for them (best for several at once), raise max_weight or "
+            "lower target_share: %s",
+            len(short), config.target_share, ", ".join(short[:10]) + (", ..." if len(short) > 10 else ""),
+        )  # fmt: skip

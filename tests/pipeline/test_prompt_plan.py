@@ -1,0 +1,201 @@
+"""A plan of prompts: what it is made of, and that balancing asks for rare classes as often as it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from models.labels import GARMENTS, LabelSpace
+from pipeline.balance import balance, shares
+from pipeline.config import parse
+from pipeline.errors import ConfigError, DataError
+from pipeline.prompt_plan import PromptsConfig, add_up, fill, from_captions, from_file, from_templates, make_prompts
+from pipeline.prompts import read_prompts
+from pipeline.schema import PAIR
+from pipeline.shards import write_table
+
+STREET = LabelSpace.custom("street", ("aeroplane", "bus", "traffic light", "hour glass", "unicorn"))
+
+
+def save_set(folder, rows: Sequence[tuple[str | None, list[str] | None, list[int]]]) -> str:
+    """A pair set with captions and masks' classes, but without pictures."""
+    picture = {"bytes": b"", "path": None}
+    values = [
+        {
+            "pair_id": f"{number:02}", "prompt": prompt, "captions": captions, "class_ids": class_ids,
+            "class_pixels": [1] * len(class_ids), "image": picture, "mask": picture, "height": 1, "width": 1,
+            "origin": "real",
+        }
+        for number, (prompt, captions, class_ids) in enumerate(rows)
+    ]  # fmt: skip
+    columns = [pa.array([row.get(field.name) for row in values], field.type) for field in PAIR]
+    write_table(pa.table(columns, schema=PAIR), f"{folder}/shards")
+    STREET.save(folder / "label_space.json")
+    return str(folder)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "set").mkdir()
+    rows = [
+        ("a street", ["a street", "a bus"], [0, 2, 255]),
+        ("a street", None, [0, 2, 3]),
+        (None, ["a lamp ", " "], [0, 3]),
+        ("  ", None, [1]),
+    ]
+    return save_set(tmp_path / "set", rows)
+
+
+def config(tmp_path, **values) -> PromptsConfig:
+    return PromptsConfig(run="plan", runs=str(tmp_path / "runs"), **values)
+
+
+def short(rows) -> list[tuple[str, float, list[int] | None, str]]:
+    return [tuple(row.values()) for row in add_up(list(rows)).to_pylist()]
+
+
+def test_captions_ask_for_what_all_their_masks_show(tmp_path, pairs):
+    assert short(from_captions(config(tmp_path, pairs=[pairs]), STREET)) == [
+        ("a street", 2.0, [2], "caption"),
+        ("a lamp", 1.0, [3], "caption"),
+        ("", 1.0, [1], "caption"),
+    ]
+    rows = short(from_captions(config(tmp_path, pairs=[pairs], captions="all", append_classes=True), STREET))
+    assert rows == [
+        ("a street; bus", 1.0, [2], "caption; classes"),
+        ("a bus; bus", 1.0, [2], "caption; classes"),
+        ("a street; bus, traffic light", 1.0, [2, 3], "caption; classes"),
+        ("a lamp; traffic light", 1.0, [3], "caption; classes"),
+        ("", 1.0, [1], "caption"),
+    ]
+
+
+def test_templates_name_every_class_and_every_two(tmp_path):
+    templates = ("A {a} at night", "a {b} and a {a}")
+    rows = short(from_templates(config(tmp_path, templates=templates), STREET))
+    assert [row[0] for row in rows[:5]] == [
+        "An aeroplane at night", "A bus at night", "A traffic light at night", "An hour glass at night",
+        "A unicorn at night",
+    ]  # fmt: skip
+    assert len(rows) == 5 + 10 and rows[5] == ("a bus and an aeroplane", 1.0, [1, 2], "template")
+    assert not any("background" in row[0] for row in rows)
+    limited = config(tmp_path, templates=templates, template_classes=("unicorn", "bus"))
+    assert [row[0] for row in short(from_templates(limited, STREET))][2:] == ["a unicorn and a bus"]
+    assert fill("a photo of {a}", ["dining table"]) == "a photo of dining table"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no prompts to plan with: give `pairs`, `templates` or a `file`"),
+        ({"templates": ("a {a}",)}, "templates need a label space"),
+        ({"templates": ("a dog",), "labels": "voc"}, "'a dog' should have the place {a}"),
+        ({"templates": ("a {class}",), "labels": "voc"}, "should have the place {a}"),
+        ({"templates": ("a {b}",), "labels": "voc"}, "should have the place {a}"),
+        ({"templates": ("a {a}",), "labels": "voc", "template_classes": ("bycicle",)}, "did you mean bicycle"),
+        ({"templates": ("a {a}",), "labels": "voc", "template_classes": ("background",)}, "has no class 'background'"),
+        ({"labels": "nowhere.yaml", "templates": ("a {a}",)}, "labels: label space 'nowhere.yaml': cannot read it"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path, values, message):
+    with pytest.raises(ConfigError, match=message):
+        make_prompts(config(tmp_path, **values))
+
+
+def test_wrong_sets_are_explained(tmp_path, pairs):
+    with pytest.raises(ConfigError, match="labels: voc has other classes than"):
+        make_prompts(config(tmp_path, pairs=[pairs], labels="voc"))
+    with pytest.raises(DataError, match="nowhere/label_space.json: missing"):
+        make_prompts(config(tmp_path, pairs=[str(tmp_path / "nowhere")]))
+    (tmp_path / "mute").mkdir()
+    mute = save_set(tmp_path / "mute", [(None, None, [1]), ("", [], [2])])
+    with pytest.raises(DataError, match="none of its 2 pairs has a caption; make them with jobs.caption first"):
+        make_prompts(config(tmp_path, pairs=[pairs, mute]))
+
+
+def test_classes_of_a_file_are_its_own_or_those_that_it_names(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "two buses", "weight": 3}\n{"prompt": "a jet", "class_ids": [1]}\n{"prompt": "fog"}\n')
+    given = config(tmp_path, file=str(path))
+    known = [("two buses", 3.0, [2], "file"), ("a jet", 1.0, [1], "file"), ("fog", 1.0, [], "file")]
+    assert short(from_file(given, STREET)) == known
+    assert [row[2] for row in short(from_file(given, None))] == [None, [1], None]
+
+
+def test_a_plan_is_written_balanced_explained_and_read_by_generate(tmp_path, pairs, capsys):
+    (tmp_path / "real").mkdir()
+    real = save_set(tmp_path / "real", [("", None, [0, 2])] * 18 + [("", None, [3]), ("", None, [1, 2])])
+    given = config(tmp_path, pairs=[pairs], balance=real, target_share=0.3, max_weight=4)
+    plan = make_prompts(given)
+    folder = tmp_path / "runs" / "plan"
+    assert pq.read_table(folder / "prompts.parquet").equals(plan)
+    assert plan["prompt"].to_pylist() == ["a street", "a lamp"]
+    assert read_prompts(str(folder / "prompts.parquet")).equals(plan.select(["prompt", "weight", "class_ids"]))
+    report = json.loads((folder / "prompts.json").read_text())
+    assert (report["prompts"], report["empty_captions_dropped"]) == (2, 1)
+    classes = {one["name"]: one for one in report["balance"]["rare_classes"]}
+    assert list(classes) == ["aeroplane", "traffic light", "hour glass", "unicorn"], "the bus is not rare"
+    assert classes["traffic light"]["is_reached"] and classes["traffic light"]["share_in_set"] == 1 / 20
+    assert classes["unicorn"]["prompts"] == 0 and not classes["unicorn"]["is_reached"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--template-classes aeroplane 'hour glass' unicorn" in told and "4 classes are in less than 0.3" in told
+    make_prompts(given)  # the same again
+    with pytest.raises(ConfigError, match=r"max_weight: 4.0 -> 5.0"):
+        make_prompts(given.model_copy(update={"max_weight": 5.0}))
+
+
+def test_balancing_gives_rare_classes_their_share_and_leaves_others_as_they_are():
+    random = np.random.default_rng(0)
+    asks = random.random((3000, 12)) < np.geomspace(0.3, 0.004, 12)
+    weights = random.integers(1, 4, 3000).astype(float)
+    wanted = np.where(shares(asks, weights) < 0.05, 0.05, 0)
+    factors = balance(asks, weights, wanted, 20)
+    after = shares(asks, weights * factors)
+    assert (after >= wanted * (1 - 1e-4)).all() and factors.min() >= 1 and factors.max() <= 20
+    rare = asks[:, wanted > 0]
+    assert np.allclose(after[wanted > 0][1:], 0.05, rtol=1e-4), "no more than wanted; others have lifted the first"
+    assert (factors[~rare.any(1)] == 1).all()
+    assert len(np.unique(factors[rare.sum(1) == 1].round(9))) <= rare.shape[1], "prompts for one class stay alike"
+
+
+def test_prompts_for_several_classes_help_where_every_prompt_asks_for_some():
+    random = np.random.default_rng(0)
+    asks = np.zeros((2000, 8), bool)
+    for row in asks:
+        row[random.choice(8, random.integers(1, 4), replace=False)] = True
+    before = shares(asks, np.ones(2000))
+    factors = balance(asks, np.ones(2000), np.full(8, 0.3), 20)
+    assert (before < 0.3).all() and (shares(asks, factors) > 0.2999).all() and factors.max() < 20
+    assert factors[asks.sum(1) == 3].min() > factors[asks.sum(1) == 1].max()
+
+
+def test_balancing_changes_nothing_where_nothing_is_rare():
+    asks = np.eye(4, dtype=bool)
+    assert (balance(asks, np.ones(4), np.full(4, 0.2), 20) == 1).all()
+    assert (balance(asks[:, :0], np.ones(4), np.zeros(0), 20) == 1).all()
+    assert (balance(np.ones((4, 1), bool), np.ones(4), np.array([0.9]), 20) == 1).all(), "all ask for it"
+
+
+def test_what_cannot_be_reached_gets_the_most_that_is_allowed():
+    asks = np.zeros((100, 3), bool)
+    asks[0, 0] = asks[1:5, 1] = True
+    factors = balance(asks, np.ones(100), np.full(3, 0.4), 10)
+    assert factors[0] == factors.max() == pytest.approx(10)
+    assert shares(asks, factors)[0] < 0.4 and shares(asks, factors)[2] == 0
+
+
+def test_the_command_line_takes_lists():
+    arguments = ["--run", "a", "--templates", "a {a}", "a {a} and a {b}", "--template-classes", "traffic light", "bus"]
+    found = parse(PromptsConfig, [*arguments, "--pairs", "runs/x", "--append-classes", "True"])
+    assert found.templates == ("a {a}", "a {a} and a {b}") and found.template_classes == ("traffic light", "bus")
+    assert found.append_classes and found.pairs == ("runs/x",)
+
+
+def test_the_built_in_classes_have_names_that_fill_templates(tmp_path):
+    rows = short(from_templates(config(tmp_path, templates=("a {a}",)), GARMENTS))
+    assert len(rows) == GARMENTS.num_classes
