@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from models.weights import Bundle
+from pipeline.prompts import read_prompts
 from pipeline.proof import ProofConfig, train_segmenters
 from pipeline.reader import PairDataset
 from pipeline.report import ReportConfig, report
@@ -23,7 +24,7 @@ from tests.models.test_captioner import save_tiny_captioner
 from tests.pipeline.datasets.trees import save_voc
 
 ROOT = Path(__file__).parent.parent
-TINY_STEPS = "--optimisation.num-examples 16 --optimisation.batch-size 4 --optimisation.accumulation 2"
+TINY_STEPS = "--optimisation.num-examples 8 --optimisation.batch-size 4 --optimisation.accumulation 2"
 ON_CPU = "--workers.cpus 0.5 --workers.gpus 0 --workers.threads 1"
 TINY = {
     "ingest": "--workers.num 1 --rows-per-shard 2",
@@ -32,8 +33,9 @@ TINY = {
     "train_vae": f"--widths 8 8 8 8 --decoder-width 8 --size-px 32 --workers.num 2 {TINY_STEPS} {ON_CPU}",
     "import_weights": "--base {golden}/unidiffuser",
     "encode": f"--size-px 64 {ON_CPU}",
-    "train_joint": f"--preview.steps 2 --preview.batch-size 2 --optimisation.optimizer muon {TINY_STEPS} {ON_CPU}",
-    "prompts": "",
+    "train_joint": "--diffusion.text-noise dropout --preview.steps 2 --preview.batch-size 2 "
+    f"--optimisation.optimizer muon {TINY_STEPS} {ON_CPU}",
+    "prompts": "--templates={{a}}",  # captions of random weights name no classes
     "generate": f"--pairs 6 --preset own --sampler.steps 2 --sampler.batch-size 3 --refine-on.num 1 {ON_CPU}",
     "export": "--workers.num 1",
 }
@@ -61,8 +63,9 @@ def test_every_command_of_the_page_in_order(tmp_path, ray_session, monkeypatch):
 
     rows = read_shards(["runs/voc-synthetic"]).select(PAIR.names).to_pylist()
     assert len(rows) == 6 and {row["height"] for row in rows} == {64}
-    captions = set(read_shards(["runs/voc-train-captioned"], ["prompt"])["prompt"].to_pylist())
-    assert {row["prompt"] for row in rows} <= captions
+    prompts = read_prompts("runs/voc-prompts/prompts.parquet").to_pylist()
+    assert {row["prompt"] for row in rows} <= {row["prompt"] for row in prompts}
+    assert any(row["prompt_class_ids"] for row in rows), "classes of templates are known"
     assert {row["bundle"] for row in rows} == {Bundle.load("runs/voc-joint/weights").digest}
     assert len(PairDataset("runs/voc-synthetic", "runs/voc-train")) == 10
     assert len(list(Path("runs/voc-mmseg/export/SegmentationClass").iterdir())) == 6

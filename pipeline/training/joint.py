@@ -106,6 +106,11 @@ def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
     }
     if wrong := [f"{key} is {shapes[key]}, net expects {wanted[key]}" for key in wanted if shapes[key] != wanted[key]]:
         raise ConfigError(f"{config.train[0]} does not fit the key `net`: " + "; ".join(wrong))
+    if config.diffusion.text_noise == "independent" and net.text_prediction_width not in (None, 0, net.text_width):
+        raise ConfigError(
+            f"net.text_prediction_width is {net.text_prediction_width}, text is {net.text_width} wide: such a network "
+            "cannot learn the noise of text; use --diffusion.text-noise dropout"
+        )
     return shapes
 
 
