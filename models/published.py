@@ -163,8 +163,8 @@ def build_joint(tensors: Tensors, config: dict[str, Any], where: str) -> JoDiffu
 
 
 def read_annotation_vae(folder: Path) -> AnnotationVAE:
-    """The reference's annotation VAE: flat, or in `vae/` or `label_vae/`; sizes come from its tensors. Or one of our own
-    training, with its statistics."""
+    """The reference's annotation VAE: flat, or in `vae/` or `label_vae/`; sizes come from its tensors. Or one of our
+    own training, with its statistics."""
     folder = holder(folder, "vae", "label_vae")
     config = read_config(folder)
     if "latent_std" in config:

@@ -49,22 +49,25 @@ def write_table(table: pa.Table, folder: str) -> str:
     """
     name = shard_name(table.column(0))
     rows_per_group = MAX_BYTES_PER_GROUP * table.num_rows // max(table.nbytes, 1)
-    small = [field.name for field in table.schema if field.type != PICTURE and not pa.types.is_binary(field.type)]
+    row_group_size = max(1, min(MAX_ROWS_PER_GROUP, rows_per_group))
 
     def write(file: IO[bytes]) -> None:
-        pq.write_table(
-            table,
-            file,
-            row_group_size=max(1, min(MAX_ROWS_PER_GROUP, rows_per_group)),
-            compression="zstd",
-            use_dictionary=small,
-            write_statistics=small,  # the least and greatest of encoded pictures say nothing
-            write_page_index=True,
-            write_page_checksum=True,
-        )
+        pq.write_table(table, file, row_group_size=row_group_size, **parquet_options(table.schema))
 
     publish(f"{folder.rstrip('/')}/{name}", write)
     return name
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How all our Parquet files are written."""
+    small = [field.name for field in schema if field.type != PICTURE and not pa.types.is_binary(field.type)]
+    return {
+        "compression": "zstd",
+        "use_dictionary": small,
+        "write_statistics": small,  # the least and greatest of encoded pictures say nothing
+        "write_page_index": True,
+        "write_page_checksum": True,
+    }
 
 
 def shard_name(keys: pa.ChunkedArray) -> str:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
 from pipeline.formats.tally import Tally
-from pipeline.schema import PAIR, PICTURE
-from pipeline.shards import MAX_BYTES_PER_GROUP, MAX_ROWS_PER_GROUP
+from pipeline.schema import PAIR
+from pipeline.shards import MAX_BYTES_PER_GROUP, MAX_ROWS_PER_GROUP, parquet_options
 from pipeline.storage import publish
 
 READING = """\
@@ -24,7 +24,6 @@ pairs = load_dataset("path/of/this/folder", split="{split}")
 image, mask = pairs[0]["image"], pairs[0]["mask"]
 """
 SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
-SMALL_COLUMNS = [field.name for field in PAIR if field.type != PICTURE]
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,7 @@ class HuggingFace:
         num_bytes = 0
 
         def write(file: IO[bytes]) -> None:
-            with pq.ParquetWriter(
-                file,
-                PAIR,
-                compression="zstd",
-                use_dictionary=SMALL_COLUMNS,
-                write_statistics=SMALL_COLUMNS,  # the least and greatest of encoded pictures say nothing
-                write_page_index=True,
-                write_page_checksum=True,
-            ) as writer:
+            with pq.ParquetWriter(file, PAIR, **parquet_options(PAIR)) as writer:
                 for rows in _groups(pairs):
                     writer.write_table(rows)
                     nonlocal num_bytes

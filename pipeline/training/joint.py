@@ -94,8 +94,8 @@ def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
     beside, made_by = digest(f"{config.train[0]}/encoders", ENCODERS), found[config.train[0]].decode()
     if beside != made_by:
         raise ConfigError(
-            f"{config.train[0]}: its latents are of encoders {made_by}, but those in its folder encoders/, which would go "
-            f"into the bundle, are {beside}; encode again under another --run name"
+            f"{config.train[0]}: its latents are of encoders {made_by}, but those in its folder encoders/, which would "
+            f"go into the bundle, are {beside}; encode again under another --run name"
         )
     net = config.net
     wanted = {
