@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, LogitsProcessor
 
 from models.weights import WeightsError
 
@@ -50,6 +49,9 @@ class Captioner:
         Raises:
             WeightsError: no such model, not complete, or not a captioner; says how to mend it.
         """
+        # Not above: the tasks that only write what it gave should not wait for it.
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
         commit = check_model(model, revision)
         if precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits on the way
@@ -129,9 +131,10 @@ class Captioner:
         return self.tokenizer.decode([one for one in ids if one != image_token], skip_special_tokens=True).strip()
 
 
-class Nucleus(LogitsProcessor):
-    """Makes greedy decoding sample: leaves each row the one word that its own generator picks of the nucleus (Holtzman
-    et al., "The curious case of neural text degeneration"). With a generator per row, no row depends on its batch.
+class Nucleus:
+    """A logits processor of transformers that makes greedy decoding sample: leaves each row the one word that its own
+    generator picks of the nucleus (Holtzman et al., "The curious case of neural text degeneration"). With a generator
+    per row, no row depends on its batch.
 
     Args:
         generators: one a row.
@@ -157,6 +160,8 @@ def check_model(model: str, revision: str = "", instruction: str = "") -> str:
     Raises:
         WeightsError: no such model, not a captioner, or one that takes no instruction.
     """
+    from transformers import AutoConfig
+
     commit = ""
     if not Path(model).exists():  # the hub's cache names a snapshot by it
         path = _reading(model, lambda: hf_hub_download(model, "config.json", revision=revision or "main"))

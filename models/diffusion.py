@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin, UniPCMultistepScheduler
 from torch import Tensor
 
 from models.jodiffusion import Joint
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 NUM_TIMES = 1000
 Objective = Literal["epsilon", "flow"]
@@ -58,6 +60,9 @@ class Diffusion:
 
     def scheduler(self, solver: Solver) -> SchedulerMixin:
         """diffusers' solver of the reverse process, for this noise process."""
+        # Not above: most processes solve nothing, and diffusers would be a third of their start.
+        from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
         # DDIM is DPM-Solver++ of order 1 (DPM-Solver++, section 4.1).
         order = int(solver[-1]) if solver[-1].isdigit() else 1
         kind = UniPCMultistepScheduler if solver.startswith("unipc") else DPMSolverMultistepScheduler

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from diffusers import SchedulerMixin
 from torch import Tensor
 
 from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Solver
 from models.jodiffusion import Joint
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -12,15 +12,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
-from transformers.utils.logging import disable_progress_bar
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.diffusion import Diffusion
@@ -28,14 +25,15 @@ from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPVisionModelWithProjection
+
 WEIGHTS = "model.safetensors"
 ENCODERS = ("label_space.json", "text_encoder", "tokenizer", "image_encoder", "image_vae", "annotation_vae")
 SAFELY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
 """No download and no pickle, whatever lies in a folder."""
 JOINT = ("bundle.json", "joint")
-
-
-disable_progress_bar()  # a line per part and process would drown the log of a run
 
 
 class WeightsError(ValueError):
@@ -71,6 +69,10 @@ class Encoders:
         Raises:
             WeightsError: something is missing or does not fit; says what and where.
         """
+        # Not above: these two libraries are two thirds of a process's start, and most processes load no encoders.
+        from diffusers import AutoencoderKL
+        from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
+
         folder = Path(folder)
         _require(folder, ENCODERS)
         try:
@@ -292,9 +294,12 @@ def pretrained(kind: type[Part], folder: Path) -> Part:
     # Float32 whatever a config says: the bundle keeps what it was given, and precision is the sampler's choice.
     own: dict[str, Any] = (
         {"low_cpu_mem_usage": False, "torch_dtype": torch.float32}
-        if kind is AutoencoderKL
+        if kind.__module__.startswith("diffusers.")
         else {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     )
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # a line per part and process would drown the log of a run
     try:
         part, found = cast(Any, kind).from_pretrained(folder, output_loading_info=True, **own, **SAFELY)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:

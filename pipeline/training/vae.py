@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from diffusers import AutoencoderKL
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
@@ -25,6 +24,9 @@ from pipeline.shards import common_labels, read_shards
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 NUM_SHOWN = 8
 
@@ -168,6 +170,8 @@ class ImageTask:
         return decode_pairs(batch, self.config.size_px)
 
     def build(self) -> nn.Module:
+        from diffusers import AutoencoderKL  # not above: the training of masks goes without
+
         widths = self.config.widths
         groups = next(n for n in range(max(1, min(32, widths[0] // 4)), 0, -1) if all(w % n == 0 for w in widths))
         return ImageAutoencoder(
