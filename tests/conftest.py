@@ -24,6 +24,8 @@ os.environ.update(
         "RAY_AUTH_MODE": "disabled",  # a token would be looked for in the home folder
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray's 2 s make a trivial training take 20 s and more
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process less to start; nothing is taken back here
+        "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",  # several processes share few cores, and sums in one order give one result
         "MKL_NUM_THREADS": "1",

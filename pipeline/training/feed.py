@@ -1,4 +1,4 @@
-"""The batches of one training worker, read from shards through Ray Data.
+"""The batches of one training worker, read from shards: once, or in every epoch through Ray Data.
 
 A worker reads its own share of the files and draws its own order from (seed, rank, epoch), so that a run that was
 stopped at any step goes on with exactly the batches that it would have had.
@@ -14,7 +14,7 @@ import ray.data
 import torch
 
 from pipeline.errors import ShardError
-from pipeline.schema import Batch
+from pipeline.schema import Batch, object_column
 from pipeline.shards import open_shard, some_shards
 from pipeline.training.task import Tensors
 
@@ -55,9 +55,9 @@ class Feed:
         files = [file for folder in self.folders for file in some_shards(folder)]
         taken: list[Batch] = []
         count = 0
-        for batch in self._read(files).iter_batches(batch_size=256):
-            taken.append(self.decode(batch))
-            count += len(batch[self.columns[0]])
+        for batch in self._decoded(files):
+            taken.append(batch)
+            count += len(next(iter(batch.values())))
             if count >= num_rows:
                 break
         return to_tensors({name: np.concatenate([batch[name] for batch in taken])[:num_rows] for name in taken[0]})
@@ -76,15 +76,17 @@ class Feed:
             )
         return files[self.rank :: self.world_size]
 
-    def _read(self, files: Sequence[str]) -> ray.data.Dataset:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        return ray.data.read_parquet(list(files), columns=list(self.columns))
+    def _decoded(self, files: Sequence[str]) -> Iterator[Batch]:
+        """All rows of some files, in order. Read and decoded in this process: it is done once, and would be over before
+        a task of Ray Data had started."""
+        for path in files:
+            with open_shard(path) as file:
+                for rows in file.iter_batches(batch_size=256, columns=list(self.columns), use_threads=False):
+                    names = rows.schema.names
+                    yield self.decode({name: object_column(rows[name].to_pylist()) for name in names})
 
     def _cached(self, batch_size: int, start_step: int) -> Iterator[Batch]:
-        # Decoded here and not by tasks of Ray Data: done once, it is over before such a task has imported torch.
-        parts = [self.decode(part) for part in self._read(self.files()).iter_batches(batch_size=256)]
+        parts = list(self._decoded(self.files()))
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         num_rows = len(next(iter(rows.values())))
         orders: dict[int, np.ndarray] = {}
@@ -109,6 +111,9 @@ class Feed:
             yield {name: values[index] for name, values in rows.items()}
 
     def _streamed(self, batch_size: int, start_step: int) -> Iterator[Batch]:
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
         files = self.files()
         steps_per_epoch = sum(map(_num_rows, files)) // batch_size
         if not steps_per_epoch:
@@ -116,7 +121,7 @@ class Feed:
         epoch, skipped = divmod(start_step, steps_per_epoch)
         while True:
             order = np.random.default_rng([self.seed, self.rank, epoch])
-            encoded = self._read([files[i] for i in order.permutation(len(files))])
+            encoded = ray.data.read_parquet([files[i] for i in order.permutation(len(files))], columns=[*self.columns])
             batches = encoded.map_batches(self.decode, batch_size=256, num_cpus=0.5).iter_batches(
                 batch_size=batch_size,
                 drop_last=True,
