@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from models.labels import LabelSpace
 from pipeline.errors import DataError, MaskError
@@ -36,6 +37,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How a picture with this EXIF orientation is turned upright."""
+_QUARTERS = frozenset(
+    {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
+)
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has: Pillow reads 16 of them as 8 where there are three channels."""
+_LONGEST_WEBP_PX = 16_383
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,22 @@ class Photograph:
     width: int
     turn: Image.Transpose | None = None
 
-    def turned(self, mask: np.ndarray) -> np.ndarray:
-        """`mask`, (H, W), as the picture is turned. It is, where it only fits the picture as stored: a mask that fits
-        both was drawn on what viewers and trainers show, the upright picture."""
-        if self.turn is None or mask.shape == (self.height, self.width) or mask.shape != (self.width, self.height):
+    def turned(self, mask: np.ndarray, as_stored: bool = False) -> np.ndarray:
+        """`mask`, (H, W), as it lies on the upright picture.
+
+        Args:
+            mask: a mask that only fits the picture as stored is turned with it. One that fits both was drawn on what
+                viewers and trainers show, the upright picture, and stays.
+            as_stored: it was drawn on the picture as stored, also where it fits both.
+        """
+        if self.turn is None:
             return mask
-        return np.array(Image.fromarray(mask).transpose(self.turn))
+        fits = mask.shape == (self.height, self.width)
+        sideways = mask.shape == (self.width, self.height)
+        is_quarter = self.turn in _QUARTERS
+        if (sideways and is_quarter and (as_stored or not fits)) or (fits and not is_quarter and as_stored):
+            return np.array(Image.fromarray(mask).transpose(self.turn))
+        return mask
 
 
 def read_photograph(encoded: bytes, where: str) -> Photograph:
@@ -68,15 +85,23 @@ def read_photograph(encoded: bytes, where: str) -> Photograph:
         DataError: undecodable, cut short, or of more than 8 bits a channel; `where` is named.
     """
     picture = _open(encoded, where)
-    if picture.mode in _TOO_DEEP:
+    if picture.mode in _TOO_DEEP or (picture.format == "PNG" and encoded[_PNG_DEPTH] > 8):
         raise DataError(
-            f"{where}: a picture of mode {picture.mode} has more than 8 bits a channel; scale it to 8 bits first"
+            f"{where}: a picture of mode {picture.mode} with more than 8 bits a channel; scale it to 8 bits first"
         )
-    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _TURNS.get(_orientation(picture))
     if picture.mode == "RGB" and picture.format in _KEPT_FORMATS and turn is None:
         return Photograph(encoded, picture.height, picture.width)
-    upright = ImageOps.exif_transpose(picture).convert("RGB")
-    return Photograph(_save(upright, "webp"), upright.height, upright.width, turn)
+    upright = picture.convert("RGB") if turn is None else picture.convert("RGB").transpose(turn)
+    format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
+    return Photograph(_save(upright, format), upright.height, upright.width, turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):  # damaged EXIF says nothing of the picture
+        return 1
 
 
 def encode_image(image: np.ndarray, format: ImageFormat = "png") -> bytes:
@@ -117,9 +142,14 @@ def decode_mask(encoded: bytes, where: str) -> np.ndarray:
 
     Raises:
         DataError: undecodable or cut short; `where` is named.
-        MaskError: colours where class ids should be.
+        MaskError: colours where class ids should be, or a lossy format, which changes ids along every edge.
     """
     picture = _open(encoded, where)
+    if picture.format in ("JPEG", "MPO") or (picture.format == "WEBP" and b"VP8L" not in encoded[:4096]):
+        raise MaskError(
+            f"{where}: a mask holds class ids, but {picture.format} is lossy and has changed some; take the PNG that "
+            "it was made from"
+        )
     if picture.mode in ("L", "P"):
         return np.array(picture)
     if picture.mode == "1":

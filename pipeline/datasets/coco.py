@@ -63,7 +63,15 @@ class COCO:
         return self.given or label_space_of(self._instances["categories"])
 
     def entries(self) -> pa.Table:
-        found = self._instances
+        try:
+            return self._entries(self._instances)
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{self._path}: not in COCO's form, something has no {error}; images need id, file_name, height and "
+                "width, annotations image_id, category_id and segmentation, categories id and name"
+            ) from error
+
+    def _entries(self, found: dict[str, Any]) -> pa.Table:
         objects = self._objects(found)
         captions = self._captions(found["images"])
         rows = []
@@ -84,6 +92,9 @@ class COCO:
             mask[region(segmentation, height, width, str(entry["key"]))] = value
         return Found(image, mask, list(entry["captions"]))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_instances"}  # gigabytes
+
     def _objects(self, found: dict[str, Any]) -> dict[int, list[tuple[int, Any]]]:
         """Image id -> value in the mask and region of each object, the lowest first."""
         labels = self.labels
@@ -103,7 +114,7 @@ class COCO:
             for image, of_image in objects.items()
         }
 
-    @property
+    @cached_property
     def _name(self) -> str:
         return self.split if is_file(f"{self.root}/annotations/instances_{self.split}.json") else f"{self.split}2017"
 
@@ -141,10 +152,10 @@ class COCO:
 
 
 def label_space_of(categories: list[dict[str, Any]]) -> LabelSpace:
-    """COCO's label space where all categories are COCO's, else one of their names in the order of their ids."""
+    """COCO's label space where the categories are all of COCO's, else one of their names in the order of their ids."""
     coco = LabelSpace.named("coco")
     names = [str(one["name"]) for one in sorted(categories, key=lambda one: one["id"])]
-    if set(names) <= set(coco.classes[1:]):
+    if set(names) == set(coco.classes[1:]):
         return coco
     try:
         return LabelSpace.custom("categories", tuple(names))
@@ -162,6 +173,8 @@ def region(segmentation: Any, height: int, width: int, where: str) -> np.ndarray
         if isinstance(segmentation, dict):
             runs = segmentation
             if isinstance(runs["counts"], list):
+                if sum(runs["counts"]) != height * width:
+                    raise ValueError(f"run lengths of {sum(runs['counts'])} pixels, the picture has {height * width}")
                 runs = rle.frPyObjects(runs, height, width)
             if tuple(runs["size"]) != (height, width):
                 raise ValueError(f"run lengths of {runs['size']}, picture of {[height, width]} (height, width)")

@@ -28,7 +28,8 @@ class HuggingFace:
         image, mask: names of the columns, both of pictures.
         caption: name of a column of texts or of lists of texts; empty: none.
         values: raw value in the masks -> class id; values that it does not name stay.
-        revision: commit, branch or tag on the hub.
+        subset: name of a part ("config") of a data set on the hub that has several.
+        revision: commit on the hub. Rows are known by their numbers, so all must read the same version.
     """
 
     root: str
@@ -38,16 +39,13 @@ class HuggingFace:
     mask: str = "mask"
     caption: str = ""
     values: Mapping[int, int] = field(default_factory=dict)
+    subset: str = ""
     revision: str = ""
 
     def entries(self) -> pa.Table:
         rows = self._rows
         texts = rows[self.caption] if self.caption else [[]] * len(rows)
-        width = len(str(max(len(rows) - 1, 0)))
-        return entry_table(
-            (f"{index:0{width}}", str(index), str(index), [one for one in _listed(text) if one.strip()])
-            for index, text in enumerate(texts)
-        )
+        return entry_table((str(index), str(index), str(index), _listed(text)) for index, text in enumerate(texts))
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         row = self._rows[int(entry["image"])]
@@ -65,13 +63,17 @@ class HuggingFace:
             if (Path(self.root) / "dataset_info.json").exists() or (Path(self.root) / "dataset_dict.json").exists():
                 found = datasets.load_from_disk(self.root)
                 rows = found[self.split] if isinstance(found, datasets.DatasetDict) else found
+                if rows.split is not None and str(rows.split) != self.split:
+                    raise DataError(f"it is the split {str(rows.split)!r}")
             else:
-                rows = datasets.load_dataset(self.root, split=self.split, revision=self.revision or None)
+                rows = datasets.load_dataset(
+                    self.root, self.subset or None, split=self.split, revision=self.revision or None
+                )
         except Exception as error:  # of the library, of the hub, of the network
             reason = " ".join(str(error).split())[:300]
             raise DataError(
                 f"{self.root}, split {self.split!r}: cannot be opened ({type(error).__name__}: {reason}); "
-                "check `root` and `split`"
+                "check `root`, `split` and `columns.subset`"
             ) from error
         wanted = [name for name in (self.image, self.mask, self.caption) if name]
         if absent := [name for name in wanted if name not in rows.column_names]:
@@ -87,6 +89,24 @@ class HuggingFace:
         return {name: value for name, value in self.__dict__.items() if name != "_rows"}  # each process opens its own
 
 
+def commit_of(name: str, revision: str) -> str:
+    """The commit of a data set on the hub, now.
+
+    Raises:
+        ConfigError: the hub does not answer, or has no such data set.
+    """
+    import huggingface_hub
+
+    try:
+        return str(huggingface_hub.HfApi().dataset_info(name, revision=revision or None).sha)
+    except Exception as error:  # of the hub, of the network
+        raise ConfigError(
+            f"root: {name} is no folder, and the hub does not tell of such a data set "
+            f"({' '.join(str(error).split())[:200]}); fetch it elsewhere with `hf download --repo-type dataset` and "
+            "give the folder"
+        ) from error
+
+
 def _bytes(cell: Mapping[str, Any] | None, where: str) -> bytes:
     if cell is None:
         raise PairError("missing_file", f"{where}: empty")
@@ -94,4 +114,5 @@ def _bytes(cell: Mapping[str, Any] | None, where: str) -> bytes:
 
 
 def _listed(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    return [text.strip() for text in texts if text and text.strip()]

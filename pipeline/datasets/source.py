@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.codec import decode_mask
 from pipeline.errors import DataError
-from pipeline.storage import filesystem_of, reaching, read_bytes
+from pipeline.storage import filesystem_of, is_local, reaching, read_bytes
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -113,7 +114,8 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES) -> dict[str
     filesystem, inner = filesystem_of(folder)
     inner = inner.rstrip("/")
     with reaching(folder):
-        found = sorted(filesystem.find(inner))
+        # fsspec does not look into linked folders, which are common where data are shared.
+        found = sorted(_walked(inner) if is_local(folder) else filesystem.find(inner))
     if not found:
         raise DataError(f"{folder}: no such folder, or nothing in it; check `root` and `split`")
     prefix = folder.rstrip("/")
@@ -128,6 +130,11 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES) -> dict[str
     if not files:
         raise DataError(f"{folder}: holds {len(found)} files, but none ends in {', '.join(sorted(suffixes))}")
     return files
+
+
+def _walked(folder: str) -> Iterator[str]:
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (f"{place}/{name}" for name in names)
 
 
 def without_suffix(name: str) -> str:

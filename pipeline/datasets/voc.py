@@ -46,7 +46,8 @@ class PascalVOC:
     """One split of Pascal VOC 2012.
 
     A picture takes its mask from SBD where SBD has one, and from VOC otherwise, as the paper's code does; those of SBD
-    have no border. "trainaug" is VOC's and SBD's training and SBD's validation pictures without VOC's validation
+    have no border. VOC's validation pictures keep VOC's own masks, by which everybody is judged (in the paper's code
+    they too take SBD's). "trainaug" is VOC's and SBD's training and SBD's validation pictures without VOC's validation
     pictures.
 
     Attributes:
@@ -69,7 +70,16 @@ class PascalVOC:
     def entries(self) -> pa.Table:
         root = self._folder()
         stems = self._stems(root)
-        masks = _files(f"{root}/SegmentationClass") | _files(f"{root}/SegmentationClassAug") | self._sbd_masks()
+        own_masks = _files(f"{root}/SegmentationClass")
+        masks = own_masks | _files(f"{root}/SegmentationClassAug") | self._sbd_masks()
+        judged = f"{root}/{LISTS}/val.txt"
+        if is_file(judged):
+            masks |= {stem: own_masks[stem] for stem in read_lines(judged, "") if stem in own_masks}
+        if missing := [stem for stem in stems if stem not in masks]:
+            logging.getLogger("jodiffusion").warning(
+                "%d of %d pictures have no mask, %s for one; masks of SBD come with the key `sbd`, or in "
+                "SegmentationClassAug/", len(missing), len(stems), missing[0],
+            )  # fmt: skip
         images = files_below(f"{root}/JPEGImages")
         own = f"{root}/ImageSets/Caption/{self.split}.json"
         captions = read_captions(self.captions or (own if is_file(own) else ""))

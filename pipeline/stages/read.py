@@ -26,6 +26,7 @@ class ReadPairs:
         labels: what its masks hold.
         dataset, split, origin: columns to write.
         void: what `ignore_index` becomes: it stays, or is background as in the paper's code.
+        as_stored: masks were drawn on pictures as stored, not as EXIF turns them.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class ReadPairs:
         split: str,
         origin: str = "real",
         void: Void = "ignore",
+        as_stored: bool = False,
     ) -> None:
-        self.source, self.labels, self.void = source, labels, void
+        self.source, self.labels, self.void, self.as_stored = source, labels, void, as_stored
         self.constant = {"origin": origin, "dataset": dataset, "split": split}
 
     def __call__(self, batch: Batch) -> Batch:
@@ -63,7 +65,7 @@ class ReadPairs:
         found = self.source.read(entry)
         labels, where = self.labels, str(entry["key"])
         photograph = read_photograph(found.image, where)
-        mask = photograph.turned(found.mask)
+        mask = photograph.turned(found.mask, self.as_stored)
         if mask.shape != (photograph.height, photograph.width):
             raise MaskError(
                 f"{where}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, its picture {photograph.width} x "

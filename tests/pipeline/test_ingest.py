@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from models.labels import VOC
 from pipeline.errors import ConfigError, DataError
-from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_of
+from pipeline.ingest import find_todo, ingest, plan_of
 from pipeline.manifest import ClassShare
 from pipeline.shards import FAILED, list_shards, load_labels, read_columns, read_shards
-from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_mask, save_picture, save_voc
+from pipeline.sources import IngestConfig, open_source
+from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_json, save_mask, save_picture, save_voc
 
 FOLDER = {"dataset": "folder", "labels": "voc", "name": "mine"}
 
@@ -59,7 +61,7 @@ def test_part_of_a_set_is_a_sample_that_grows(tmp_path):
     source = open_source(config(tmp_path, root=save_folder(tmp_path, 40), **FOLDER))
     entries = source.entries()
 
-    some, more = (plan_of(entries, config(tmp_path, pairs=pairs, **FOLDER))["key"].to_pylist() for pairs in (5, 9))
+    some, more = (plan_of(entries, VOC, config(tmp_path, pairs=pairs, **FOLDER))["key"].to_pylist() for pairs in (5, 9))
 
     assert more[:5] == some and some != entries["key"].to_pylist()[:5]
 
@@ -68,7 +70,7 @@ def test_ids_are_of_the_data_set_the_split_and_the_name(tmp_path):
     entries = open_source(config(tmp_path, root=save_folder(tmp_path, 3), **FOLDER)).entries()
 
     ids = [
-        set(plan_of(entries, config(tmp_path, **{**FOLDER, **other}))["pair_id"].to_pylist())
+        set(plan_of(entries, VOC, config(tmp_path, **{**FOLDER, **other}))["pair_id"].to_pylist())
         for other in ({}, {"split": "val"}, {"name": "theirs"}, {"run": "again", "root": "elsewhere"})
     ]
 
@@ -89,8 +91,11 @@ def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
     ("settings", "told"),
     [
         ({"dataset": "voc", "root": ""}, "root: dataset voc needs the folder that it lies in"),
-        ({"dataset": "folder"}, "labels: dataset folder needs to know its classes"),
-        ({"dataset": "folder", "labels": "pascal"}, "label space 'pascal': cannot read it"),
+        ({"dataset": "folder", "labels": "voc"}, "name: dataset folder needs a name for what lies in"),
+        ({"dataset": "folder", "name": "mine"}, "labels: dataset folder needs to know its classes"),
+        ({**FOLDER, "mask_values": {-1: 0}}, "raw values and class ids are 0 and above"),
+        ({"dataset": "huggingface", "labels": "voc", "root": "s3://a/b"}, "is a URL; give a name on the hub, or"),
+        ({"dataset": "folder", "name": "mine", "labels": "pascal"}, "label space 'pascal': cannot read it"),
         ({"dataset": "ade20k", "crowd": "paint"}, "crowd: only for dataset coco, not ade20k; leave it out"),
         ({"dataset": "voc", "mask_values": {255: 1}}, "mask_values: only for dataset folder, huggingface, not voc"),
     ],
@@ -100,8 +105,34 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, settings, told):
         open_source(config(tmp_path, **settings))
 
 
+def test_a_picture_of_voc_is_the_same_pair_in_every_list_that_names_it(tmp_path):
+    tree = save_voc(tmp_path)
+    ids = {}
+    for split in ("train", "trainaug"):
+        chosen = config(tmp_path, dataset="voc", root=str(tree), split=split, sbd=str(tmp_path / "VOCaug/dataset"))
+        plan = plan_of(open_source(chosen).entries(), VOC, chosen)
+        ids[split] = dict(zip(plan["key"].to_pylist(), plan["pair_id"].to_pylist(), strict=True))
+
+    assert ids["train"].items() <= ids["trainaug"].items()
+
+
+def test_captions_of_other_pictures_are_told(tmp_path):
+    captions = save_json(tmp_path / "captions.json", {"nobody": "a text"})
+    chosen = config(tmp_path, root=save_folder(tmp_path, 3), captions=str(captions), **FOLDER)
+
+    with pytest.raises(DataError, match="no name there is one of a picture, such as 0; mend `captions`"):
+        find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
+
+
+def test_annotations_in_cocos_form_that_are_not_cocos_need_a_name(tmp_path):
+    entries = open_source(config(tmp_path, root=save_folder(tmp_path, 1), **FOLDER)).entries()
+
+    with pytest.raises(ConfigError, match="name: these annotations are not COCO's"):
+        plan_of(entries, VOC, config(tmp_path, dataset="coco"))
+
+
 def test_two_pairs_of_one_name_are_refused(tmp_path):
     entries = open_source(config(tmp_path, root=save_folder(tmp_path, 3), **FOLDER)).entries()
 
     with pytest.raises(DataError, match="two pairs are called 0; rename one"):
-        plan_of(entries.take(np.array([0, 0, 1])), config(tmp_path, **FOLDER))
+        plan_of(entries.take(np.array([0, 0, 1])), VOC, config(tmp_path, **FOLDER))

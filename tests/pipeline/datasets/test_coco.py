@@ -7,13 +7,17 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
 from models.labels import LabelSpace
 from pipeline.datasets.coco import COCO
 from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import HEIGHT, WIDTH, instances, read_all, save_json, save_picture
 
-CATEGORIES = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}, {"id": 90, "name": "toothbrush"}]
+GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+IDS = [number for number in range(1, 91) if number not in GAPS]
+NAMES = LabelSpace.named("coco").classes[1:]
+CATEGORIES = [{"id": number, "name": name} for number, name in zip(IDS, NAMES, strict=True)]
 PERSON, CAT, TOOTHBRUSH = 1, 16, 80  # ours: 17 and 90 lose the gaps of the official ids
 
 
@@ -84,6 +88,13 @@ def test_crowds_are_ignored_below_all_objects_or_painted_like_any_other(tmp_path
     np.testing.assert_array_equal(as_the_reference, painted((PERSON, LARGE)), "later in the file, so on top")
 
 
+def test_compressed_run_lengths_are_read(tmp_path):
+    runs = rle.encode(np.asfortranarray(painted((1, LARGE))))
+    root = save_coco(tmp_path, [one(17, {"size": runs["size"], "counts": runs["counts"].decode()})])
+
+    np.testing.assert_array_equal(read_all(COCO(root, "train"))["000000000001"]["mask"], painted((CAT, LARGE)))
+
+
 def test_an_object_of_several_polygons_is_one_object(tmp_path):
     root = save_coco(tmp_path, [one(90, [box(0, 0, 3, 3), box(6, 3, 9, 6)])])
 
@@ -137,8 +148,19 @@ def test_classes_are_cocos_by_name_and_those_of_the_file_otherwise(tmp_path):
         COCO(root, "train", given=LabelSpace.named("voc")).entries()
 
 
-def test_a_segmentation_that_is_none_is_an_error_of_its_row(tmp_path):
-    root = save_coco(tmp_path, [one(1, {"counts": [1, 2], "size": [4, 4]}, iscrowd=1)])
+def test_some_of_cocos_names_are_a_set_of_their_own(tmp_path):
+    categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "person"}]
+
+    source = COCO(save_coco(tmp_path, [one(2, [box(*SMALL)])], categories=categories), "train")
+
+    assert source.labels.classes == ("background", "car", "person")
+    np.testing.assert_array_equal(read_all(source)["000000000001"]["mask"], painted((2, SMALL)))
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [10, 20]])
+def test_a_segmentation_that_is_none_is_an_error_of_its_row(tmp_path, counts):
+    size = [HEIGHT, WIDTH] if counts[0] > 1 else [4, 4]
+    root = save_coco(tmp_path, [one(1, {"counts": counts, "size": size}, iscrowd=1)])
 
     row = read_all(COCO(root, "train"))["000000000001"]
 
@@ -153,4 +175,7 @@ def test_what_is_not_there_is_told(tmp_path):
         COCO(root, "train").entries()
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps({"images": []}))
     with pytest.raises(DataError, match="have the keys images, annotations, categories"):
+        COCO(root, "train").entries()
+    save_json(tmp_path / "annotations/instances_train2017.json", instances([{"id": 1}], [], CATEGORIES))
+    with pytest.raises(DataError, match="not in COCO's form, something has no 'file_name'; images need id"):
         COCO(root, "train").entries()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -19,6 +22,19 @@ def tree(tmp_path):
     save_picture(tmp_path / "images/a.png")
     save_mask(tmp_path / "masks/a.png", mask_of(2))
     return tmp_path
+
+
+def save_png_of_16_bits(path, channels):
+    """Pillow writes none of three channels."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 10, 6, 16, {1: 0, 3: 2}[channels], 0, 0, 0)
+    lines = (b"\0" + bytes(10 * channels * 2)) * 6
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    )
 
 
 def only(tree, **settings):
@@ -79,6 +95,11 @@ def test_captions_of_a_file(tree):
             {"images": "images_resampled", "masks": "annotations_filtered_resampled"},
         ),
         (
+            "train_image/image_dog_0.jpg",
+            "refine_gt_crf/image_dog_0.png",
+            {"images": "train_image", "masks": "refine_gt_crf"},
+        ),
+        (
             "images/train2017/7.jpg",
             "annotations/train2017/7_labelTrainIds.png",
             {"images": "images/train2017", "masks": "annotations/train2017", "mask_suffix": "_labelTrainIds"},
@@ -89,7 +110,15 @@ def test_captions_of_a_file(tree):
             {"images": "train2017", "masks": "annotations/semantic_train2017_80"},
         ),
     ],
-    ids=["JoDiffusion", "JoDiffusion, refined", "Dataset Diffusion", "FreeMask", "COCO-Stuff", "COCO, converted"],
+    ids=[
+        "JoDiffusion",
+        "JoDiffusion, refined",
+        "Dataset Diffusion",
+        "FreeMask",
+        "DiffuMask",
+        "COCO-Stuff",
+        "COCO, converted",
+    ],
 )
 def test_what_other_generators_and_converters_write_is_read(tmp_path, image, mask, layout):
     save_picture(tmp_path / image)
@@ -158,6 +187,54 @@ def test_an_upright_rgb_picture_keeps_its_bytes(tree):
     assert only(tree)["file"] == path.read_bytes()
 
 
+def test_masks_drawn_on_pictures_as_stored_are_turned_where_that_is_said(tree):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # upside down, so the mask fits both ways
+    (tree / "images/a.png").unlink()
+    save_picture(tree / "images/a.jpg", exif=exif)
+    mask = mask_of(2)
+    mask[0, 0] = 1
+    save_mask(tree / "masks/a.png", mask)
+
+    np.testing.assert_array_equal(only(tree)["mask"], mask)
+    (row,) = read_all(Folder(str(tree), LABELS), as_stored=True).values()
+    np.testing.assert_array_equal(row["mask"], mask[::-1, ::-1])
+
+
+def test_damaged_exif_says_nothing_of_the_picture(tree):
+    save_picture(tree / "images/a.png", exif=b"Exif\0\0not a TIFF header")
+
+    np.testing.assert_array_equal(only(tree)["image"], picture())
+
+
+def test_a_picture_too_long_for_webp_is_kept_too(tree):
+    long = np.zeros((2, 17_000), np.uint8)
+    save_mask(tree / "images/a.png", long)
+    save_mask(tree / "masks/a.png", long)
+
+    assert not only(tree)["error"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_masks_in_a_lossy_format_are_refused(tree, name):
+    (tree / "masks/a.png").unlink()
+    save_picture(tree / "masks" / name, np.repeat(mask_of(2)[:, :, None], 3, axis=2), mode="L")
+
+    row = only(tree)
+
+    assert row["error"] == "wrong_mask" and "is lossy and has changed some" in row["error_detail"]
+
+
+def test_linked_folders_are_looked_into(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save_picture(elsewhere / "images/b.png")
+    save_mask(elsewhere / "masks/b.png", mask_of(1))
+    for name in ("images", "masks"):
+        (tree / name / "linked").symlink_to(elsewhere / name)
+
+    assert sorted(read_all(Folder(str(tree), LABELS))) == ["a", "linked/b"]
+
+
 @pytest.mark.parametrize("folder", ["images", "masks"])
 def test_a_file_that_is_cut_short_is_an_error_of_its_row(tree, folder):
     path = tree / folder / "a.png"
@@ -168,8 +245,9 @@ def test_a_file_that_is_cut_short_is_an_error_of_its_row(tree, folder):
     assert row["error"] == "undecodable_input" and "a" in row["error_detail"]
 
 
-def test_a_picture_of_16_bits_is_refused(tree):
-    Image.fromarray(np.zeros((6, 10), np.uint16)).save(tree / "images/a.png")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_16_bits_is_refused(tree, channels):
+    save_png_of_16_bits(tree / "images/a.png", channels)
 
     row = only(tree)
 

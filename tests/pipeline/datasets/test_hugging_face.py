@@ -60,3 +60,13 @@ def test_what_is_not_there_is_told(rows, tmp_path):
         opened(tmp_path / "set", image="image").entries()
     with pytest.raises(DataError, match="cannot be opened"):
         opened(tmp_path / "nothing").entries()
+    datasets.Dataset.from_dict(rows[:], features=rows.features, split="test").save_to_disk(tmp_path / "test")
+    with pytest.raises(DataError, match="it is the split 'test'"):
+        opened(tmp_path / "test").entries()
+
+
+def test_lists_of_captions_may_hold_nothing(tmp_path):
+    pairs = {"pixels": [Image.fromarray(picture())], "annotation": [Image.fromarray(mask_of(1))]}
+    datasets.Dataset.from_dict({**pairs, "text": [["a wall", None, ""]]}).save_to_disk(tmp_path / "set")
+
+    assert read_all(opened(tmp_path / "set"))["0"]["captions"] == ["a wall"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -26,7 +27,8 @@ def tree(tmp_path):
 
 
 def trainaug(tree, **settings):
-    return PascalVOC(str(tree), "trainaug", **{"sbd": str(tree.parent / "VOCaug" / "dataset"), **settings})
+    sbd = str(tree.parent / "VOCaug" / "dataset")
+    return PascalVOC(str(tree), **{"split": "trainaug", "sbd": sbd, **settings})
 
 
 def test_trainaug_is_voc_and_sbd_without_validation_in_a_stable_order(tree, caplog, monkeypatch):
@@ -61,6 +63,45 @@ def test_converted_masks_of_sbd_do_too(tree):
     pairs = read_all(PascalVOC(str(tree), "train"))
 
     np.testing.assert_array_equal(pairs["2008_000003"]["mask"], mask_of(7))
+    np.testing.assert_array_equal(pairs["2007_000001"]["mask"], mask_of(1, border=255))
+
+
+def test_a_stem_in_the_converted_masks_alone_has_its_mask_there(tree):
+    (tree.parent / "VOCaug/dataset/cls/2008_000002.mat").unlink()
+    save_mask(tree / "VOC2012/SegmentationClassAug/2008_000002.png", mask_of(6))
+
+    np.testing.assert_array_equal(read_all(trainaug(tree))["2008_000002"]["mask"], mask_of(6))
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_validation_pictures_keep_vocs_own_masks(tree, converted):
+    if converted:
+        save_mask(tree / "VOC2012/SegmentationClassAug/2007_000009.png", mask_of(19))
+
+    row = read_all(trainaug(tree, split="val"))["2007_000009"]
+
+    np.testing.assert_array_equal(row["mask"], mask_of(9, border=255), "not SBD's, which says 19")
+
+
+def test_pictures_without_masks_are_counted_before_they_are_read(tree, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("jodiffusion"), "propagate", True)
+    save_lines(tree / "VOC2012/ImageSets/Segmentation/trainaug.txt", ["2007_000001", "2008_000002"])
+
+    pairs = read_all(PascalVOC(str(tree), "trainaug"))
+
+    assert "1 of 2 pictures have no mask, 2008_000002 for one; masks of SBD come with the key `sbd`" in caplog.text
+    assert pairs["2008_000002"]["error"] == "missing_file"
+
+
+def test_a_tree_on_a_store_is_read_as_one_on_a_disk(tree):
+    store = fsspec.filesystem("memory")
+    store.put(f"{tree}/VOC2012/", "/voc-tree/", recursive=True)
+    try:
+        pairs = read_all(PascalVOC("memory://voc-tree", "train"))
+    finally:
+        store.rm("/voc-tree", recursive=True)
+
+    assert not any(row["error"] for row in pairs.values())
     np.testing.assert_array_equal(pairs["2007_000001"]["mask"], mask_of(1, border=255))
 
 
