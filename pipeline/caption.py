@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import ray.data
+import yaml
 from pydantic import Field
 
 from models.captioner import Captioner, Precision, check_model
@@ -24,7 +25,7 @@ from pipeline.shards import LABELS, common_labels, read_pairs, remaining, remove
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
-from pipeline.storage import write_bytes
+from pipeline.storage import read_bytes, write_bytes
 from pipeline.watch import Watch
 from pipeline.work import plain_errors
 
@@ -89,9 +90,9 @@ def caption(config: CaptionConfig) -> Manifest:
     labels = common_labels(sources)
     plan = pa.concat_tables([read_texts(source) for source in sources])
     num_kept = int(has_captions(plan).sum()) if config.keep else 0
-    commit = ""
+    commit = begun_with(config)
     if num_kept < plan.num_rows:  # before the run is begun, and before any process loads gigabytes
-        commit = check_model(config.model_place, config.revision, config.instruction)
+        commit = check_model(config.model_place, config.revision or commit, config.instruction)
     with Run.open(config, "caption", SAFE_TO_CHANGE, {"model_commit": commit}, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
@@ -107,6 +108,14 @@ def caption(config: CaptionConfig) -> Manifest:
             require(config.workers)
             make(todo.select(["pair_id"]), plan.num_rows, sources, config, run, commit)
         return finish(run)
+
+
+def begun_with(config: CaptionConfig) -> str:
+    """The commit of the model that the run began with, "" for a new run: a hub that moves on does not change it."""
+    try:
+        return str(yaml.safe_load(read_bytes(f"{config.folder}/config.yaml")).get("model_commit") or "")
+    except FileNotFoundError:
+        return ""
 
 
 def make(todo: pa.Table, planned: int, sources: list[str], config: CaptionConfig, run: Run, commit: str) -> None:

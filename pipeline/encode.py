@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import ray
 import ray.data
 from pydantic import Field
 
-from models.weights import Encoders
+from models.weights import ENCODERS, Encoders, digest
 from pipeline.cluster import require
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
@@ -31,10 +32,10 @@ from pipeline.shards import (
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views, texts_of
 from pipeline.stages.keep import KeepPlanned
-from pipeline.work import plain_errors
+from pipeline.work import beside_driver, get, plain_errors
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
-SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size"})
+SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors"})
 
 
 class EncoderFolders(Config):
@@ -70,6 +71,8 @@ class EncodeConfig(RunConfig):
     """Rows that an encoder takes at once."""
     rows_per_shard: int = Field(2048, ge=1)
     """Latents per Parquet file."""
+    retry_errors: bool = False
+    """Try again the pairs that failed in an earlier start of this run."""
     workers: Workers = Workers(num=2, threads=1)
     """Encoding processes; with GPUs, one each."""
 
@@ -86,8 +89,9 @@ def encode(config: EncodeConfig) -> None:
         remove_drafts(folder)
         encoders = collect_encoders(config, run.folder / "encoders")
         sources = [absolute(pairs) for pairs in config.pairs]
-        refuse_other_encoders(folder, encoders.digest)
-        todo = remaining(plan(sources, config.views), folder, key="latent_id")
+        # The list of all latents takes gigabytes where there are millions; a task gives them back.
+        todo, facts = beside_driver(find_todo, num_returns=2).remote(sources, config, folder)
+        todo, is_new = ray.get(todo), get(facts)
         shapes = latent_shapes_of(encoders, sources, config.size_px)
         row_bytes = sum(2 * math.prod(shape) for shape in shapes.values())
         log.info(
@@ -99,7 +103,7 @@ def encode(config: EncodeConfig) -> None:
             require(config.workers)
             schema = latent_schema(shapes, encoders.digest)
             with plain_errors():
-                graph(read_pairs(sources, COLUMNS), todo, config, run).write_datasink(
+                graph(read_pairs(sources, COLUMNS), None if is_new else todo, config, run).write_datasink(
                     ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
                 )
         made, failed = len(read_ids(folder, "latent_id", [MADE])), len(read_ids(folder, "pair_id", [FAILED]))
@@ -109,19 +113,13 @@ def encode(config: EncodeConfig) -> None:
             log.warning("encode: %s pairs could not be read; %s/errors says why", f"{failed:,}", run.folder)
 
 
-def refuse_other_encoders(folder: str, found: str) -> None:
-    """Raises ConfigError where a run holds latents of other encoders: a network cannot learn from both."""
-    for shard in list_shards(folder):
-        with open_shard(shard) as file:
-            made_by = file.schema_arrow.metadata[b"encoders"].decode()
-        if made_by != found:
-            raise ConfigError(
-                f"{folder} holds latents of encoders {made_by}, but they are now {found}; take another --run name"
-            )
-
-
 def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
-    """Copies the parts into `folder` and reads them, with the label space of the pairs."""
+    """Copies the parts into `folder` and reads them, with the label space of the pairs. What made the latents that the
+    run holds is never replaced.
+
+    Raises:
+        ConfigError: a part is missing, or the run holds latents of others: a network cannot learn from both.
+    """
     sources = {
         "text_encoder": Path(config.encoders.text) / "text_encoder",
         "tokenizer": Path(config.encoders.text) / "tokenizer",
@@ -129,12 +127,33 @@ def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
         "image_vae": Path(config.encoders.image_vae),
         "annotation_vae": Path(config.encoders.annotation_vae),
     }
+    draft = folder.with_name(".encoders.draft")
+    shutil.rmtree(draft, ignore_errors=True)
     for name, source in sources.items():
         if not source.is_dir():
             raise ConfigError(f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})")
-        shutil.copytree(source, folder / name, dirs_exist_ok=True)
-    common_labels(config.pairs).save(folder / "label_space.json")
+        shutil.copytree(source, draft / name)
+    common_labels(config.pairs).save(draft / "label_space.json")
+    found = digest(draft, ENCODERS)
+    for shard in list_shards(str(folder.parent)):
+        with open_shard(shard) as file:
+            made_by = file.schema_arrow.metadata[b"encoders"].decode()
+        if made_by != found:
+            shutil.rmtree(draft)
+            raise ConfigError(
+                f"{folder.parent} holds latents of encoders {made_by}, but they are now {found}; take another --run "
+                "name"
+            )
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
     return Encoders.load(folder)
+
+
+def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, bool]:
+    """The latents that the run does not hold, and whether these are all."""
+    planned = plan(sources, config.views)
+    todo = remaining(planned, folder, config.retry_errors, key="latent_id")
+    return todo, todo.num_rows == planned.num_rows
 
 
 def plan(sources: list[str], views: Views) -> pa.Table:
@@ -180,13 +199,13 @@ def latent_shapes_of(encoders: Encoders, sources: list[str], size_px: int) -> di
     }
 
 
-def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Run) -> ray.data.Dataset:
-    """Pairs -> latents of those in `todo`."""
+def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, run: Run) -> ray.data.Dataset:
+    """Pairs -> latents of those in `todo`, or of all."""
     workers = config.workers
-    wanted = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
+    if todo is not None:
+        pairs = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
     # Small files are read as one block, which would keep one encoder busy and the others idle.
-    spread = wanted.repartition(target_num_rows_per_block=2 * config.batch_size)
-    return spread.map_batches(
+    latents = pairs.repartition(target_num_rows_per_block=2 * config.batch_size).map_batches(
         EncodePairs,
         fn_constructor_args=(
             str(run.folder / "encoders"),
@@ -199,4 +218,7 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table, config: EncodeConfig, run: Ru
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
-    ).map_batches(KeepPlanned(todo, "latent_id", "error").__call__, batch_format="pyarrow", num_cpus=1)
+    )
+    if todo is None:
+        return latents
+    return latents.map_batches(KeepPlanned(todo, "latent_id", "error").__call__, batch_format="pyarrow", num_cpus=1)

@@ -227,6 +227,11 @@ def from_file(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Aske
         class_ids = row["class_ids"]
         if class_ids is None and labels:
             class_ids = list(classes_in_prompt(row["prompt"], labels))
+        if class_ids and labels and not all(1 <= one <= labels.num_classes for one in class_ids):
+            raise DataError(
+                f"{config.file}: prompt {row['prompt']!r} asks for {class_ids}; label space {labels.name!r} has "
+                f"classes 1 to {labels.num_classes}, and the background is not asked for"
+            )
         yield Asked(row["prompt"], row["weight"], class_ids, "file")
 
 

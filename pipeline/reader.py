@@ -28,8 +28,8 @@ from pipeline.shards import common_labels, map_shards, open_shard, some_shards
 from pipeline.stages.ignore import ignore_uncertain
 
 Example = dict[str, Any]
-"""`image` (3, H, W) uint8 and `mask` (H, W) int64, tensors; `prompt` (may be empty), `pair_id` and `origin`, text; and
-the further columns that were asked for."""
+"""`image` (3, H, W) uint8 and `mask` (H, W) int64, tensors; `ignore_index`, a number; `prompt` (may be empty),
+`pair_id` and `origin`, text; and the further columns that were asked for."""
 
 Folder = str | os.PathLike[str]
 
@@ -169,6 +169,7 @@ class PairDataset(Dataset[Any]):
             **{name: cells.get(name) for name in self.columns},
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "mask": torch.from_numpy(ids),
+            "ignore_index": self.labels.ignore_index,
             "prompt": cells.get("prompt") or "",
             "pair_id": cells["pair_id"],
             "origin": cells["origin"],
@@ -274,19 +275,18 @@ class PairStream(IterableDataset[Any]):
             pool.shutdown(cancel_futures=True)
 
 
-def random_crop(
-    example: Example, *, size_px: int, ignore_index: int = 255, generator: torch.Generator | None = None
-) -> Example:
+def random_crop(example: Example, *, size_px: int, generator: torch.Generator | None = None) -> Example:
     """Transform: a random square of image and mask, so that pairs of any size make a batch.
 
-    Smaller ones are filled up at the right and the bottom, with black and with `ignore_index`. Without a generator it
-    draws from torch's own, which a DataLoader seeds for each of its workers.
+    Smaller ones are filled up at the right and the bottom, with black and with the example's `ignore_index`. Without a
+    generator it draws from torch's own, which a DataLoader seeds for each of its workers.
     """
     image, mask = example["image"], example["mask"]
     top, left = (int(torch.randint(max(have - size_px, 0) + 1, (), generator=generator)) for have in mask.shape)
     image, mask = (one[..., top : top + size_px, left : left + size_px] for one in (image, mask))
     fill = (0, size_px - mask.shape[1], 0, size_px - mask.shape[0])
-    return {**example, "image": functional.pad(image, fill), "mask": functional.pad(mask, fill, value=ignore_index)}
+    mask = functional.pad(mask, fill, value=example["ignore_index"])
+    return {**example, "image": functional.pad(image, fill), "mask": mask}
 
 
 def _rank_and_size(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -25,6 +25,17 @@ from pipeline.storage import write_bytes
 CARD, SHEET, TEMPLATE = "README.md", "assets/pairs.png", "card.md.j2"
 MAX_NAMED = 100
 """Of damaged pairs, and of settings of the sampler."""
+TERMS = {
+    "ade20k": "ADE20K: pictures for non-commercial research and education; annotations BSD 3-Clause "
+    "(https://ade20k.csail.mit.edu/terms)",
+    "builtin": "built-in scenes: Fashion-MNIST (MIT) on freely licensed photographs, listed in "
+    "pipeline/datasets/builtin_assets/NOTICE.md",
+    "cityscapes": "Cityscapes: its own licence, non-commercial (https://www.cityscapes-dataset.com/license)",
+    "coco": "COCO: annotations CC BY 4.0; pictures under the terms of Flickr, each with a licence of its own "
+    "(https://cocodataset.org/#termsofuse)",
+    "voc": "Pascal VOC: pictures under the terms of Flickr (http://host.robots.ox.ac.uk/pascal/VOC)",
+}
+"""What is known of the terms of a data set, by the column `dataset`."""
 MAX_LISTED = 10
 """Of sizes, sources and bundles."""
 
@@ -63,6 +74,9 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
         splits=[_split(name, tally, tree.runs[name], len(damaged[name])) for name, tally in tallies.items()],
         classes=_classes(tree.labels, list(tallies.values())),
         tally=partial(_listed, whole),
+        terms=[
+            text for name, text in TERMS.items() if any(one.split("/")[0] == name for one in whole.counts["source"])
+        ],
         samplers=list(whole.counts["sampler"])[:MAX_NAMED],
         num_damaged=sum(map(len, damaged.values())),
         damaged=dict(islice(chain.from_iterable(one.items() for one in damaged.values()), MAX_NAMED)),

@@ -126,20 +126,28 @@ class EncodePairs:
     @torch.inference_mode()
     def _encoded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         require_one_size({row["ids"].shape for row in rows})
+        # Rows that differ in their caption alone share what is seen, and it is encoded once.
+        looks = list({_look_of(row): row for row in rows}.values())
+        place = {_look_of(row): number for number, row in enumerate(looks)}
         pixels, class_ids = (
-            torch.from_numpy(np.stack([row[name] for row in rows])).to(self.device) for name in ("pixels", "ids")
+            torch.from_numpy(np.stack([row[name] for row in looks])).to(self.device) for name in ("pixels", "ids")
         )
         signal = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         annotation_vae = self.encoders.annotation_vae
-        columns = (
+        seen_columns = (
             image_to_latent(self.encoders.image_vae, signal),
             annotation_vae.normalize(annotation_vae.encode(class_ids).mean),
             clip_image_embedding(self.encoders.clip_image, signal),
-            self.encoders.text([row["text"] for row in rows]),
         )
-        latents = zip(*(_halves(values) for values in columns), strict=True)
+        of_looks = list(zip(*(_halves(values) for values in seen_columns), strict=True))
+        texts = _halves(self.encoders.text([row["text"] for row in rows]))
+        latents = ((*of_looks[place[_look_of(row)]], text) for row, text in zip(rows, texts, strict=True))
         facts = ({name: value for name, value in row.items() if name not in ("pixels", "ids", "text")} for row in rows)
         return [{**fact, **dict(zip(LATENTS, row, strict=True))} for fact, row in zip(facts, latents, strict=True)]
+
+
+def _look_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["pair_id"], row["crop"], row["flipped"]
 
 
 def texts_of(row: Mapping[str, Any]) -> list[str]:

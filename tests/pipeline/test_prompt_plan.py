@@ -199,3 +199,11 @@ def test_the_command_line_takes_lists():
 def test_the_built_in_classes_have_names_that_fill_templates(tmp_path):
     rows = short(from_templates(config(tmp_path, templates=("a {a}",)), GARMENTS))
     assert len(rows) == GARMENTS.num_classes
+
+
+def test_classes_that_the_label_space_does_not_have_are_told(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "a bus", "class_ids": [2, 99]}\n')
+
+    with pytest.raises(DataError, match=r"'a bus' asks for \[2, 99\]; label space 'street' has classes 1 to 5"):
+        list(from_file(PromptsConfig(run="prompts", file=str(path)), STREET))
