@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 NUM_TIMES = 1000
-Objective = Literal["epsilon", "flow"]
+Objective = Literal["epsilon", "v", "flow"]
 TextNoise = Literal["independent", "dropout"]
 Solver = Literal["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"]
 Denoiser = Callable[[Joint, Tensor, Tensor, Tensor], tuple[Joint, Tensor]]
@@ -31,16 +31,18 @@ class Diffusion:
     """Which process noises a pair, and what the network predicts.
 
     Attributes:
-        objective: "epsilon" is the paper's: a variance-preserving process, the network predicts the noise. "flow" is
-            rectified flow: a straight line to the noise, the network predicts its velocity (noise - clean), with
-            logit-normal times (Stable Diffusion 3, section 3.1). It learns faster on a small budget.
+        objective: "epsilon" is the paper's: a variance-preserving process, the network predicts the noise. "v": the
+            same process, the network predicts signal weight * noise - noise weight * clean (Progressive Distillation,
+            appendix D). "flow" is rectified flow: a straight line to the noise, the network predicts its velocity
+            (noise - clean), with logit-normal times (Stable Diffusion 3, section 3.1). It learns faster on a small
+            budget.
         time_shift: s of t -> s t / (1 + (s - 1) t), applied to training times and to the solver's grid (Stable
             Diffusion 3, Eq. 23; "flow" only). The cells of a mask repeat each other, so noise hides a class only at
             late times: above 1, more of both lies there.
         text_noise: "independent" is the paper's code: text is noised at a time of its own and its noise predicted too.
             "dropout" is the paper's text: clean text, replaced by pure noise for some pairs, and no text loss.
         text_dropout: share of pairs that train without text, 0 to 1 ("dropout" only).
-        beta_start, beta_end: the scaled-linear schedule of Stable Diffusion ("epsilon" only).
+        beta_start, beta_end: the scaled-linear schedule of Stable Diffusion (not of "flow").
     """
 
     objective: Objective = "epsilon"
@@ -71,7 +73,11 @@ class Diffusion:
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.time_shift, solver_order=order
             )
         return kind(
-            beta_start=self.beta_start, beta_end=self.beta_end, beta_schedule="scaled_linear", solver_order=order
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            beta_schedule="scaled_linear",
+            solver_order=order,
+            prediction_type="v_prediction" if self.objective == "v" else "epsilon",
         )
 
     def signal_and_noise(self, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,14 +97,33 @@ class Diffusion:
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """(B, ...) clean values and standard-normal noise -> values at `times` (B,)."""
-        signal_weight, noise_weight = (
-            weight.view(-1, *[1] * (clean.ndim - 1)) for weight in self.signal_and_noise(times)
-        )
+        signal_weight, noise_weight = self._weights(clean, times)
         return signal_weight * clean + noise_weight * noise
 
-    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """What the network should predict, of the same shape."""
-        return noise - clean if self.objective == "flow" else noise
+    def target(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """What the network should predict of (B, ...) values at `times` (B,), of the same shape."""
+        if self.objective == "flow":
+            return noise - clean
+        if self.objective == "epsilon":
+            return noise
+        signal_weight, noise_weight = self._weights(clean, times)
+        return signal_weight * noise - noise_weight * clean
+
+    def min_snr_weights(self, times: Tensor, gamma: float) -> Tensor:
+        """(B,) weights of squared errors of the prediction at `times`, by which each time counts as the squared error
+        of the clean value times min(SNR, gamma) (Min-SNR weighting, section 3.4)."""
+        signal_weight, noise_weight = self.signal_and_noise(times)
+        snr = (signal_weight / noise_weight.clamp(min=1e-6)) ** 2
+        # The squared error of the clean value for one of the prediction.
+        clean_error = 1 / snr.clamp(min=1e-12) if self.objective == "epsilon" else noise_weight**2
+        return snr.clamp(max=gamma) * clean_error
+
+    def _weights(self, like: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of clean value and noise, as many axes as `like` has."""
+        signal_weight, noise_weight = (
+            weight.view(-1, *[1] * (like.ndim - 1)) for weight in self.signal_and_noise(times)
+        )
+        return signal_weight, noise_weight
 
 
 @dataclass(frozen=True)
@@ -110,12 +135,14 @@ class LossWeights:
         clip_image: of the CLIP image embedding.
         mask: of the mask latent.
         text: of the text embedding, where it is noised.
+        min_snr: gamma of Min-SNR weighting, which counts late times less; 5 is its authors' choice, 0 weighs all alike.
     """
 
     image: float | None = None
     clip_image: float | None = None
     mask: float | None = None
     text: float | None = None
+    min_snr: float = 0.0
 
 
 def joint_loss(
@@ -137,7 +164,8 @@ def joint_loss(
         generator: on the CPU; every random number of the step comes from it, so a step can be repeated anywhere.
 
     Returns:
-        The scalar loss, and the plain mean squared error of each modality (scalars, detached).
+        The scalar loss, and the mean squared error of each modality, weighed by time if `weights` say so (scalars,
+        detached).
     """
     device, num_pairs = text.device, len(text)
 
@@ -157,27 +185,28 @@ def joint_loss(
         text_times = dropped.float() * NUM_TIMES
         noisy_text = torch.where(dropped.view(-1, 1, 1), text_noise, text)
 
+    def error(predicted: Tensor, value: Tensor, eps: Tensor, at: Tensor) -> Tensor:
+        target = diffusion.target(value, eps, at)
+        if not weights.min_snr:
+            return torch.nn.functional.mse_loss(predicted.float(), target.float())
+        squared = (predicted.float() - target.float()).square().flatten(1).mean(1)
+        return (squared * diffusion.min_snr_weights(at, weights.min_snr)).mean()
+
     prediction, text_prediction = denoise(noisy, noisy_text, times, text_times)
-    errors = {
-        name: torch.nn.functional.mse_loss(
-            getattr(prediction, name).float(), diffusion.target(getattr(clean, name), getattr(noise, name)).float()
-        )
-        for name in Joint._fields
-    }
+    parts = zip(Joint._fields, prediction, clean, noise, strict=True)
+    errors = {name: error(predicted, value, eps, times) for name, predicted, value, eps in parts}
     num_values = {name: getattr(clean, name)[0].numel() for name in Joint._fields}
     if diffusion.text_noise == "independent":
-        errors["text"] = torch.nn.functional.mse_loss(
-            text_prediction.float(), diffusion.target(text, text_noise).float()
-        )
+        errors["text"] = error(text_prediction, text, text_noise, text_times)
         num_values["text"] = text[0].numel()
 
     total = sum(num_values.values())
     shares = {name: count / total for name, count in num_values.items()}
     loss = torch.zeros((), device=device)
-    for name, error in errors.items():
+    for name, value in errors.items():
         weight = getattr(weights, name)
-        loss = loss + (shares[name] if weight is None else weight) * error
+        loss = loss + (shares[name] if weight is None else weight) * value
     if diffusion.text_noise != "independent":
         # DistributedDataParallel demands that every parameter takes part.
         loss = loss + 0 * text_prediction.float().sum()
-    return loss, {name: error.detach() for name, error in errors.items()}
+    return loss, {name: value.detach() for name, value in errors.items()}

@@ -35,7 +35,7 @@ def test_flow_is_a_straight_line_whose_velocity_is_the_target():
     flow = Diffusion(objective="flow")
     clean, noise = torch.randn(2, 3), torch.randn(2, 3)
     early, late = (flow.noised(clean, noise, torch.full((2,), time)) for time in (200.0, 700.0))
-    torch.testing.assert_close((late - early) / 0.5, flow.target(clean, noise))
+    torch.testing.assert_close((late - early) / 0.5, flow.target(clean, noise, torch.zeros(2)))
 
 
 def test_time_shift_moves_training_times_and_the_grid_alike():
@@ -54,7 +54,7 @@ def test_time_shift_moves_training_times_and_the_grid_alike():
         Diffusion(time_shift=2.0)
 
 
-@pytest.mark.parametrize("objective", ["epsilon", "flow"])
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
 @pytest.mark.parametrize("text_noise", ["independent", "dropout"])
 def test_loss_repeats_with_its_generator_and_names_its_parts(objective, text_noise):
     clean, text = clean_pair()
@@ -76,6 +76,45 @@ def test_default_weights_give_the_papers_mean_over_all_numbers():
     torch.testing.assert_close(loss, expected)
 
 
+def test_v_and_noisy_value_give_clean_value_and_noise_back():
+    diffusion, times = Diffusion(objective="v"), torch.tensor([20.0, 500.0, 980.0])
+    clean, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    noisy, v = diffusion.noised(clean, noise, times), diffusion.target(clean, noise, times)
+    signal_weight, noise_weight = (weight.view(-1, 1, 1) for weight in diffusion.signal_and_noise(times))
+    torch.testing.assert_close(signal_weight * noisy - noise_weight * v, clean)
+    torch.testing.assert_close(noise_weight * noisy + signal_weight * v, noise)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
+def test_min_snr_weighs_the_error_of_the_clean_value_alike_whatever_is_predicted(objective):
+    diffusion, gamma = Diffusion(objective=objective), 5.0
+    times = torch.tensor([50.0, 400.0, 900.0])
+    signal_weight, noise_weight = (weight.view(-1, 1) for weight in diffusion.signal_and_noise(times))
+    clean, noise, off = torch.randn(3, 6), torch.randn(3, 6), 0.1 * torch.randn(3, 6)
+    noisy = diffusion.noised(clean, noise, times)
+    wrong = {  # what a network predicts that takes the clean value for clean + off
+        "epsilon": (noisy - signal_weight * (clean + off)) / noise_weight,
+        "v": (signal_weight * noisy - (clean + off)) / noise_weight,
+        "flow": (noisy - (clean + off)) / noise_weight,
+    }[objective]
+    squared = (wrong - diffusion.target(clean, noise, times)).square().mean(1)
+
+    weighed = squared * diffusion.min_snr_weights(times, gamma)
+
+    snr = (signal_weight / noise_weight).square()[:, 0]
+    torch.testing.assert_close(weighed, snr.clamp(max=gamma) * off.square().mean(1), rtol=1e-3, atol=1e-6)
+
+
+def test_min_snr_counts_each_pair_by_its_own_time():
+    clean, text = clean_pair()
+    losses = []
+    for gamma in (0.0, 1e9):  # without a bound, epsilon at every time counts as it does unweighted
+        weights = LossWeights(min_snr=gamma)
+        loss, _ = joint_loss(zeros, Diffusion(), clean, text, weights, generator=torch.Generator().manual_seed(0))
+        losses.append(loss)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+
+
 def test_dropped_text_is_noise_at_the_last_time():
     clean, text = clean_pair(64)
     seen: dict[str, torch.Tensor] = {}
@@ -93,7 +132,7 @@ def test_dropped_text_is_noise_at_the_last_time():
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"])
-@pytest.mark.parametrize("objective", ["epsilon", "flow"])
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
 def test_every_solver_lands_on_the_data_where_the_network_knows_it(objective, solver):
     clean, _ = clean_pair(2)
     diffusion = Diffusion(objective=objective, time_shift=3.0 if objective == "flow" else 1.0)
@@ -102,7 +141,7 @@ def test_every_solver_lands_on_the_data_where_the_network_knows_it(objective, so
         def answer(value, known):
             signal, noise = (weight.view(-1, *[1] * (value.ndim - 1)) for weight in diffusion.signal_and_noise(t_image))
             eps = (value - signal * known) / noise
-            return diffusion.target(known, eps)
+            return diffusion.target(known, eps, t_image)
 
         return Joint(*(answer(value, known) for value, known in zip(noisy, clean, strict=True))), text
 
