@@ -90,8 +90,8 @@ def encode(config: EncodeConfig) -> None:
         encoders = collect_encoders(config, run.folder / "encoders")
         sources = [absolute(pairs) for pairs in config.pairs]
         # The list of all latents takes gigabytes where there are millions; a task gives them back.
-        todo, facts = beside_driver(find_todo, num_returns=2).remote(sources, config, folder)
-        todo, is_new = ray.get(todo), get(facts)
+        found = beside_driver(find_todo, num_returns=2).remote(sources, config, folder)
+        todo, is_new = map(get, found)
         shapes = latent_shapes_of(encoders, sources, config.size_px)
         row_bytes = sum(2 * math.prod(shape) for shape in shapes.values())
         log.info(

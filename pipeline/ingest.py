@@ -49,8 +49,8 @@ def ingest(config: IngestConfig) -> Manifest:
         folder = str(run.folder)
         remove_drafts(folder)
         # Lists of a large data set take gigabytes; a task gives them back.
-        todo, facts = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
-        num, planned, labels = get(facts)
+        todo, counted = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
+        num, planned, labels = get(counted)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         log.info(
             "ingest: %s of %s pairs of %s, split %s, to read; %d classes, void becomes %s",
