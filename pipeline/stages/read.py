@@ -64,7 +64,7 @@ class ReadPairs:
     def _pair(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         found = self.source.read(entry)
         labels, where = self.labels, str(entry["key"])
-        photograph = read_photograph(found.image, where)
+        photograph = read_photograph(found.image, f"picture {entry['image']}")
         mask = photograph.turned(found.mask, self.as_stored)
         if mask.shape != (photograph.height, photograph.width):
             raise MaskError(
