@@ -20,7 +20,7 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, real_pair_id
-from pipeline.shards import FAILED, LABELS, list_shards, read_columns, remaining, remove_drafts
+from pipeline.shards import FAILED, LABELS, MADE, list_shards, read_columns, read_ids, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.sources import IngestConfig, open_source
 from pipeline.stages.read import ReadPairs
@@ -30,6 +30,8 @@ from pipeline.work import beside_driver, get, plain_errors
 
 SAFE_TO_CHANGE = frozenset({"root", "sbd", "revision", "pairs", "rows_per_shard", "retry_errors", "log_every_s"})
 ROWS_PER_BATCH = 64
+NUM_SHOWN = 5
+"""Failed pairs that are named at the end."""
 NUM_TRIED = 16
 """Pairs that are read before all others: a wrong root or palette should be told at once, not in every row."""
 
@@ -50,11 +52,12 @@ def ingest(config: IngestConfig) -> Manifest:
         remove_drafts(folder)
         # Lists of a large data set take gigabytes; a task gives them back.
         todo, counted = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
-        num, planned, labels = get(counted)
+        num, planned, captioned, labels = get(counted)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         log.info(
-            "ingest: %s of %s pairs of %s, split %s, to read; %d classes, void becomes %s",
-            f"{num:,}", f"{planned:,}", config.dataset_name, config.split, labels.num_classes, config.void,
+            "ingest: %s of %s pairs of %s, split %s, to read; %s of all come with captions; %d classes, void becomes %s",
+            f"{num:,}", f"{planned:,}", config.dataset_name, config.split, f"{captioned:,}", labels.num_classes,
+            config.void,
         )  # fmt: skip
         if num:
             require(config.workers)
@@ -100,8 +103,9 @@ def graph(work: ray.data.Dataset, stage: ReadPairs, workers: Workers, shared: Sh
     )
 
 
-def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Table, tuple[int, int, LabelSpace]]:
-    """Entries (with `pair_id`) that the run does not hold; their number, that of all planned ones, and the label space.
+def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Table, tuple[int, int, int, LabelSpace]]:
+    """Entries (with `pair_id`) that the run does not hold; their number, that of all planned ones and of
+    those with captions, and the label space.
 
     Raises:
         DataError: nothing to read, or none of the first pairs can be read.
@@ -109,7 +113,8 @@ def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Tab
     plan = plan_of(source.entries(), source.labels, config)
     if not plan.num_rows:
         raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
-    if config.captions and not pc.any(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py():
+    captioned = pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
+    if config.captions and not captioned:
         raise DataError(
             f"{config.captions}: no name there is one of a picture, such as {plan['key'][0].as_py()}; mend `captions`"
         )
@@ -122,7 +127,7 @@ def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Tab
             raise DataError(
                 f"none of {tried.num_rows} pairs that were tried first can be read. {rows['error_detail'][0]}"
             )
-    return todo, (todo.num_rows, plan.num_rows, source.labels)
+    return todo, (todo.num_rows, plan.num_rows, captioned, source.labels)
 
 
 KEYS_ARE_UNIQUE = frozenset({"voc", "coco", "ade20k", "cityscapes"})
@@ -156,15 +161,24 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
 
 def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> None:
     """Shows some rows that failed, and masks that teach nothing."""
-    shown = 0
-    for path in list_shards(folder, FAILED) if manifest.num_errors else []:
-        for detail in read_columns(path, ["detail"])["detail"].to_pylist()[: 5 - shown]:
-            log.warning("ingest: left out: %s", detail)
-            shown += 1
-    if manifest.num_errors > shown:
-        log.warning("ingest: and %s more, all in %s/errors", f"{manifest.num_errors - shown:,}", folder)
+    left = left_out(folder) if manifest.num_errors else {}
+    for detail in list(left.values())[:NUM_SHOWN]:
+        log.warning("ingest: left out: %s", detail)
+    if left:
+        more = f"and {len(left) - NUM_SHOWN:,} more; " if len(left) > NUM_SHOWN else ""
+        log.warning("ingest: %sall are in %s/errors; --retry-errors True reads them again when mended", more, folder)
+    if manifest.num_errors > manifest.num_pairs:
+        log.warning("ingest: more pairs failed than were read; do `labels` and `root` belong to this data set?")
     if manifest.num_pairs and not set(manifest.classes) - {0, labels.ignore_index}:
         log.warning(
             "ingest: the masks hold nothing but %s; if 255 is a class here, say --mask-values 255 1",
             " and ".join(map(str, manifest.classes)),
         )
+
+
+def left_out(folder: str) -> dict[str, str]:
+    """Pair id -> why it could not be read at its last try; pairs that a later try read are not among them."""
+    rows = [read_columns(path, ["pair_id", "detail"]).to_pylist() for path in list_shards(folder, FAILED)]
+    why = {row["pair_id"]: row["detail"] for one in rows for row in one}
+    made = set(read_ids(folder, kinds=[MADE]).to_pylist())
+    return {key: detail for key, detail in sorted(why.items()) if key not in made}

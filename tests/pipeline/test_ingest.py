@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models.labels import VOC
 from pipeline.errors import ConfigError, DataError
-from pipeline.ingest import find_todo, ingest, plan_of
+from pipeline.ingest import find_todo, ingest, left_out, plan_of
 from pipeline.manifest import ClassShare
-from pipeline.shards import FAILED, list_shards, load_labels, read_columns, read_shards
+from pipeline.schema import ERROR, conform
+from pipeline.shards import FAILED, list_shards, load_labels, read_columns, read_shards, write_table
 from pipeline.sources import IngestConfig, open_source
 from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_json, save_mask, save_picture, save_voc
 
@@ -55,6 +57,16 @@ def test_ingest_resume_and_mend(tmp_path, ray_session):
     mended = ingest(config(tmp_path, retry_errors=True, **settings))
 
     assert (mended.num_pairs, mended.num_errors, mended.num_duplicates) == (4, 0, 0)
+    assert left_out(folder) == {}, "what was mended is not named again"
+
+
+def test_a_pair_that_failed_twice_is_left_out_once_and_one_that_was_read_later_is_not(tmp_path):
+    errors = {"pair_id": ["a", "b"], "reason": ["wrong_mask"] * 2, "detail": ["first a", "first b"]}
+    for tried in (errors, {**errors, "pair_id": ["b", "c"]}):
+        write_table(conform(pa.table(tried), ERROR), f"{tmp_path}/errors")
+    write_table(pa.table({"pair_id": ["a"]}), f"{tmp_path}/shards")
+
+    assert list(left_out(str(tmp_path))) == ["b", "c"]
 
 
 def test_part_of_a_set_is_a_sample_that_grows(tmp_path):
