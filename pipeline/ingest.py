@@ -55,7 +55,7 @@ def ingest(config: IngestConfig) -> Manifest:
         num, planned, captioned, labels = get(counted)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         log.info(
-            "ingest: %s of %s pairs of %s, split %s, to read; %s of all come with captions; %d classes, void becomes %s",
+            "ingest: %s of %s pairs of %s, split %s, to read; %s have captions; %d classes, void becomes %s",
             f"{num:,}", f"{planned:,}", config.dataset_name, config.split, f"{captioned:,}", labels.num_classes,
             config.void,
         )  # fmt: skip
