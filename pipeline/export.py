@@ -15,7 +15,6 @@ from pydantic import Field
 
 from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers, absolute
-from pipeline.datasets.source import is_file
 from pipeline.errors import ConfigError
 from pipeline.formats.coco import Coco
 from pipeline.formats.huggingface import HuggingFace
@@ -29,7 +28,7 @@ from pipeline.run import Run, clock, log
 from pipeline.schema import text_digest
 from pipeline.shards import common_labels, map_shards, some_shards
 from pipeline.sink import MAX_RETRIES
-from pipeline.storage import is_local, write_bytes
+from pipeline.storage import is_file, is_local, write_bytes
 from pipeline.work import get
 
 FORMATS: dict[str, Callable[[Tree], Format]] = {

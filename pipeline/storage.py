@@ -74,6 +74,20 @@ def reaching(url: str) -> Iterator[None]:
         raise DataError(f"cannot read {url}: {describe(error)}; check the path and your access to it") from error
 
 
+def is_folder(path: str) -> bool:
+    """Whether a folder is there, on this machine or a store."""
+    filesystem, inner = filesystem_of(path)
+    with reaching(path):
+        return bool(filesystem.isdir(inner))
+
+
+def is_file(path: str) -> bool:
+    """Whether a file is there, on this machine or a store."""
+    filesystem, inner = filesystem_of(path)
+    with reaching(path):
+        return bool(filesystem.isfile(inner))
+
+
 def write_bytes(url: str, content: bytes) -> None:
     """Makes the file `url`, whole or not at all."""
     publish(url, lambda file: file.write(content))

@@ -23,13 +23,13 @@ from pipeline.datasets.source import (
     Found,
     PairError,
     entry_table,
-    is_file,
     read_captions,
     read_file,
     read_json,
     without_suffix,
 )
 from pipeline.errors import DataError
+from pipeline.storage import is_file
 
 Crowd = Literal["ignore", "paint"]
 Overlap = Literal["file", "area"]

@@ -143,20 +143,6 @@ def without_suffix(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in PICTURES | {".mat"} else name
 
 
-def is_folder(path: str) -> bool:
-    """Whether a folder is there, on this machine or a store."""
-    filesystem, inner = filesystem_of(path)
-    with reaching(path):
-        return bool(filesystem.isdir(inner))
-
-
-def is_file(path: str) -> bool:
-    """Whether a file is there, on this machine or a store."""
-    filesystem, inner = filesystem_of(path)
-    with reaching(path):
-        return bool(filesystem.isfile(inner))
-
-
 def read_lines(path: str, needs: str) -> list[str]:
     """The first word of every line of a text file, each once, in their order; `needs` says what the file is for.
 

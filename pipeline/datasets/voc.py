@@ -29,13 +29,12 @@ from pipeline.datasets.source import (
     PairError,
     entry_table,
     files_below,
-    is_file,
-    is_folder,
     read_captions,
     read_file,
     read_lines,
 )
 from pipeline.errors import DataError
+from pipeline.storage import is_file, is_folder
 
 NUM_TRAINAUG = 10_582
 LISTS = "ImageSets/Segmentation"
