@@ -19,9 +19,8 @@ from pipeline.errors import Stopped
 from pipeline.finish import finish
 from pipeline.manifest import Manifest
 from pipeline.progress import Shared
-from pipeline.prompt_plan import read_texts
 from pipeline.run import Run, log
-from pipeline.shards import LABELS, common_labels, read_pairs, remaining, remove_drafts
+from pipeline.shards import LABELS, common_labels, read_pairs, read_texts, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
@@ -88,7 +87,7 @@ def caption(config: CaptionConfig) -> Manifest:
     """
     sources = [absolute(pairs) for pairs in config.pairs]
     labels = common_labels(sources)
-    plan = pa.concat_tables([read_texts(source) for source in sources])
+    plan = read_texts(sources)
     num_kept = int(has_captions(plan).sum()) if config.keep else 0
     commit = begun_with(config)
     if num_kept < plan.num_rows:  # before the run is begun, and before any process loads gigabytes

@@ -16,21 +16,22 @@ from pipeline.cluster import require
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run, log
-from pipeline.schema import latent_schema
+from pipeline.schema import captions_of, latent_schema
 from pipeline.shards import (
-    FAILED,
     MADE,
     common_labels,
+    left_out,
     list_shards,
     open_shard,
     read_ids,
     read_pairs,
     read_shards,
+    read_texts,
     remaining,
     remove_drafts,
 )
 from pipeline.sink import WRITE_ARGS, ShardSink
-from pipeline.stages.encode import EncodePairs, Views, texts_of
+from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
 from pipeline.work import beside_driver, get, plain_errors
 
@@ -106,7 +107,7 @@ def encode(config: EncodeConfig) -> None:
                 graph(read_pairs(sources, COLUMNS), None if is_new else todo, config, run).write_datasink(
                     ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
                 )
-        made, failed = len(read_ids(folder, "latent_id", [MADE])), len(read_ids(folder, "pair_id", [FAILED]))
+        made, failed = len(read_ids(folder, "latent_id", [MADE])), len(left_out(folder))
         run.tracker.metrics({"latents": made, "errors": failed})
         log.info("encode: %s latents in %s", f"{made:,}", run.folder)
         if failed:
@@ -160,9 +161,9 @@ def plan(sources: list[str], views: Views) -> pa.Table:
     """One row per latent: `latent_id`, `pair_id`."""
     rows: list[tuple[str, str]] = []
     silent = 0
-    pairs = pa.concat_tables([read_shards([source], ["pair_id", "prompt", "captions"]) for source in sources])
+    pairs = read_texts(sources)
     for pair in pairs.to_pylist():
-        texts = texts_of(pair)
+        texts = captions_of(pair)
         silent += not texts
         rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
     if silent:

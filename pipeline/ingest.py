@@ -20,7 +20,7 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run, log
 from pipeline.schema import Batch, real_pair_id
-from pipeline.shards import FAILED, LABELS, MADE, list_shards, read_columns, read_ids, remaining, remove_drafts
+from pipeline.shards import LABELS, left_out, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.sources import IngestConfig, open_source
 from pipeline.stages.read import ReadPairs
@@ -174,11 +174,3 @@ def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> No
             "ingest: the masks hold nothing but %s; if 255 is a class here, say --mask-values 255 1",
             " and ".join(map(str, manifest.classes)),
         )
-
-
-def left_out(folder: str) -> dict[str, str]:
-    """Pair id -> why it could not be read at its last try; pairs that a later try read are not among them."""
-    rows = [read_columns(path, ["pair_id", "detail"]).to_pylist() for path in list_shards(folder, FAILED)]
-    why = {row["pair_id"]: row["detail"] for one in rows for row in one}
-    made = set(read_ids(folder, kinds=[MADE]).to_pylist())
-    return {key: detail for key, detail in sorted(why.items()) if key not in made}

@@ -23,14 +23,13 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import Manifest
 from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
 from pipeline.run import Run, log
-from pipeline.schema import PAIR, conform
-from pipeline.shards import common_labels, list_shards, load_labels, map_shards, read_columns
+from pipeline.schema import captions_of
+from pipeline.shards import common_labels, load_labels, read_texts
 from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.storage import write_bytes
 
 PLAN = PROMPTS.append(pa.field("kind", pa.string()))
 """The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
-TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
 
@@ -130,18 +129,6 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
     return named
 
 
-def read_texts(folder: str) -> pa.Table:
-    """The columns TEXTS of a pair set, in the order of ids; those that an older release did not write are null.
-
-    Raises:
-        DataError: no pairs.
-    """
-    rows = map_shards(lambda path: conform(read_columns(path, TEXTS.names), TEXTS), list_shards(folder))
-    if not rows:
-        raise DataError(f"{folder}: holds no pairs; give the folder of a run that has made some")
-    return pa.concat_tables(rows).sort_by("pair_id")
-
-
 def from_captions(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
     """The captions of pairs.
 
@@ -150,8 +137,8 @@ def from_captions(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[
     """
     for folder in map(absolute, config.pairs):
         assert labels is not None, "a pair set has a label space"
-        rows = read_texts(folder).to_pylist()
-        if not any(text for row in rows for text in captions_of(row)):
+        rows = read_texts([folder]).to_pylist()
+        if not any(map(captions_of, rows)):
             raise DataError(
                 f"{folder}: none of its {len(rows):,} pairs has a caption; make them with jobs.caption first"
             )
@@ -159,16 +146,10 @@ def from_captions(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[
             class_ids = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
             names = ", ".join(spoken(labels.classes[one]) for one in class_ids) if config.append_classes else ""
             texts = captions_of(row)
-            for text in texts if config.captions == "all" else texts[:1]:
+            for text in (texts if config.captions == "all" else texts[:1]) or [""]:
                 is_appended = bool(names and text)
                 prompt = f"{text}; {names}" if is_appended else text
                 yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
-
-
-def captions_of(row: dict[str, Any]) -> list[str]:
-    """All captions of a row of TEXTS, the prompt first; [""] where there are none."""
-    texts = (text.strip() for text in (row["prompt"], *(row["captions"] or ())) if text)
-    return list(dict.fromkeys(filter(None, texts))) or [""]
 
 
 def from_templates(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:

@@ -82,6 +82,14 @@ def object_column(values: Iterable[object]) -> np.ndarray:
     return column
 
 
+def captions_of(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a row of PAIR, its prompt where it has none: without space around them, each once, no empty ones.
+    A row of an older release may lack the column."""
+    captions = row.get("captions")
+    texts = [row["prompt"]] if captions is None or not len(captions) else captions
+    return list(dict.fromkeys(text for one in texts if (text := str(one or "").strip())))
+
+
 def prompt_id(prompt: str) -> str:
     """16 hex digits that name a prompt's exact text."""
     return _digest("prompt", 8, prompt).hex()

@@ -25,13 +25,16 @@ import pyarrow.parquet as pq
 
 from models.labels import LabelSpace
 from pipeline.errors import DataError, JoDiffusionError, ShardError
-from pipeline.schema import PICTURE
+from pipeline.schema import PAIR, PICTURE, conform
 from pipeline.storage import describe, filesystem_of, is_local, publish, reaching, read_bytes
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 Result = TypeVar("Result")
+
+TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
+"""The columns of PAIR that say what a prompt may be made of."""
 
 MADE, FAILED, BROKEN = "shards", "errors", "broken"
 LABELS = "label_space.json"
@@ -226,6 +229,25 @@ def read_shards(folders: Sequence[str], columns: list[str] | None = None) -> pa.
     if absent:
         raise ShardError(f"no shard in {', '.join(folders)} has a column {', '.join(sorted(absent))}")
     return rows
+
+
+def read_texts(folders: Sequence[str]) -> pa.Table:
+    """The columns TEXTS of all rows of runs, in the order of ids; those that an older release did not write are null.
+
+    Raises:
+        ShardError: a folder without shards, or a broken shard.
+    """
+    paths = [path for folder in folders for path in some_shards(folder)]
+    tables = map_shards(lambda path: conform(read_columns(path, TEXTS.names), TEXTS), paths)
+    return pa.concat_tables(tables).sort_by("pair_id")
+
+
+def left_out(folder: str) -> dict[str, str]:
+    """Pair id -> why a run could not make it at the last try; pairs that a later try made are not among them."""
+    rows = [read_columns(path, ["pair_id", "detail"]).to_pylist() for path in list_shards(folder, FAILED)]
+    why = {row["pair_id"]: row["detail"] for one in rows for row in one}
+    made = set(read_ids(folder, kinds=[MADE]).to_pylist())
+    return {key: detail for key, detail in sorted(why.items()) if key not in made}
 
 
 def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Dataset:

@@ -13,8 +13,8 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.codec import ImageFormat, check_mask, class_areas, decode_image, decode_mask, encode_image, encode_mask
 from pipeline.errors import DataError, MaskError
-from pipeline.formats.tally import Tally, captions_of
-from pipeline.schema import PAIR, conform
+from pipeline.formats.tally import Tally
+from pipeline.schema import PAIR, captions_of, conform
 from pipeline.shards import open_shard
 from pipeline.stages.ignore import ignore_uncertain
 from pipeline.storage import read_bytes, write_bytes

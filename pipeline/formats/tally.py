@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.codec import encode_image
+from pipeline.schema import captions_of
 
 NUM_SHOWN = 8
 TILE_PX = 192
@@ -74,11 +75,6 @@ class Tally:
     @property
     def num_pairs(self) -> int:
         return self.counts["origin"].total()
-
-
-def captions_of(facts: Mapping[str, Any]) -> list[str]:
-    """All captions of a row of PAIR, or its prompt; none where there is neither."""
-    return facts["captions"] or [text for text in (facts["prompt"],) if text]
 
 
 def tile(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:

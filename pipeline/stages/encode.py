@@ -14,7 +14,7 @@ from models.frozen import clip_image_embedding, image_to_latent
 from models.weights import Encoders
 from pipeline.codec import check_mask, decode_image, decode_mask
 from pipeline.errors import DataError, MaskError
-from pipeline.schema import Batch, latent_id, object_column
+from pipeline.schema import Batch, captions_of, latent_id, object_column
 from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
 
 LATENTS = ("image_latent", "mask_latent", "image_embedding", "text_embedding")
@@ -121,7 +121,7 @@ class EncodePairs:
         image = decode_image(row["image"]["bytes"], f"image of {key}")
         mask = decode_mask(row["mask"]["bytes"], f"mask of {key}")
         check_mask(mask, self.encoders.labels, f"mask of {key}")
-        return self.views.of(key, image, mask, texts_of(row))
+        return self.views.of(key, image, mask, captions_of(row))
 
     @torch.inference_mode()
     def _encoded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,13 +148,6 @@ class EncodePairs:
 
 def _look_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["pair_id"], row["crop"], row["flipped"]
-
-
-def texts_of(row: Mapping[str, Any]) -> list[str]:
-    """The captions of a pair, its prompt where it has none; empty texts are none."""
-    captions = row.get("captions")
-    texts = [str(row["prompt"] or "")] if captions is None or not len(captions) else [str(text) for text in captions]
-    return [text for text in texts if text.strip()]
 
 
 def _columns(rows: list[dict[str, Any]]) -> Batch:

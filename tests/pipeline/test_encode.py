@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -95,3 +96,15 @@ def test_what_is_there_is_not_encoded_again(config):
     left, is_new = find_todo(sources, config.model_copy(update={"flip": True}), str(config.folder))
 
     assert (left.num_rows, is_new) == (10, False)
+
+
+def test_pairs_of_an_older_release_have_their_prompt_encoded(config, tmp_path):
+    (shard, *others) = (tmp_path / "pairs/shards").iterdir()
+    for other in others:
+        other.unlink()
+    rows = pq.read_table(shard)
+    pq.write_table(rows.drop_columns(["captions", "dataset", "split", "key"]), shard)
+
+    todo, _ = find_todo([str(config.pairs[0])], config.model_copy(update={"captions": 5}), str(config.folder))
+
+    assert sorted(todo["latent_id"].to_pylist()) == sorted(rows["pair_id"].to_pylist())

@@ -8,10 +8,10 @@ import pytest
 
 from models.labels import VOC
 from pipeline.errors import ConfigError, DataError
-from pipeline.ingest import find_todo, ingest, left_out, plan_of
+from pipeline.ingest import find_todo, ingest, plan_of
 from pipeline.manifest import ClassShare
 from pipeline.schema import ERROR, conform
-from pipeline.shards import FAILED, list_shards, load_labels, read_columns, read_shards, write_table
+from pipeline.shards import FAILED, left_out, list_shards, load_labels, read_columns, read_shards, write_table
 from pipeline.sources import IngestConfig, open_source
 from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_json, save_mask, save_picture, save_voc
 

@@ -10,8 +10,8 @@ import torch
 
 from models.frozen import image_to_latent
 from pipeline.codec import encode_image, encode_mask
-from pipeline.schema import object_column
-from pipeline.stages.encode import EncodePairs, Views, texts_of
+from pipeline.schema import captions_of, object_column
+from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.view import View, seen, seen_mask
 from tests.pipeline.datasets.trees import mask_of, picture
 from tests.tiny import tiny_encoders
@@ -103,6 +103,6 @@ def test_a_damaged_picture_is_an_error_and_the_others_are_encoded(encoders):
 
 
 def test_texts_are_the_captions_or_the_prompt():
-    assert texts_of({"prompt": "p", "captions": ["a", " ", "b"]}) == ["a", "b"]
-    assert texts_of({"prompt": "p", "captions": None}) == texts_of({"prompt": "p"}) == ["p"]
-    assert texts_of({"prompt": None, "captions": []}) == []
+    assert captions_of({"prompt": "p", "captions": ["a", " ", "b"]}) == ["a", "b"]
+    assert captions_of({"prompt": "p", "captions": None}) == captions_of({"prompt": "p"}) == ["p"]
+    assert captions_of({"prompt": None, "captions": []}) == []
