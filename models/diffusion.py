@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.draws import Draws
 from models.jodiffusion import Joint
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ class Diffusion:
         kept = torch.cumprod(1 - betas, dim=0).to(times.device)[times.long()]
         return kept.sqrt(), (1 - kept).sqrt()
 
-    def draw_times(self, num_pairs: int, *, generator: torch.Generator) -> Tensor:
-        """(B,) float32 training times, on the CPU: whole and uniform, or shifted logit-normal for flow."""
+    def draw_times(self, draws: Draws) -> Tensor:
+        """(B,) float32 training times: whole and uniform, or shifted logit-normal for flow."""
         if self.objective == "flow":
             # The shift adds ln s to the logit of a time.
-            return (torch.randn(num_pairs, generator=generator) + math.log(self.time_shift)).sigmoid() * NUM_TIMES
-        return torch.randint(NUM_TIMES, (num_pairs,), generator=generator).float()
+            return (draws.normal() + math.log(self.time_shift)).sigmoid() * NUM_TIMES
+        return draws.whole(NUM_TIMES)
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """(B, ...) clean values and standard-normal noise -> values at `times` (B,)."""
@@ -145,68 +146,61 @@ class LossWeights:
     min_snr: float = 0.0
 
 
+class Errors(NamedTuple):
+    """Squared errors (B,) of one modality, each the mean over a pair's values, at its times (B,)."""
+
+    squared: Tensor
+    times: Tensor
+
+
 def joint_loss(
-    denoise: Denoiser,
-    diffusion: Diffusion,
-    clean: Joint,
-    text: Tensor,
-    weights: LossWeights,
-    *,
-    generator: torch.Generator,
-) -> tuple[Tensor, dict[str, Tensor]]:
+    denoise: Denoiser, diffusion: Diffusion, clean: Joint, text: Tensor, weights: LossWeights, draws: Draws
+) -> tuple[Tensor, dict[str, Errors]]:
     """The joint training loss (JoDiffusion, section "Joint diffusion"; UniDiffuser, Eq. 5).
 
     Args:
         denoise: the network.
-        clean: normalised latents of a batch of pairs.
+        clean: normalised latents of a batch of pairs, on the device of `draws`.
         text: (B, T, E) float text embedding.
         weights: how modalities are weighed.
-        generator: on the CPU; every random number of the step comes from it, so a step can be repeated anywhere.
+        draws: every random number of the step, a stream for each pair.
 
     Returns:
-        The scalar loss, and the mean squared error of each modality, weighed by time if `weights` say so (scalars,
-        detached).
+        The scalar loss, and the errors of each modality, weighed by time if `weights` say so (detached).
     """
-    device, num_pairs = text.device, len(text)
-
-    def normal(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(device, like.dtype)
-
-    times = diffusion.draw_times(num_pairs, generator=generator).to(device)
-    noise = Joint(*(normal(value) for value in clean))
+    times = diffusion.draw_times(draws)
+    noise = Joint(*(draws.normal(value.shape[1:]) for value in clean))
     noisy = Joint(*(diffusion.noised(value, eps, times) for value, eps in zip(clean, noise, strict=True)))
 
-    text_noise = normal(text)
+    text_noise = draws.normal(text.shape[1:])
     if diffusion.text_noise == "independent":
-        text_times = diffusion.draw_times(num_pairs, generator=generator).to(device)
+        text_times = diffusion.draw_times(draws)
         noisy_text = diffusion.noised(text, text_noise, text_times)
     else:
-        dropped = (torch.rand(num_pairs, generator=generator) < diffusion.text_dropout).to(device)
+        dropped = draws.uniform() < diffusion.text_dropout
         text_times = dropped.float() * NUM_TIMES
         noisy_text = torch.where(dropped.view(-1, 1, 1), text_noise, text)
 
     def error(predicted: Tensor, value: Tensor, eps: Tensor, at: Tensor) -> Tensor:
         target = diffusion.target(value, eps, at)
-        if not weights.min_snr:
-            return torch.nn.functional.mse_loss(predicted.float(), target.float())
         squared = (predicted.float() - target.float()).square().flatten(1).mean(1)
-        return (squared * diffusion.min_snr_weights(at, weights.min_snr)).mean()
+        return squared * diffusion.min_snr_weights(at, weights.min_snr) if weights.min_snr else squared
 
     prediction, text_prediction = denoise(noisy, noisy_text, times, text_times)
     parts = zip(Joint._fields, prediction, clean, noise, strict=True)
-    errors = {name: error(predicted, value, eps, times) for name, predicted, value, eps in parts}
+    errors = {name: Errors(error(predicted, value, eps, times), times) for name, predicted, value, eps in parts}
     num_values = {name: getattr(clean, name)[0].numel() for name in Joint._fields}
     if diffusion.text_noise == "independent":
-        errors["text"] = error(text_prediction, text, text_noise, text_times)
+        errors["text"] = Errors(error(text_prediction, text, text_noise, text_times), text_times)
         num_values["text"] = text[0].numel()
 
     total = sum(num_values.values())
     shares = {name: count / total for name, count in num_values.items()}
-    loss = torch.zeros((), device=device)
-    for name, value in errors.items():
+    loss = torch.zeros((), device=text.device)
+    for name, (squared, _) in errors.items():
         weight = getattr(weights, name)
-        loss = loss + (shares[name] if weight is None else weight) * value
+        loss = loss + (shares[name] if weight is None else weight) * squared.mean()
     if diffusion.text_noise != "independent":
         # DistributedDataParallel demands that every parameter takes part.
         loss = loss + 0 * text_prediction.float().sum()
-    return loss, {name: value.detach() for name, value in errors.items()}
+    return loss, {name: Errors(squared.detach(), at) for name, (squared, at) in errors.items()}

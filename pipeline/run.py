@@ -187,7 +187,15 @@ def _legal(key: str) -> str:
 
 
 def _has_made_nothing(folder: Path) -> bool:
-    kept = ("shards/*.parquet", "errors/*.parquet", "train/step_*", "weights", "tokenizer", "*.json")
+    kept = (
+        "shards/*.parquet",
+        "errors/*.parquet",
+        "checkpoints/*",
+        "train/step_*",
+        "weights",
+        "tokenizer",
+        "*.json",
+    )
     return not any(next(folder.glob(pattern), None) for pattern in kept)
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import signal
+import tempfile
 import threading
 import time
 import uuid
@@ -115,6 +116,51 @@ def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
             f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
             "again: what is already written is kept"
         ) from error
+
+
+def publish_file(url: str, write: Callable[[str], object]) -> None:
+    """Makes the file `url` from what `write` puts into the path that it is given: for files too large for memory.
+
+    Raises:
+        ShardError: as `publish`.
+    """
+    filesystem, path = filesystem_of(url)
+    local = isinstance(filesystem, LocalFileSystem)
+    try:
+        parent = os.path.dirname(path) if local else None
+        if parent:
+            os.makedirs(parent, exist_ok=True)
+        # A draft of its own for every try; beside its place, where it can be renamed.
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".draft", dir=parent) as scratch:
+            draft = os.path.join(scratch, os.path.basename(path))
+            write(draft)
+            if local:
+                with open(draft, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(draft, path)
+                _sync_folder(str(parent))
+            else:
+                filesystem.put_file(draft, path)  # in parts where it is large; an object appears when it is complete
+    except Exception as error:  # every store, and what writes, has errors of its own
+        raise ShardError(
+            f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
+            "again: what is already written is kept"
+        ) from error
+
+
+def upload(source: str, target: str) -> None:
+    """Puts a folder of this machine where `target` says, in place of what is there.
+
+    Raises:
+        ShardError: as `publish`.
+    """
+    filesystem, path = filesystem_of(target)
+    try:
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+        filesystem.put(f"{source}/", f"{path}/", recursive=True)
+    except Exception as error:  # every store has errors of its own
+        raise ShardError(f"cannot write {target}: {describe(error)}; free space or mend access there") from error
 
 
 def describe(error: BaseException) -> str:
@@ -298,7 +344,12 @@ def _publish_locally(path: str, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(FileNotFoundError):
             os.remove(draft)
         raise
-    directory = os.open(parent, os.O_RDONLY)  # makes the new name survive a power cut, as the content already does
+    _sync_folder(parent)
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes new names in it survive a power cut, as the contents of the files already do."""
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

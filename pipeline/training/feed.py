@@ -1,24 +1,34 @@
-"""The batches of one training worker, read from shards: once, or in every epoch through Ray Data.
+"""The batches of one training worker, read from shards in an order that all workers agree on.
 
-A worker reads its own share of the files and draws its own order from (seed, rank, epoch), so that a run that was
-stopped at any step goes on with exactly the batches that it would have had.
+An epoch is a line: the row groups of all shards in a drawn order, and in each of them the rows in a drawn order. The
+line is cut into as many lanes as a batch has rows; each batch takes the next row of every lane. So the rows of a batch
+come from as many row groups, every row is seen once an epoch whatever the number of workers, and a worker reads little
+but the row groups of its own lanes. Any step can be gone on with at once: the order is arithmetic on (seed, epoch).
+
+Legend: N rows of the set, G row groups, B rows of a batch and lanes, b of them this worker's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 import numpy as np
-import ray.data
+import pyarrow as pa
 import torch
 
 from pipeline.errors import ShardError
 from pipeline.schema import Batch, object_column
-from pipeline.shards import open_shard, some_shards
+from pipeline.shards import map_shards, open_shard, some_shards
+from pipeline.stages.view import require_one_size
 from pipeline.training.task import Tensors
 
-SHUFFLE_ROWS = 8192
+GROUPS_AHEAD, BATCHES_AHEAD = 8, 2
+"""Batches whose row groups are read ahead, and those that are decoded ahead."""
 
 
 @dataclass(frozen=True)
@@ -26,119 +36,173 @@ class Feed:
     """Where a worker's examples come from.
 
     Attributes:
-        folders: runs to read, as one set.
+        folders: runs to read, as one set; paths or URLs.
         columns: columns to read.
         decode: stage from encoded columns to arrays.
-        rank, world_size: this worker among all.
         seed: of the order.
-        cache: decode once and keep the arrays in this worker's memory (a few thousand small pictures), rather than
-            read and decode again in every epoch (anything large). Cached epochs are shuffled over all rows, streamed
-            ones over file order and a window of 8,192 rows.
+        cache: decode each row group once and keep all of them in memory, for small sets. Otherwise only the row groups
+            in use are held, encoded, about one for each row of a batch, and rows are decoded when their turn comes. The
+            order is the same.
+        threads: that read ahead; one more decodes.
     """
 
     folders: tuple[str, ...]
     columns: tuple[str, ...]
     decode: Callable[[Batch], Batch]
-    rank: int = 0
-    world_size: int = 1
     seed: int = 0
     cache: bool = True
+    threads: int = 1
 
-    def batches(self, batch_size: int, start_step: int) -> Iterator[Tensors]:
-        """Endless batches of this worker's `batch_size` examples, from `start_step` on."""
-        numpy_batches = self._cached(batch_size, start_step) if self.cache else self._streamed(batch_size, start_step)
-        for batch in numpy_batches:
-            yield to_tensors(batch)
+    def batches(
+        self, batch_size: int, start_step: int = 0, places: range | None = None, *, pin: bool = False
+    ) -> Generator[Tensors, None, None]:
+        """Endless batches, from `start_step` on.
 
-    def head(self, num_rows: int) -> Tensors:
-        """The first rows in order of files, at most `num_rows` of them, the same for every worker."""
-        files = [file for folder in self.folders for file in some_shards(folder)]
-        taken: list[Batch] = []
-        count = 0
-        for batch in self._decoded(files):
-            taken.append(batch)
-            count += len(next(iter(batch.values())))
-            if count >= num_rows:
-                break
-        return to_tensors({name: np.concatenate([batch[name] for batch in taken])[:num_rows] for name in taken[0]})
-
-    def files(self) -> list[str]:
-        """Shards of this worker.
+        Args:
+            batch_size: B.
+            start_step: batches that were had before.
+            places: (b,) the places in each batch that this worker has; all by default.
+            pin: give memory that a GPU can fetch from by itself.
 
         Raises:
-            ShardError: none at all, or fewer than workers.
+            ShardError: a folder without shards or rows, or a broken shard.
         """
-        files = [file for folder in self.folders for file in some_shards(folder)]
-        if len(files) < self.world_size:
-            raise ShardError(
-                f"{len(files)} shards in {', '.join(self.folders)} cannot be shared among {self.world_size} training "
-                "workers; use fewer workers, or write the set again with fewer rows per shard"
-            )
-        return files[self.rank :: self.world_size]
+        groups = self.groups()
+        line = Line(np.array([rows for _, _, rows in groups]), batch_size, self.seed)
+        mine = np.array(range(batch_size) if places is None else places)
+        held: dict[int, Future[Batch | pa.Table]] = {}
+        upcoming: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        made: deque[Future[Tensors]] = deque()
+        with ThreadPoolExecutor(self.threads) as readers, ThreadPoolExecutor(1) as decoder:
+            try:
+                for step in count(start_step):
+                    while len(upcoming) + len(made) < GROUPS_AHEAD:
+                        numbers, rows = line.at((step + len(upcoming) + len(made)) * batch_size + mine)
+                        for number in set(numbers.tolist()) - held.keys():
+                            held[number] = readers.submit(self._read, *groups[number][:2])
+                        upcoming.append((numbers, rows))
+                    while len(made) < BATCHES_AHEAD:
+                        numbers, rows = upcoming.popleft()
+                        parts = [(held[one], rows, np.flatnonzero(numbers == one)) for one in np.unique(numbers)]
+                        made.append(decoder.submit(self._batch, parts, pin))
+                    if not self.cache:
+                        needed = {number for numbers, _ in upcoming for number in numbers.tolist()}
+                        for number in held.keys() - needed:  # batches that are being decoded have them still
+                            del held[number]
+                    yield made.popleft().result()
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+                decoder.shutdown(wait=False, cancel_futures=True)
 
-    def _decoded(self, files: Sequence[str]) -> Iterator[Batch]:
-        """All rows of some files, in order. Read and decoded in this process: it is done once, and would be over before
-        a task of Ray Data had started."""
-        for path in files:
-            with open_shard(path) as file:
-                for rows in file.iter_batches(batch_size=256, columns=list(self.columns), use_threads=False):
-                    names = rows.schema.names
-                    yield self.decode({name: object_column(rows[name].to_pylist()) for name in names})
+    def head(self, num_rows: int) -> Tensors:
+        """The first rows in order of files, at most `num_rows` of them."""
+        taken: list[Batch] = []
+        for path, group, rows in self.groups():
+            if num_rows <= 0:
+                break
+            taken.append(self.decode(_columns(self._table(path, group).slice(0, num_rows))))
+            num_rows -= rows
+        return to_tensors(_joined(taken))
 
-    def _cached(self, batch_size: int, start_step: int) -> Iterator[Batch]:
-        parts = list(self._decoded(self.files()))
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        num_rows = len(next(iter(rows.values())))
-        orders: dict[int, np.ndarray] = {}
+    def groups(self) -> list[tuple[str, int, int]]:
+        """Shard, number in it and rows of each row group.
 
-        def order(epoch: int) -> np.ndarray:
-            if epoch not in orders:
-                orders.clear()
-                orders[epoch] = np.random.default_rng([self.seed, self.rank, epoch]).permutation(num_rows)
-            return orders[epoch]
+        Raises:
+            ShardError: a folder without shards or rows, or a broken shard.
+        """
+        paths = [path for folder in self.folders for path in some_shards(folder)]
+        found = [
+            (path, number, rows)
+            for path, counts in zip(paths, map_shards(_rows_of_groups, paths), strict=True)
+            for number, rows in enumerate(counts)
+            if rows
+        ]
+        if not found:
+            raise ShardError(f"{', '.join(self.folders)}: no rows; give the folder of a run that has made some")
+        return found
 
-        position = start_step * batch_size
-        while True:
-            chosen: list[np.ndarray] = []
-            missing = batch_size
-            while missing:  # a batch may reach into the next epochs: every row is seen once an epoch, none is dropped
-                epoch, offset = divmod(position, num_rows)
-                taken = order(epoch)[offset : offset + missing]
-                chosen.append(taken)
-                position += len(taken)
-                missing -= len(taken)
-            index = np.concatenate(chosen)
-            yield {name: values[index] for name, values in rows.items()}
+    def _read(self, path: str, group: int) -> Batch | pa.Table:
+        table = self._table(path, group)
+        return self.decode(_columns(table)) if self.cache else table
 
-    def _streamed(self, batch_size: int, start_step: int) -> Iterator[Batch]:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        files = self.files()
-        steps_per_epoch = sum(map(_num_rows, files)) // batch_size
-        if not steps_per_epoch:
-            raise ShardError(f"{', '.join(self.folders)}: a worker's share is smaller than its batch of {batch_size}")
-        epoch, skipped = divmod(start_step, steps_per_epoch)
-        while True:
-            order = np.random.default_rng([self.seed, self.rank, epoch])
-            encoded = ray.data.read_parquet([files[i] for i in order.permutation(len(files))], columns=[*self.columns])
-            batches = encoded.map_batches(self.decode, batch_size=256, num_cpus=0.5).iter_batches(
-                batch_size=batch_size,
-                drop_last=True,
-                local_shuffle_buffer_size=SHUFFLE_ROWS,
-                local_shuffle_seed=int(order.integers(2**31)),
-            )
-            for step, batch in enumerate(batches):
-                if step >= skipped:
-                    yield batch
-            epoch, skipped = epoch + 1, 0
+    def _table(self, path: str, group: int) -> pa.Table:
+        with open_shard(path) as file:
+            return file.read_row_group(group, list(self.columns), use_threads=False)
+
+    def _batch(self, parts: list[tuple[Future[Batch | pa.Table], np.ndarray, np.ndarray]], pin: bool) -> Tensors:
+        """A batch from row groups: for each the rows of the batch, and the places that it fills."""
+        order = np.argsort(np.concatenate([places for _, _, places in parts]))
+        taken: list[Batch] = []
+        for future, rows, places in parts:
+            group = future.result()
+            if isinstance(group, pa.Table):
+                taken.append(_columns(group.take(rows[places])))
+            else:
+                taken.append({name: values[rows[places]] for name, values in group.items()})
+        batch = {name: values[order] for name, values in _joined(taken).items()}
+        return to_tensors(batch if self.cache else self.decode(batch), pin)
 
 
-def to_tensors(batch: Batch) -> Tensors:
-    """Arrays -> tensors of their own memory: what Ray gives is read-only."""
-    return {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
+class Line:
+    """Which row stands at each position of a training; see the module.
+
+    Args:
+        rows: (G,) int64, of each row group; at least one row in all.
+        num_lanes: B.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: np.ndarray, num_lanes: int, seed: int) -> None:
+        self.rows, self.num_lanes, self.seed = rows, num_lanes, seed
+        self.num_rows = int(rows.sum())
+        self._groups = lru_cache(2)(self._groups_of)
+        self._rows = lru_cache(4 * num_lanes)(self._rows_of)
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (b,), counted from the start of the training -> row group (b,) and row in it (b,), int64."""
+        chosen, inside = np.empty((2, len(positions)), np.int64)
+        epochs, rest = np.divmod(positions, self.num_rows)
+        turn, lane = np.divmod(rest, self.num_lanes)
+        # The first lanes are longer by one row where rows do not divide evenly.
+        length, longer = divmod(self.num_rows, self.num_lanes)
+        place = lane * length + np.minimum(lane, longer) + turn
+        for epoch in np.unique(epochs).tolist():
+            these = np.flatnonzero(epochs == epoch)
+            order, ends = self._groups(epoch)
+            visit = np.searchsorted(ends, place[these], side="right")
+            chosen[these] = order[visit]
+            inside[these] = place[these] - ends[visit] + self.rows[order[visit]]
+        for index, (epoch, group) in enumerate(zip(epochs.tolist(), chosen.tolist(), strict=True)):
+            inside[index] = self._rows(epoch, group)[inside[index]]
+        return chosen, inside
+
+    def _groups_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row groups in their order of an epoch, and where each ends in the line."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        return order, np.cumsum(self.rows[order])
+
+    def _rows_of(self, epoch: int, group: int) -> np.ndarray:
+        """The rows of a group in their order of an epoch."""
+        return np.random.default_rng([self.seed, epoch, group]).permutation(self.rows[group])
 
 
-def _num_rows(file: str) -> int:
-    with open_shard(file) as shard:
-        return shard.metadata.num_rows
+def to_tensors(batch: Batch, pin: bool = False) -> Tensors:
+    """Arrays -> tensors of their own memory: Arrow's is read-only."""
+    tensors = {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
+    return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
+
+
+def _columns(table: pa.Table) -> Batch:
+    return {name: object_column(table[name].to_pylist()) for name in table.column_names}
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    for name in parts[0]:
+        if parts[0][name].ndim > 2:  # pictures
+            require_one_size({part[name].shape[1:3] for part in parts})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows_of_groups(path: str) -> list[int]:
+    with open_shard(path) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]

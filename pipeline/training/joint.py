@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from models.diffusion import Diffusion, LossWeights, joint_loss
+from models.diffusion import NUM_TIMES, Diffusion, LossWeights, joint_loss
+from models.draws import Draws
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
@@ -24,6 +26,9 @@ from pipeline.shards import open_shard, some_shards
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
+
+TIME_BUCKETS = (0, 200, 400, 600, 800, NUM_TIMES)
+"""Errors are logged apart by their times, from clean to noise."""
 
 
 class JointConfig(TrainingConfig):
@@ -122,6 +127,7 @@ class JointTask:
     encoders: str
     initial: str
     shapes: dict[str, tuple[int, ...]]
+    judged_by = ("loss", 1)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -140,24 +146,30 @@ class JointTask:
             load_tensors(net, tensors, where=self.initial)
         return net
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
         clean = Joint(batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float())
         text = batch["text_embedding"].float()
         config = self.config
-        return joint_loss(net, config.diffusion, clean, text, config.loss_weights, generator=generator)
+        loss, errors = joint_loss(net, config.diffusion, clean, text, config.loss_weights, draws)
+        parts = {name: squared for name, (squared, _) in errors.items()}
+        for name, (squared, times) in errors.items():
+            for bucket, (start, end) in enumerate(pairwise(TIME_BUCKETS)):
+                inside = (times >= start) & ((times < end) | (bucket == len(TIME_BUCKETS) - 2))
+                parts[f"{name}/time_{start}-{end}"] = torch.where(inside, squared, torch.nan)
+        return loss, parts
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
-        generator = torch.Generator().manual_seed(0)
-        parts = [
-            {name: value[start : start + 64] for name, value in held_out.items()}
-            for start in range(0, len(held_out["image_latent"]), 64)
-        ]
-        losses: dict[str, list[float]] = {}
-        for part in parts:
-            loss, errors = self.loss(net, part, generator=generator)
-            for name, value in {"loss": loss, **errors}.items():
-                losses.setdefault(name, []).append(value.item())
-        return Evaluation({name: float(np.mean(values)) for name, values in losses.items()}, self._samples(net))
+        """Losses at the same times and noise whenever it is asked, and samples of the same prompts and noise."""
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, len(held_out["image_latent"]), 64):
+            part = {name: value[start : start + 64] for name, value in held_out.items()}
+            num_rows = len(part["image_latent"])
+            draws = Draws(0, 0, range(start, start + num_rows), part["image_latent"].device)
+            loss, parts = self.loss(net, part, draws)
+            for name, value in {"loss": loss.expand(num_rows), **parts}.items():
+                found.setdefault(name, []).append(value.float())
+        metrics = {name: float(torch.cat(values).nanmean()) for name, values in found.items()}
+        return Evaluation({name: value for name, value in metrics.items() if value == value}, self._samples(net))
 
     def _samples(self, net: nn.Module) -> dict[str, np.ndarray]:
         prompts = [prompt for prompt in self.config.preview_prompts if prompt][: self.config.preview.batch_size]

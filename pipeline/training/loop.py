@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import math
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Config
+from models.draws import Draws
 from pipeline.errors import JoDiffusionError
+from pipeline.training.optimisation import Optimisation
+from pipeline.training.parallel import Group, exchanging, whole
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
 
@@ -24,92 +22,19 @@ class TrainingError(JoDiffusionError):
     """A training that cannot go on."""
 
 
-class Optimisation(Config):
-    """How a network is trained. Lengths count examples seen, over all workers."""
-
-    num_examples: int = Field(ge=1)
-    """Length of the training."""
-    batch_size: int = Field(64, ge=1)
-    """Examples of one optimiser step, over all workers and accumulation steps."""
-    accumulation: int = Field(1, ge=1)
-    """Parts that a worker cuts its share of a batch into, to bound memory."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """"muon" serves the matrices of transformer blocks; everything else gets AdamW all the same."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of AdamW."""
-    matrix_learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate of Muon ("muon" only)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay."""
-    warmup_examples: int = Field(0, ge=0)
-    """The learning rate rises linearly over them."""
-    decay_share: float = Field(0.0, ge=0, le=1)
-    """Last share of the training over which the learning rate falls linearly to zero; 0 keeps it constant."""
-    gradient_clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Decay per step of the averaged weights, which are what everything uses afterwards."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of activations; weights and optimiser state are always float32."""
-
-    @property
-    def num_steps(self) -> int:
-        """Optimiser steps of the whole training."""
-        return math.ceil(self.num_examples / self.batch_size)
-
-    def rate(self, step: int) -> float:
-        """Learning rate at a step, as a share of the peak."""
-        seen = step * self.batch_size
-        rise = min(1.0, (seen + self.batch_size) / self.warmup_examples) if self.warmup_examples else 1.0
-        left = 1 - seen / self.num_examples
-        return rise * (min(1.0, left / self.decay_share) if self.decay_share else 1.0)
-
-
 class Report(NamedTuple):
-    """One optimiser step. `losses` holds the total as "loss" and the parts of the task."""
+    """One optimiser step. Tensors lie on the device: reading one waits for the step to end.
+
+    `losses` has the total of this worker's rows as "loss" and the parts of the task, each a sum and the number of rows
+    that it is of, (2,) float32. `waited_s` is how long the step waited for its data.
+    """
 
     step: int
     examples: int
-    losses: dict[str, float]
-    gradient_norm: float
+    losses: Tensors
+    gradient_norm: Tensor
     learning_rate: float
-
-
-def optimizers(net: nn.Module, settings: Optimisation) -> list[torch.optim.Optimizer]:
-    """AdamW over all parameters, or Muon over the matrices inside transformer blocks and AdamW over the rest."""
-    matrices = [
-        parameter
-        for name, parameter in net.named_parameters()
-        if settings.optimizer == "muon" and parameter.ndim == 2 and "block" in name
-    ]
-    chosen = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in net.parameters() if parameter.requires_grad and id(parameter) not in chosen]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            others, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, foreach=True
-        )
-    ]
-    if matrices:
-        found.append(
-            torch.optim.Muon(
-                matrices,
-                lr=settings.matrix_learning_rate,
-                weight_decay=settings.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    for optimizer in found:
-        for group in optimizer.param_groups:
-            group["peak_rate"] = group["lr"]
-    return found
-
-
-def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
-    """Random numbers of one step of one worker: the same whether or not the run was ever stopped."""
-    digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    waited_s: float
 
 
 def train(
@@ -119,66 +44,90 @@ def train(
     batches: Iterator[Tensors],
     settings: Optimisation,
     *,
-    device: torch.device,
+    group: Group | None = None,
     seed: int = 0,
-    rank: int = 0,
 ) -> Iterator[Report]:
     """Trains from `state.step` to the end, yielding after every optimiser step.
 
     Args:
         task: gives the loss.
-        net: `state.net`, or its DistributedDataParallel wrapper.
+        net: `state.net`, or what `parallel.wrapped` made of it.
         state: weights, averages, optimisers and step; advanced in place, may be saved between any two reports.
-        batches: this worker's share of every batch, starting at `state.step`.
+        batches: this worker's rows of every batch, starting at `state.step`.
         settings: the recipe.
+        group: the workers that train together, one alone by default.
+        seed: of all randomness.
 
     Raises:
-        TrainingError: loss or gradient is not finite; the weights are those before the bad step.
+        TrainingError: loss or gradient is not finite; the weights are those before the bad step. On a GPU it is told
+            when `stop_if_unfit` is asked, so that no step has to wait; in between nothing changes.
     """
+    group = group or Group()
     while state.step < settings.num_steps:
         began = time.monotonic()
-        generator = step_generator(seed, rank, state.step)
-        losses = accumulate_gradients(task, net, next(batches), settings, device, generator)
-        norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip).item()
-        if not math.isfinite(norm):  # the norm is that of all workers' gradients, so that all stop together
-            raise TrainingError(
-                f"step {state.step}: loss {losses} with gradient norm {norm} is not finite; this step changed nothing. "
-                "Lower the learning rate or take float32 under another run name, or look at the batch's data."
-            )
+        batch = next(batches)
+        waited_s = time.monotonic() - began
+        losses = accumulate_gradients(task, net, batch, settings, group, seed, state.step)
+        norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
+        # The norm is that of all workers' gradients, so that all stop together.
+        state.unfit_step = torch.where((state.unfit_step < 0) & ~norm.isfinite(), state.step, state.unfit_step)
+        if group.device.type == "cpu" or settings.optimizer == "muon":  # Muon cannot be told to change nothing
+            stop_if_unfit(state, losses)
+        unfit = (state.unfit_step >= 0).float()
         rate = settings.rate(state.step)
         for optimizer in state.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_rate"] * rate
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = parameters["peak_rate"] * rate
+            # A fused optimiser changes nothing where this is 1, as for mixed precision's loss scaling.
+            optimizer.found_inf, optimizer.grad_scale = unfit, None  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.update_average(settings.ema_decay)
         state.seconds += time.monotonic() - began
         examples = min(state.step * settings.batch_size, settings.num_examples)
-        yield Report(state.step, examples, losses, norm, settings.learning_rate * rate)
+        yield Report(state.step, examples, losses, norm, settings.learning_rate * rate, waited_s)
+
+
+def stop_if_unfit(state: TrainState, losses: Tensors | None = None) -> None:
+    """Raises TrainingError if a step so far had a gradient that is not finite; waits for the device."""
+    step = int(state.unfit_step)
+    if step < 0:
+        return
+    found = {name: float(total / count) for name, (total, count) in (losses or {}).items()}
+    raise TrainingError(
+        f"step {step}: the gradient is not finite; this step changed nothing{f' (losses {found})' if found else ''}. "
+        "Lower the learning rate or take float32 under another run name, or look at the batch's data."
+    )
 
 
 def accumulate_gradients(
-    task: Task,
-    net: nn.Module,
-    batch: Tensors,
-    settings: Optimisation,
-    device: torch.device,
-    generator: torch.Generator,
-) -> dict[str, float]:
-    """Adds the gradients of one batch, part by part; returns the mean losses of the parts."""
-    num_rows = len(next(iter(batch.values())))
-    sums: dict[str, Tensor] = {}
-    bounds = [num_rows * part // settings.accumulation for part in range(settings.accumulation + 1)]
+    task: Task, net: nn.Module, batch: Tensors, settings: Optimisation, group: Group, seed: int, step: int
+) -> Tensors:
+    """Adds the gradients of this worker's rows of a batch, part by part; returns sums and counts of the losses.
+
+    Each row counts alike, however the rows are shared among workers and parts.
+    """
+    rows = group.rows(settings.batch_size)
+    sums: Tensors = {}
+    bounds = [len(rows) * part // settings.accumulation for part in range(settings.accumulation + 1)]
     for start, end in pairwise(bounds):
-        part = {name: value[start:end].to(device, non_blocking=True) for name, value in batch.items()}
-        share = (end - start) / num_rows
-        # Workers exchange gradients once a step, with the last part.
-        local: Any = getattr(net, "no_sync", contextlib.nullcontext)
-        with local() if end < num_rows else contextlib.nullcontext():
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                loss, parts = task.loss(net, part, generator=generator)
-            (loss * share).backward()
-        for name, value in {"loss": loss.detach(), **parts}.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + share * value.float()
-    return {name: value.item() for name, value in sums.items()}
+        part = {name: value[start:end].to(group.device, non_blocking=True) for name, value in batch.items()}
+        draws = Draws(seed, step, rows[start:end], group.device)
+        with exchanging(net, now=end == len(rows)):  # once a step, with the last part
+            with torch.autocast(
+                group.device.type,
+                torch.bfloat16,
+                enabled=settings.precision == "bfloat16",
+                cache_enabled=False,
+            ):
+                loss, parts = task.loss(net, part, draws)
+            # Workers' gradients are averaged, so that a share larger than others must count for more.
+            (loss * ((end - start) * group.world_size / settings.batch_size)).backward()
+        for name, value in {"loss": loss, **parts}.items():
+            one = value.detach().float()
+            if not one.ndim:
+                one = one.expand(end - start)
+            found = torch.stack([one.nansum(), (~one.isnan()).sum()])
+            sums[name] = sums[name] + found if name in sums else found
+    return sums

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from models.draws import Draws
 from pipeline.codec import decode_image, decode_mask
 from pipeline.schema import Batch
 from pipeline.stages.view import centre, require_one_size, seen, seen_mask
@@ -34,10 +35,9 @@ def decode_pairs(batch: Batch, size_px: int = 0) -> Batch:
     return decoded
 
 
-def mirrored(batch: Tensors, *, generator: torch.Generator) -> Tensors:
+def mirrored(batch: Tensors, draws: Draws) -> Tensors:
     """Flips about half of the rows left to right, all their pictures (B, H, W, ...) together."""
-    first = next(iter(batch.values()))
-    chosen = (torch.rand(len(first), generator=generator) < 0.5).to(first.device)
+    chosen = draws.uniform() < 0.5
     return {
         name: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value.flip(2), value)
         for name, value in batch.items()

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from models.draws import Draws
 from models.labels import LabelSpace
 from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
@@ -30,6 +31,7 @@ class SegmenterTask:
     width: int
     size_px: int = 0
     columns: tuple[str, ...] = ("image", "mask")
+    judged_by = ("miou", -1)
 
     def decode(self, batch: Batch) -> Batch:
         decoded = decode_pairs(batch, self.size_px)
@@ -42,9 +44,9 @@ class SegmenterTask:
         net = build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
-        batch = mirrored(batch, generator=generator)
-        image = recoloured(to_float_image(batch["image"]), generator=generator)
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        batch = mirrored(batch, draws)
+        image = recoloured(to_float_image(batch["image"]), draws)
         logits = net(image.contiguous(memory_format=torch.channels_last))
         return cross_entropy(logits, batch["mask"], self.labels.ignore_index), {}
 
@@ -76,11 +78,11 @@ class SegmenterTask:
         save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
 
 
-def recoloured(image: Tensor, *, generator: Generator) -> Tensor:
+def recoloured(image: Tensor, draws: Draws) -> Tensor:
     """Brightness, contrast and saturation of each (3, H, W) in [-1, 1] changed by up to 30 %."""
 
     def factors() -> Tensor:
-        return (0.7 + 0.6 * torch.rand(len(image), 1, 1, 1, generator=generator)).to(image)
+        return 0.7 + 0.6 * draws.uniform((1, 1, 1))
 
     grey = image.mean(1, keepdim=True)
     saturated = grey + (image - grey) * factors()

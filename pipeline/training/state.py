@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-FILE = "state.pt"
+from pipeline.errors import DataError
+from pipeline.training.optimisation import Optimisation, optimizers
+from pipeline.training.parallel import Group, own, put, shard, whole
 
 
 class TrainState:
-    """The state of one training; every worker holds the same."""
+    """The state of one training. Workers hold the same, or their slices of it.
 
-    def __init__(self, net: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    Args:
+        net: the network, on its device.
+        settings: the recipe, for the optimisers.
+        group: the workers, one alone by default.
+        sharded: each worker keeps its slices alone.
+    """
+
+    def __init__(
+        self, net: nn.Module, settings: Optimisation, group: Group | None = None, *, sharded: bool = False
+    ) -> None:
         self.net = net
         self.average = copy.deepcopy(net).requires_grad_(False).eval()
-        self.optimizers = optimizers
+        self.sharded = sharded
+        if sharded:
+            for one in (self.net, self.average):
+                shard(one, group or Group(), settings.precision)
+        self.optimizers = optimizers(net, settings)
+        self._optimizer_of = {
+            parameter: optimizer
+            for optimizer in self.optimizers
+            for parameters in optimizer.param_groups
+            for parameter in parameters["params"]
+        }
         self.step = 0
+        self.unfit_step = torch.tensor(-1, device=next(net.parameters()).device)
+        """The first step whose gradient was not finite, on the device; -1: none so far."""
         self.seconds = 0.0
         """Time spent in steps so far, over all starts of the run."""
 
@@ -26,29 +49,57 @@ class TrainState:
     def update_average(self, decay: float) -> None:
         """Moves the averaged weights towards the current ones; early steps count more, or the start would linger."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), weight)
+        torch._foreach_lerp_(
+            [own(mean) for mean in self.average.parameters()], [own(now) for now in self.net.parameters()], weight
+        )
         for mean, current in zip(self.average.buffers(), self.net.buffers(), strict=True):
             mean.copy_(current)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes one file into `folder`."""
-        torch.save(
-            {
-                "net": self.net.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "step": self.step,
-                "seconds": self.seconds,
-            },
-            Path(folder) / FILE,
-        )
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor, maybe sharded, of all that a checkpoint holds: "net.*", "average.*", "optimizer.*"."""
+        for part, module in (("net", self.net), ("average", self.average)):
+            for name, tensor in module.state_dict().items():
+                yield f"{part}.{name}", tensor
+        for name, parameter in self.net.named_parameters():
+            for key, value in self._memory(parameter).items():
+                yield f"optimizer.{name}.{key}", value
 
-    def load(self, folder: str | Path) -> None:
-        """Goes on from what `save` wrote."""
-        saved = torch.load(Path(folder) / FILE, weights_only=True, map_location="cpu")
-        self.net.load_state_dict(saved["net"])
-        self.average.load_state_dict(saved["average"])
-        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self.step = saved["step"]
-        self.seconds = saved.get("seconds", 0.0)
+    def snapshot(self, group: Group) -> dict[str, Tensor]:
+        """Copies of all tensors on the CPU, whole, in the worker that leads; empty in the others, who must call too."""
+        kept: dict[str, Tensor] = {}
+        for name, tensor in self.tensors():
+            one = whole(tensor.detach())
+            if group.leads:
+                kept[name] = one.to("cpu", copy=True).contiguous()
+        return kept
+
+    def restore(self, saved: Mapping[str, Tensor], *, where: str) -> None:
+        """Goes on from what `snapshot` gave; the number of workers and their strategy may differ.
+
+        Raises:
+            DataError: a tensor is missing or has another shape.
+        """
+        for parameter_name, parameter in self.net.named_parameters():
+            memory = self._memory(parameter)
+            prefix = f"optimizer.{parameter_name}."
+            for key in [name.removeprefix(prefix) for name in saved if name.startswith(prefix)]:
+                # A fused optimiser counts its steps on the device.
+                memory[key] = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+        for name, tensor in self.tensors():
+            if name not in saved or saved[name].shape != tensor.shape:
+                found = tuple(saved[name].shape) if name in saved else "missing"
+                raise DataError(
+                    f"{where}: {name} is {found}, the network has {tuple(tensor.shape)}; this checkpoint is of another "
+                    "network: take another --run name"
+                )
+            put(tensor, saved[name])
+
+    def averaged(self, group: Group) -> dict[str, Tensor]:
+        """The averaged weights on the CPU, whole, in the worker that leads; the others must call too."""
+        found = {name: whole(tensor) for name, tensor in self.average.state_dict().items()}
+        return {name: tensor.cpu() for name, tensor in found.items()} if group.leads else {}
+
+    def _memory(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What the optimiser of a parameter remembers of it."""
+        optimizer = self._optimizer_of.get(parameter)
+        return optimizer.state[parameter] if optimizer else {}

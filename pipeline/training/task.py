@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from models.draws import Draws
 from pipeline.schema import Batch
 
 Tensors = dict[str, Tensor]
@@ -24,6 +25,11 @@ class Task(Protocol):
     """One network to train. Instances travel to the workers, so they hold settings and paths, never weights."""
 
     @property
+    def judged_by(self) -> tuple[str, int]:
+        """The metric of `evaluate` that says which checkpoint is best, and 1 where lower is better, -1 where higher."""
+        ...
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the shards that training reads."""
         ...
@@ -36,8 +42,8 @@ class Task(Protocol):
         """The network to train, with fresh weights."""
         ...
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
-        """The scalar loss of a decoded batch, and its parts for the log. `generator` is on the CPU."""
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        """The scalar loss of a decoded batch, and its parts for the log: (B,) each, NaN for rows that have none."""
         ...
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:

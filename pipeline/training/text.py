@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -20,6 +21,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from models.draws import Draws
 from models.frozen import clip_pixels
 from pipeline.run import Run
 from pipeline.schema import Batch
@@ -75,10 +77,10 @@ class TextTask:
     config: TextConfig
     tokenizer: str
     columns: tuple[str, ...] = ("prompt", "image")
+    judged_by = ("recall_at_10", -1)
 
     def decode(self, batch: Batch) -> Batch:
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True)
-        tokens = tokenizer(
+        tokens = _tokenizer(self.tokenizer)(
             [str(prompt) for prompt in batch["prompt"]],
             padding="max_length",
             max_length=self.config.num_tokens,
@@ -88,7 +90,7 @@ class TextTask:
 
     def build(self) -> nn.Module:
         config = self.config
-        tokenizer = AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True)
+        tokenizer = _tokenizer(self.tokenizer)
         sizes: dict[str, Any] = {"hidden_act": "gelu", "projection_dim": config.projection}
         towers = CLIPConfig(
             text_config={
@@ -121,7 +123,7 @@ class TextTask:
         nn.init.normal_(clip.text_model.embeddings.token_embedding.weight, std=TOKEN_STD)
         return clip
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
         scores = self._scores(net, batch)
         pairs = torch.arange(len(scores), device=scores.device)
         return (functional.cross_entropy(scores, pairs) + functional.cross_entropy(scores.T, pairs)) / 2, {}
@@ -148,7 +150,12 @@ class TextTask:
             part.load_state_dict({name: _find(tensors, name) for name in own})
         text.save_pretrained(folder / "text_encoder")
         vision.save_pretrained(folder / "image_encoder")
-        AutoTokenizer.from_pretrained(self.tokenizer, local_files_only=True).save_pretrained(folder / "tokenizer")
+        _tokenizer(self.tokenizer).save_pretrained(folder / "tokenizer")
+
+
+@lru_cache(1)
+def _tokenizer(folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _find(tensors: Tensors, name: str) -> Tensor:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+from models.draws import Draws
 from models.labels import LabelSpace
 from models.weights import load_net, save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
@@ -73,19 +74,19 @@ class Posterior(Protocol):
     def std(self) -> Tensor: ...
 
 
-def chosen_latent(posterior: Posterior, config: VAEConfig, *, generator: Generator) -> Tensor:
+def chosen_latent(posterior: Posterior, config: VAEConfig, draws: Draws) -> Tensor:
     """The latent that training decodes: mean or draw, and noise of a strength drawn for each row between 0 and
     `latent_noise` times the batch's spread per channel."""
     latent = posterior.mean
 
     def normal() -> Tensor:
-        return torch.randn(latent.shape, generator=generator).to(latent)
+        return draws.normal(latent.shape[1:]).to(latent)
 
     if config.sample_posterior:
         latent = latent + posterior.std * normal()
     if config.latent_noise:
         spread = posterior.mean.detach().std(dim=(0, 2, 3), keepdim=True)
-        strength = config.latent_noise * torch.rand(len(latent), 1, 1, 1, generator=generator).to(latent.device)
+        strength = config.latent_noise * draws.uniform((1, 1, 1))
         latent = latent + strength * spread * normal()
     return latent
 
@@ -103,6 +104,7 @@ class AnnotationTask:
     labels: LabelSpace
     config: VAEConfig
     columns: tuple[str, ...] = ("mask",)
+    judged_by = ("miou", -1)
 
     def decode(self, batch: Batch) -> Batch:
         return decode_pairs(batch, self.config.size_px)
@@ -114,9 +116,9 @@ class AnnotationTask:
         )
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
-        mask = mirrored(batch, generator=generator)["mask"]
-        logits = net(mask, lambda posterior: chosen_latent(posterior, self.config, generator=generator))
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        mask = mirrored(batch, draws)["mask"]
+        logits = net(mask, lambda posterior: chosen_latent(posterior, self.config, draws))
         return cross_entropy(logits, mask, self.labels.ignore_index), {}
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
@@ -165,6 +167,7 @@ class ImageTask:
 
     config: VAEConfig
     columns: tuple[str, ...] = ("image",)
+    judged_by = ("psnr_db", -1)
 
     def decode(self, batch: Batch) -> Batch:
         return decode_pairs(batch, self.config.size_px)
@@ -187,9 +190,9 @@ class ImageTask:
             )
         )
 
-    def loss(self, net: nn.Module, batch: Tensors, *, generator: Generator) -> tuple[Tensor, Tensors]:
-        image = to_float_image(mirrored(batch, generator=generator)["image"])
-        output, kl = net(image, lambda posterior: chosen_latent(posterior, self.config, generator=generator))
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        image = to_float_image(mirrored(batch, draws)["image"])
+        output, kl = net(image, lambda posterior: chosen_latent(posterior, self.config, draws))
         squared = functional.mse_loss(output.float(), image)
         absolute = functional.l1_loss(output.float(), image)
         return squared + 0.1 * absolute + 1e-6 * kl, {"squared_error": squared.detach(), "kl": kl.detach()}

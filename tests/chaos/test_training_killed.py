@@ -1,9 +1,15 @@
-"""Contract: a training that is killed goes on from its last checkpoint by the same command, and ends with exactly the
-weights of a training that was never disturbed."""
+"""Contract: whatever befalls a training, it goes on by itself or by the same command, from its newest whole checkpoint,
+and ends with exactly the weights of a training that was never disturbed."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,46 +18,102 @@ from safetensors.torch import load_file
 
 from pipeline.config import load
 from pipeline.training.vae import VAEConfig, train_vae
-from tests.chaos.kill import finish, kill_when
+from tests.chaos.kill import descendants, finish, kill_family, start
 from tests.tiny import save_pairs
+
+
+class Story:
+    """A training of a few thousand steps, and what happens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        save_pairs(folder / "train", 48)
+        save_pairs(folder / "validation", 8, split="validation")
+        self.config, self.run, self.log = folder / "vae.yaml", folder / "disturbed", folder / "log.txt"
+        self.command = ("jobs.train_vae", str(self.config))
+        settings = {
+            "run": "disturbed",
+            "runs": str(folder),
+            "net": "annotation",
+            "train": [str(folder / "train")],
+            "validation": str(folder / "validation"),
+            "widths": [8, 8, 8],
+            "decoder_width": 8,
+            "optimisation": {"num_examples": 8000, "batch_size": 8, "precision": "float32"},
+            "checkpoint_examples": 400,
+            "keep_checkpoints": 3,
+            "log_every_s": 1.0,
+            "workers": {"threads": 1},
+        }
+        self.config.write_text(yaml.safe_dump(settings))
+        self.process = start(*self.command, log=self.log)
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}:\n{self.text()[-3000:]}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.text()[-3000:]}"
+            time.sleep(0.01)
+
+    def steps(self) -> list[int]:
+        return sorted(int(one.stem[5:]) for one in (self.run / "checkpoints").glob("step_*.safetensors"))
+
+    def wait_for_steps(self, more: int = 100) -> None:
+        first = max(self.steps(), default=0)
+        self.wait(lambda: max(self.steps(), default=0) >= first + more, "checkpoints")
+
+    def worker(self) -> int:
+        """Process id of the one that trains."""
+        for pid in descendants(self.process.pid):
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        raise AssertionError("no worker runs")
+
+    def count(self, text: str) -> int:
+        return self.text().count(text)
 
 
 @pytest.mark.chaos
 @pytest.mark.ray
-def test_sigkill_behind_a_checkpoint(tmp_path, ray_session):
-    save_pairs(tmp_path / "runs" / "train", 48)
-    save_pairs(tmp_path / "runs" / "validation", 8, split="validation")
-    path = tmp_path / "vae.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "run": "killed",
-                "runs": str(tmp_path / "runs"),
-                "net": "annotation",
-                "train": [str(tmp_path / "runs" / "train")],
-                "validation": str(tmp_path / "runs" / "validation"),
-                "widths": [8, 8, 8],
-                "decoder_width": 8,
-                "optimisation": {"num_examples": 2400, "batch_size": 8, "precision": "float32"},
-                "checkpoint_examples": 400,
-                "workers": {"threads": 1},
-            }
-        )
-    )
-    folder, log = tmp_path / "runs" / "killed", tmp_path / "log.txt"
-    command = ("jobs.train_vae", str(path))
+def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
+    story = Story(tmp_path)
 
-    kept = folder / "train" / "checkpoint_manager_snapshot.json"
-    kill_when(lambda: kept.exists() and "step_" in kept.read_text(), *command, log=log)
-    assert not (folder / "scores.json").exists()
-    finish(*command, log=log)
+    story.wait_for_steps()
+    os.kill(story.worker(), signal.SIGKILL)
+    story.wait(lambda: story.count("goes on from") == 1, "a restart by itself after SIGKILL to the worker")
 
-    text = log.read_text(errors="replace")
-    assert "goes on from" in text, "the second start must not begin anew"
-    config = load(VAEConfig, path)
+    story.wait_for_steps()
+    os.kill(story.worker(), signal.SIGTERM)
+    story.wait(lambda: story.count("goes on from") == 2, "a restart by itself after SIGTERM to the worker")
+    assert story.steps()[-1] % 50, "the worker that had to leave saved its last step"
+
+    story.wait_for_steps()
+    kill_family(story.process)
+    assert not (story.run / "scores.json").exists()
+    newest = story.run / "checkpoints" / f"step_{story.steps()[-1]:08d}.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+
+    story.process = start(*story.command, log=story.log)
+    story.wait(lambda: story.count("goes on from") == 3, "the same command to go on")
+    assert f"{newest.name}: broken checkpoint" in story.text()
+    assert f"goes on from step {int(newest.stem[5:])} " not in story.text()
+
+    story.wait_for_steps()
+    story.process.send_signal(signal.SIGINT)
+    assert story.process.wait(timeout=60) == 130, story.text()[-3000:]
+    assert "run the same command again to go on" in story.text()
+    stopped = story.steps()[-1]
+    assert f"stopped at step {stopped:,} of 1,000" in story.text()
+
+    finish(*story.command, log=story.log)
+    assert f"goes on from step {stopped} of 1000" in story.text()
+    config = load(VAEConfig, story.config)
     undisturbed = config.model_copy(update={"run": "undisturbed"})
     scores = train_vae(undisturbed)
-    assert json.loads((folder / "scores.json").read_text())["miou"] == scores["miou"]
+    assert json.loads((story.run / "scores.json").read_text())["miou"] == scores["miou"]
     found, expected = (load_file(one.folder / "weights" / "model.safetensors") for one in (config, undisturbed))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+    assert subprocess.run(["ls", story.run / "checkpoints"], capture_output=True, text=True).stdout.count("step_") == 3

@@ -1,59 +1,88 @@
-"""The batches of a training worker: every row once an epoch, in an order of its own, and the same when it goes on."""
+"""The batches of a training worker: every row once an epoch over all workers, and the same when it goes on."""
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import islice
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import ShardError
-from pipeline.training.feed import Feed
-from tests.tiny import save_pairs
+from pipeline.shards import write_table
+from pipeline.training.feed import GROUPS_AHEAD, Feed, Line
 
 
-def seeds(batch):
-    return {"seed": np.asarray(batch["seed"], np.int64)}
+def rows(batch):
+    return {"row": np.asarray(batch["row"], np.int64)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return str(save_pairs(tmp_path_factory.mktemp("pairs"), 24, size_px=32, num_shards=4))
+    run = tmp_path_factory.mktemp("run")
+    for start in (0, 70):  # a shard of 70 rows in a row group, one of 100 and one of 10
+        table = pa.table({"pair_id": [str(row) for row in range(start, 180)][: 70 if not start else 110]})
+        write_table(table.append_column("row", pa.array(range(start, start + len(table)))), f"{run}/shards")
+    return str(run)
 
 
-def read(folder, *, steps, start=0, **settings):
-    batches = Feed((folder,), ("seed",), seeds, **settings).batches(4, start)
-    return [batch["seed"].tolist() for batch in islice(batches, steps)]
+def read(folder, *, steps, start=0, batch=8, places=None, **settings):
+    batches = Feed((folder,), ("row",), rows, **settings).batches(batch, start, places)
+    found = [one["row"].tolist() for one in islice(batches, steps)]
+    batches.close()
+    return found
 
 
-def test_cached_rows_come_once_an_epoch_over_all_workers_and_in_another_order_in_the_next(folder):
-    ranks = [read(folder, steps=6, rank=rank, world_size=2) for rank in (0, 1)]
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("batch", [8, 7, 300])
+def test_every_row_comes_once_an_epoch_in_another_order_in_the_next(folder, batch, cache):
+    seen = [row for one in read(folder, steps=-(-360 // batch), batch=batch, cache=cache) for row in one]
 
-    first = [row for rank in ranks for batch in rank[:3] for row in batch]
-    second = [row for rank in ranks for batch in rank[3:] for row in batch]
-    assert sorted(first) == sorted(second) == list(range(24))
-    assert first != second
-
-
-def test_cached_batches_are_the_same_from_any_step_on(folder):
-    assert read(folder, steps=4, start=5) == read(folder, steps=9)[5:]
+    assert sorted(seen[:180]) == sorted(seen[180:360]) == list(range(180))
+    assert seen[:180] != seen[180:360]
 
 
-def test_the_head_is_of_the_first_rows_whatever_the_worker(folder):
-    heads = [Feed((folder,), ("seed",), seeds, rank=rank, world_size=2).head(7)["seed"].tolist() for rank in (0, 1)]
+def test_two_workers_have_together_what_one_has_alone(folder):
+    alone = read(folder, steps=30)
+    first, second = (read(folder, steps=30, places=places) for places in (range(5), range(5, 8)))
 
-    assert heads[0] == heads[1] and len(heads[0]) == 7
-
-
-def test_fewer_shards_than_workers_are_told(folder):
-    with pytest.raises(ShardError, match="4 shards in .* cannot be shared among 5 training workers"):
-        read(folder, steps=1, rank=0, world_size=5)
+    assert [one + other for one, other in zip(first, second, strict=True)] == alone
 
 
-@pytest.mark.ray
-def test_streamed_rows_come_once_an_epoch_over_all_workers_and_go_on_where_they_stopped(folder, ray_session):
-    ranks = [read(folder, steps=3, rank=rank, world_size=2, cache=False) for rank in (0, 1)]
+def test_any_step_is_gone_on_with_and_caching_changes_nothing(folder):
+    whole = read(folder, steps=50)
 
-    assert Counter(row for rank in ranks for batch in rank for row in batch) == Counter(range(24))
-    assert read(folder, steps=1, start=2, rank=0, world_size=2, cache=False) == ranks[0][2:]
+    assert read(folder, steps=10, start=40) == whole[40:]
+    assert read(folder, steps=50, cache=False) == whole
+
+
+def test_a_batch_is_of_many_row_groups_and_lanes_read_on_in_theirs():
+    line = Line(np.full(64, 100), num_lanes=16, seed=0)
+    groups = [line.at(np.arange(step * 16, step * 16 + 16))[0] for step in range(50)]
+
+    assert min(len(set(one.tolist())) for one in groups) >= 15
+    assert len({group for one in groups for group in one.tolist()}) < 40  # of 64: what is open stays open
+
+
+def test_only_row_groups_in_use_are_held(folder, monkeypatch):
+    opened = []
+    table = Feed._table
+
+    def spy(feed, *where):
+        opened.append(where)
+        return table(feed, *where)
+
+    monkeypatch.setattr(Feed, "_table", spy)
+    read(folder, steps=18, batch=10, cache=False)
+
+    assert len(opened) <= 3 + 10 + GROUPS_AHEAD  # each once, at borders of lanes once more, and those ahead
+
+
+def test_the_head_is_of_the_first_rows(folder):
+    assert Feed((folder,), ("row",), rows).head(75)["row"].tolist() == list(range(75))
+
+
+def test_a_set_without_rows_is_told(tmp_path):
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(ShardError, match="no "):
+        read(str(tmp_path), steps=1)

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.config import Workers
 from pipeline.errors import ConfigError
-from pipeline.training.loop import Optimisation, TrainingError
+from pipeline.training.loop import TrainingError
+from pipeline.training.optimisation import Optimisation
 from pipeline.training.vae import VAEConfig, train_vae
 from tests.tiny import save_pairs
 
@@ -31,7 +32,7 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path
     )
     with pytest.raises(TrainingError, match="not finite; this step changed nothing"):
         train_vae(config)
-    assert list((tmp_path / "diverges" / "train").glob("step_*/state.pt"))
+    assert list((tmp_path / "diverges" / "checkpoints").glob("step_*.safetensors"))
     assert not (tmp_path / "diverges" / "weights").exists()
 
 

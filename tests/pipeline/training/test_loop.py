@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.loop import Optimisation, TrainingError, optimizers, train
+from pipeline.errors import DataError
+from pipeline.training.loop import TrainingError, train
+from pipeline.training.optimisation import Optimisation, optimizers
+from pipeline.training.parallel import Group
 from pipeline.training.state import TrainState
 from pipeline.training.task import Evaluation
 
-CPU = torch.device("cpu")
-
 
 class Doubling:
-    """Learns y = 2 x, with noise from the step's generator so that randomness is exercised."""
+    """Learns y = 2 x, with noise from the step's draws so that randomness is exercised."""
 
     columns = ("x",)
+    judged_by = ("error", 1)
 
     def decode(self, batch):
         return batch
@@ -26,10 +28,9 @@ class Doubling:
     def build(self):
         return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
-    def loss(self, net, batch, *, generator):
-        x = batch["x"] + 0.01 * torch.randn(batch["x"].shape, generator=generator)
-        error = (net(x) - 2 * batch["x"]).pow(2).mean()
-        return error, {"error": error.detach()}
+    def loss(self, net, batch, draws):
+        error = (net(batch["x"] + 0.01 * draws.normal((1,))) - 2 * batch["x"]).pow(2).mean(1)
+        return error.mean(), {"error": error}
 
     def evaluate(self, net, held_out):
         return Evaluation({}, {})
@@ -51,12 +52,11 @@ def batches(start: int = 0):
 
 def fresh(settings: Optimisation) -> TrainState:
     torch.manual_seed(0)
-    net = Doubling().build()
-    return TrainState(net, optimizers(net, settings))
+    return TrainState(Doubling().build(), settings)
 
 
 def run(state: TrainState, settings: Optimisation, **options):
-    return train(Doubling(), state.net, state, batches(state.step), settings, device=CPU, **options)
+    return train(Doubling(), state.net, state, batches(state.step), settings, **options)
 
 
 def test_it_learns():
@@ -67,24 +67,29 @@ def test_it_learns():
     settings = recipe(num_examples=6400, ema_decay=0.95)
     torch.manual_seed(0)
     net = Linear().build()
-    state = TrainState(net, optimizers(net, settings))
-    reports = list(train(Linear(), net, state, batches(), settings, device=CPU))
+    state = TrainState(net, settings)
+    reports = list(train(Linear(), net, state, batches(), settings))
     assert len(reports) == settings.num_steps == 400
     assert net.weight.item() == pytest.approx(2, abs=0.02)
     assert state.average.get_parameter("weight").item() == pytest.approx(2, abs=0.02)
 
 
-def test_stopped_and_resumed_equals_never_stopped(tmp_path):
+def losses(report):
+    return {name: (total / count).item() for name, (total, count) in report.losses.items()}
+
+
+def test_stopped_and_resumed_equals_never_stopped():
     settings = recipe(warmup_examples=64, decay_share=0.5)
     whole = fresh(settings)
-    expected = [report.losses for report in run(whole, settings)]
+    expected = [losses(report) for report in run(whole, settings)]
 
     first = fresh(settings)
-    found = [report.losses for report in itertools.islice(run(first, settings), 17)]
-    first.save(tmp_path)
+    found = [losses(report) for report in itertools.islice(run(first, settings), 17)]
+    saved = first.snapshot(Group())
     second = fresh(settings)
-    second.load(tmp_path)
-    found += [report.losses for report in run(second, settings)]
+    second.restore(saved, where="here")
+    second.step = 17
+    found += [losses(report) for report in run(second, settings)]
 
     assert found == expected
     for mine, theirs in ((second.net, whole.net), (second.average, whole.average)):
@@ -92,12 +97,18 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path):
             assert torch.equal(value, theirs.state_dict()[name]), name
 
 
+def test_a_checkpoint_of_another_network_is_refused():
+    saved = {**fresh(recipe()).snapshot(Group()), "net.0.weight": torch.zeros(2, 2)}
+    with pytest.raises(DataError, match=r"net.0.weight is \(2, 2\), the network has \(8, 1\).*another --run"):
+        fresh(recipe()).restore(saved, where="here")
+
+
 def test_accumulation_gives_the_same_gradient():
     class WithoutNoise(Doubling):
         def build(self):
             return nn.Linear(1, 1)
 
-        def loss(self, net, batch, *, generator):
+        def loss(self, net, batch, draws):
             return (net(batch["x"]) - 2 * batch["x"]).pow(2).mean(), {}
 
     results = []
@@ -105,8 +116,8 @@ def test_accumulation_gives_the_same_gradient():
         settings = recipe(accumulation=accumulation, num_examples=160)
         torch.manual_seed(0)
         net = WithoutNoise().build()
-        state = TrainState(net, optimizers(net, settings))
-        list(train(WithoutNoise(), net, state, batches(), settings, device=CPU))
+        state = TrainState(net, settings)
+        list(train(WithoutNoise(), net, state, batches(), settings))
         results.append(net.weight.item())
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
@@ -117,23 +128,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     before = {name: value.clone() for name, value in state.net.named_parameters()}
     poisoned = iter([{"x": torch.full((16, 1), torch.nan)}])
     with pytest.raises(TrainingError, match="step 0.*not finite"):
-        next(train(Doubling(), state.net, state, poisoned, settings, device=CPU))
+        next(train(Doubling(), state.net, state, poisoned, settings))
     assert state.step == 0
     for name, value in state.net.named_parameters():
         assert torch.equal(value, before[name])
-
-
-def test_every_worker_and_step_has_its_own_randomness():
-    from pipeline.training.loop import step_generator
-
-    draws = {
-        (seed, rank, step): torch.randn(1, generator=step_generator(seed, rank, step)).item()
-        for seed in (0, 1)
-        for rank in (0, 1)
-        for step in (0, 1)
-    }
-    assert len(set(draws.values())) == 8
-    assert draws[0, 1, 0] == torch.randn(1, generator=step_generator(0, 1, 0)).item()
 
 
 def test_rate_rises_stays_and_falls():

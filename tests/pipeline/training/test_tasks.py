@@ -15,15 +15,14 @@ from models.labels import GARMENTS
 from models.weights import load_net
 from pipeline.errors import DataError
 from pipeline.training.feed import to_tensors
-from pipeline.training.loop import Optimisation, optimizers, train
+from pipeline.training.loop import train
+from pipeline.training.optimisation import Optimisation
 from pipeline.training.pictures import cross_entropy, decode_pairs
 from pipeline.training.segmenter import SegmenterTask
 from pipeline.training.state import TrainState
 from pipeline.training.text import TextConfig, TextTask
 from pipeline.training.vae import AnnotationTask, ImageTask, VAEConfig
 from tests.tiny import save_pairs
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +41,17 @@ def learn(task, rows, tmp_path):
     data = to_tensors(task.decode({name: rows[name] for name in task.columns}))
     torch.manual_seed(0)
     net = task.build()
-    state = TrainState(net, optimizers(net, settings))
+    state = TrainState(net, settings)
 
     def batches():
         while True:
             yield {name: values[:8] for name, values in data.items()}
 
-    reports = list(train(task, net, state, batches(), settings, device=CPU))
+    reports = list(train(task, net, state, batches(), settings))
     with torch.no_grad():
         evaluation = task.evaluate(state.average, data)
         task.save(state.average, data, tmp_path)
-    assert reports[-1].losses["loss"] < reports[0].losses["loss"]
+    assert reports[-1].losses["loss"][0] < reports[0].losses["loss"][0]
     return evaluation
 
 

@@ -1,0 +1,211 @@
+"""The checkpoints of a training: `<run>/checkpoints/step_00001234.safetensors`, on a disk or on a store.
+
+Each is one file with everything (TrainState.snapshot), whatever the number of workers was, and appears when whole.
+The files are the truth: what there is, which is newest and which is best is read from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.errors import DataError, ShardError
+from pipeline.run import log
+from pipeline.storage import describe, filesystem_of, is_local, publish_file, reaching
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint says of itself. `score` is lower for better ones, NaN where none was judged at its step."""
+
+    step: int
+    examples: int
+    seconds: float = 0.0
+    score: float = math.nan
+
+
+class Checkpoints:
+    """Those of one run. One worker writes and removes; any may read.
+
+    Args:
+        run: its folder, a path or a URL.
+        keep: how many of the newest stay. The best one, where any has a score, stays besides.
+    """
+
+    def __init__(self, run: str, keep: int = 2) -> None:
+        self.folder, self.keep = f"{run}/{FOLDER}", keep
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._scores: dict[int, float] = {}
+        self.written_s = 0.0
+        """What the last write took, beside the training."""
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that there are, newest first."""
+        filesystem, path = filesystem_of(self.folder)
+        try:
+            with reaching(self.folder):
+                filesystem.invalidate_cache()
+                names = [os.path.basename(name) for name in filesystem.ls(path, detail=False)]
+        except FileNotFoundError:
+            return []
+        found = (re.fullmatch(r"step_(\d+)\.safetensors", name) for name in names)
+        return sorted((int(one[1]) for one in found if one), reverse=True)
+
+    def path(self, step: int) -> str:
+        """The file of a step."""
+        return f"{self.folder}/step_{step:08d}.safetensors"
+
+    def write(self, tensors: Mapping[str, Tensor], facts: Facts) -> None:
+        """Begins to write a checkpoint beside the training; waits for the one before.
+
+        What cannot be written is told as a warning: the training goes on, and the checkpoints before stay.
+        """
+        self.wait()
+        self._pending = self._writer.submit(self._write, dict(tensors), facts)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more."""
+        if self._pending:
+            self._pending.result()
+        self._pending = None
+
+    def newest(self) -> int:
+        """Step of the newest checkpoint that is whole; -1 where there is none. Broken ones are told and passed over."""
+        for step in self.steps():
+            try:
+                with tempfile.TemporaryDirectory() as scratch:
+                    _verify(_local(self.path(step), scratch))
+                return step
+            except DataError as error:
+                log.warning("%s; taking the checkpoint before it", error)
+        return -1
+
+    @contextmanager
+    def open(self, step: int) -> Iterator[tuple[Mapping[str, Tensor], Facts]]:
+        """Tensors, each read when it is asked for, and facts of a checkpoint.
+
+        Raises:
+            DataError: it is broken, or cannot be read.
+        """
+        with tempfile.TemporaryDirectory() as scratch, _opened(_local(self.path(step), scratch)) as file:
+            yield _Tensors(file), _facts(file)
+
+    def remove_drafts(self) -> None:
+        """Removes what killed writers left; nobody may be writing."""
+        if is_local(self.folder):
+            for draft in Path(filesystem_of(self.folder)[1]).glob(".*.draft"):
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def _write(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+        began = time.monotonic()
+        sums = {name: _checksum(tensor) for name, tensor in tensors.items()}
+        metadata = {"facts": json.dumps(asdict(facts)), "checksums": json.dumps(sums)}
+        path = self.path(facts.step)
+        try:
+            publish_file(path, lambda draft: save_file(tensors, draft, metadata))
+        except (ShardError, SafetensorError) as error:
+            log.warning("checkpoint of step %d was not kept: %s", facts.step, describe(error))
+            return
+        self._scores[facts.step] = facts.score
+        self._remove_others()
+        self.written_s = time.monotonic() - began
+
+    def _remove_others(self) -> None:
+        steps = self.steps()
+        kept = set(steps[: self.keep])
+        scores = {step: self._score(step) for step in steps}
+        judged = {step: score for step, score in scores.items() if not math.isnan(score)}
+        if judged:
+            kept.add(min(judged, key=lambda step: (judged[step], -step)))
+        filesystem, _ = filesystem_of(self.folder)
+        for step in steps:
+            if step not in kept:
+                try:
+                    filesystem.rm_file(filesystem_of(self.path(step))[1])
+                except Exception as error:  # every store has errors of its own; the file only takes room
+                    log.warning("%s could not be removed: %s", self.path(step), describe(error))
+
+    def _score(self, step: int) -> float:
+        if step not in self._scores:
+            try:
+                with self.open(step) as (_, facts):
+                    self._scores[step] = facts.score
+            except DataError:
+                self._scores[step] = math.nan
+        return self._scores[step]
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """The tensors of an open file."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.names = file, list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _local(url: str, scratch: str) -> str:
+    """A file of this machine with what `url` holds: itself, or a copy in `scratch`."""
+    filesystem, path = filesystem_of(url)
+    if is_local(url):
+        return path
+    copy = str(Path(scratch) / os.path.basename(path))
+    with reaching(url):
+        filesystem.get_file(path, copy)
+    return copy
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """safe_open, with errors that say which file is broken."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: broken checkpoint ({describe(error)})") from error
+
+
+def _verify(path: str) -> None:
+    with _opened(path) as file:
+        expected = json.loads((file.metadata() or {})["checksums"])
+        for name in file.keys():  # noqa: SIM118 (no dictionary)
+            if _checksum(file.get_tensor(name)) != expected.get(name):
+                raise DataError(f"{path}: broken checkpoint ({name} is not what was written)")
+        _facts(file)
+
+
+def _facts(file: Any) -> Facts:
+    return Facts(**json.loads((file.metadata() or {})["facts"]))
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)

@@ -1,0 +1,284 @@
+"""One training process: builds, goes on from the last checkpoint, trains, judges, saves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+
+from pipeline.errors import JoDiffusionError
+from pipeline.run import Run, clock, log, set_up_logging
+from pipeline.storage import upload, write_bytes
+from pipeline.training.checkpoints import Checkpoints, Facts
+from pipeline.training.feed import Feed
+from pipeline.training.loop import Report, TrainingError, stop_if_unfit, train
+from pipeline.training.notice import Notice, drained, heard
+from pipeline.training.optimisation import Optimisation
+from pipeline.training.parallel import Group, recompute_activations, wrapped
+from pipeline.training.state import TrainState
+from pipeline.training.task import Task, Tensors
+
+if TYPE_CHECKING:
+    from pipeline.training.fit import TrainingConfig
+
+WEIGHTS, SCORES = "weights", "scores.json"
+PULSE_S = 1.0
+"""Seconds between meetings of all workers, at which they learn that they are to stop."""
+
+
+class Leaving(Exception):  # noqa: N818 (nothing went wrong)
+    """A worker's process is being ended; Ray then starts all again, from the checkpoint that was just written."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told."""
+
+    task: Task
+    config: TrainingConfig
+    feed: Feed
+    held_out: Feed
+    run: Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. Ray would only try again what is raised, so that what must not be tried again is returned.
+
+    `refusal` says why it cannot go on; `stopped` is the step at which the user stopped it, -1 if not."""
+
+    refusal: str = ""
+    stopped: int = -1
+
+
+def work(settings: dict[str, Any]) -> Outcome:
+    """What Ray Train runs in each process."""
+    try:
+        with contextlib.closing(_Worker(settings["assignment"])) as worker:
+            return worker.train()
+    except TrainingError as error:  # all workers see the same gradient, so they stop together
+        return Outcome(refusal=str(error))
+    except JoDiffusionError as error:
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # the others wait for this worker
+        return Outcome(refusal=str(error))
+
+
+class _Worker:
+    def __init__(self, assignment: Assignment) -> None:
+        self.task, self.config, self.run = assignment.task, assignment.config, assignment.run
+        self.recipe, self.folder = self.config.optimisation, str(self.run.folder)
+        context = ray.train.get_context()
+        self.group = Group(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+        if self.config.workers.threads:
+            torch.set_num_threads(self.config.workers.threads)
+        set_up_logging()
+        torch.manual_seed(self.config.seed)  # every worker begins with the same weights
+        net = self.task.build().to(self.group.device)
+        sharded = self.config.strategy == "fsdp" and self.group.world_size > 1
+        self.state = TrainState(net, self.recipe, self.group, sharded=sharded)
+        if self.config.recompute_activations:
+            recompute_activations(net)
+        if self.config.compile:
+            net.compile()
+        self.net = wrapped(net, self.group)
+        self.checkpoints = Checkpoints(self.folder, self.config.keep_checkpoints)
+        self.go_on()
+        self.feed, self.held_out_feed = assignment.feed, assignment.held_out
+        self.held_out: Tensors = {}
+        self.meter = Meter(self.recipe, self.run, self.group, self.config.log_every_s, self.state.step)
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self.checkpoints.wait()
+
+    def go_on(self) -> None:
+        """Takes up the newest checkpoint that is whole, if there is one."""
+        found = torch.tensor(self.checkpoints.newest() if self.group.leads else -1)
+        if (step := int(self.group.greatest(found))) < 0:
+            return
+        with self.checkpoints.open(step) as (tensors, facts):
+            self.state.restore(tensors, where=self.checkpoints.path(step))
+            self.state.step, self.state.seconds = facts.step, facts.seconds
+        if self.group.leads:
+            log.info("goes on from step %d of %d, on %d workers", step, self.recipe.num_steps, self.group.world_size)
+
+    def train(self) -> Outcome:
+        recipe, state, group = self.recipe, self.state, self.group
+        batches = self.feed.batches(
+            recipe.batch_size, state.step, group.rows(recipe.batch_size), pin=group.device.type == "cuda"
+        )
+        saved_step = state.step
+        drain_saved = False
+        for report in train(self.task, self.net, state, batches, recipe, group=group, seed=self.config.seed):
+            notice = self.meter(report)
+            judge = self.config.evaluate_examples and _due(report, recipe, self.config.evaluate_examples)
+            ends = state.step == recipe.num_steps
+            saves = _due(report, recipe, self.config.checkpoint_examples) or judge or ends
+            score = self.judge(report.examples) if judge else math.nan
+            if saves or notice > Notice.DRAIN or (notice and not drain_saved):
+                drain_saved = drain_saved or notice == Notice.DRAIN
+                self.save(report, score)
+                saved_step = state.step
+            if notice == Notice.STOP and not ends:
+                return Outcome(stopped=saved_step)
+            if notice == Notice.LEAVE and not ends:
+                raise Leaving(f"a worker is being ended; all go on from step {saved_step}")
+        batches.close()
+        self.finish()
+        return Outcome()
+
+    def save(self, report: Report, score: float) -> None:
+        stop_if_unfit(self.state)
+        tensors = self.state.snapshot(self.group)
+        if self.group.leads:
+            self.checkpoints.write(
+                tensors, Facts(self.state.step, report.examples, round(self.state.seconds, 1), score)
+            )
+
+    def averaged(self) -> nn.Module:
+        """The network with the averaged weights, whole, in the worker that leads; all must ask."""
+        if not self.state.sharded:
+            return self.state.average
+        weights = self.state.averaged(self.group)
+        if not self.group.leads:
+            return self.state.average
+        net = self.task.build().to(self.group.device).requires_grad_(False).eval()
+        net.load_state_dict(weights)
+        return net
+
+    def judge(self, examples: int, net: nn.Module | None = None) -> float:
+        """Scores the averaged weights on held-out data, in the worker that leads; lower is better. All must ask."""
+        net = net or self.averaged()
+        if not self.group.leads:
+            return math.nan
+        self.scores = self.evaluated(net, examples)
+        key, sign = self.task.judged_by
+        return sign * self.scores[key]
+
+    def evaluated(self, net: nn.Module, examples: int) -> dict[str, float]:
+        self.hold_out()
+        with torch.no_grad():
+            evaluation = self.task.evaluate(net, self.held_out)
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.metrics.items() if "/" not in k)
+        log.info("after %d examples: %s", examples, shown)
+        tracker = self.run.tracker
+        tracker.metrics({f"validation/{name}": value for name, value in evaluation.metrics.items()}, examples)
+        for name, picture in evaluation.pictures.items():
+            tracker.picture(f"{name}/{examples:010d}.png", picture)
+        return evaluation.metrics
+
+    def hold_out(self) -> None:
+        """Reads the held-out examples, once and where they are needed."""
+        if not self.held_out:
+            found = self.held_out_feed.head(self.config.validation_rows)
+            self.held_out = {name: value.to(self.group.device) for name, value in found.items()}
+
+    def finish(self) -> None:
+        """Leaves averaged weights and scores in the run."""
+        stop_if_unfit(self.state)
+        net = self.averaged()
+        if self.group.leads:
+            self.hold_out()
+            with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+                # Before the scores: judging must not cost the weights.
+                self.task.save(net, self.held_out, Path(scratch) / WEIGHTS)
+                upload(f"{scratch}/{WEIGHTS}", f"{self.folder}/{WEIGHTS}")
+            examples = max(self.recipe.num_examples, self.state.step * self.recipe.batch_size)
+            scores = self.evaluated(net, examples)
+            facts = {"examples": examples, "training_s": round(self.state.seconds, 1)}
+            write_bytes(f"{self.folder}/{SCORES}", json.dumps({**scores, **facts}, indent=1).encode())
+
+
+def _due(report: Report, recipe: Optimisation, every: int) -> bool:
+    """Whether this step is the first at or behind a multiple of `every` examples."""
+    return report.examples // every > (report.examples - recipe.batch_size) // every
+
+
+class Meter:
+    """Sums up steps, and has all workers meet about once a second at a step that they agree on: they then exchange what
+    they were told, and, where it is time, the numbers that are printed and logged. Nothing else waits for the device.
+    """
+
+    def __init__(self, recipe: Optimisation, run: Run, group: Group, every_s: float, step: int) -> None:
+        self.recipe, self.run, self.group, self.every_s = recipe, run, group, every_s
+        self.first_step = self.last_step = step
+        self.meeting = step + 1
+        self.began = self.logged = time.monotonic()
+        self.sums: Tensors = {}
+        self.waited_s = 0.0
+
+    def __call__(self, report: Report) -> Notice:
+        """Counts a step; returns what workers have been told, if they met at this step."""
+        norm = torch.stack([report.gradient_norm.detach().float(), torch.ones_like(report.gradient_norm)])
+        for name, value in {**report.losses, "gradient_norm": norm}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.waited_s += report.waited_s
+        ends = report.step == self.recipe.num_steps
+        if report.step < self.meeting and not ends:
+            return Notice.NONE
+        now = time.monotonic()
+        leads = self.group.leads
+        pace = (now - self.began) / (report.step - self.first_step)
+        word = [
+            float(heard(str(self.run.folder), leads=leads)),
+            float(report.step + max(1, round(PULSE_S / pace))) if leads else 0.0,
+            float(leads and (now - self.logged >= self.every_s or ends)),
+        ]
+        notice, meeting, logs = self.group.greatest(torch.tensor(word, dtype=torch.float64)).tolist()
+        self.meeting = int(meeting)
+        if logs:
+            self.log(report, now)
+        return max(Notice(int(notice)), drained())
+
+    def log(self, report: Report, now: float) -> None:
+        """Prints and logs means of the steps since the last line, with the time that is left."""
+        names = sorted(self.sums)
+        totals = self.group.total(torch.stack([self.sums[name].float() for name in names]))
+        means = {name: float(total / count) for name, (total, count) in zip(names, totals, strict=True) if count}
+        lately_s, steps = now - self.logged, report.step - self.last_step
+        machine = self.group.greatest(torch.tensor([self.waited_s / lately_s, _memory_gib(self.group.device)]))
+        self.sums, self.waited_s, self.logged, self.last_step = {}, 0.0, now, report.step
+        if not self.group.leads:
+            return
+        rate = steps * self.recipe.batch_size / lately_s
+        left_s = (self.recipe.num_steps - report.step) * self.recipe.batch_size / rate
+        shown = {name: value for name, value in means.items() if name != "gradient_norm" and "/" not in name}
+        log.info(
+            "%3.0f %%  %d of %d examples  %.0f/s  %s left  %s",
+            100 * report.examples / self.recipe.num_examples,
+            report.examples,
+            self.recipe.num_examples,
+            rate,
+            clock(left_s),
+            "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
+        )
+        self.run.tracker.metrics(
+            {
+                **{f"train/{name}": value for name, value in means.items()},
+                "train/learning_rate": report.learning_rate,
+                "train/examples_per_s": rate,
+                "train/data_wait_share": float(machine[0]),
+                "train/memory_gib": float(machine[1]),
+                "train/workers": self.group.world_size,
+            },
+            report.examples,
+        )
+
+
+def _memory_gib(device: torch.device) -> float:
+    """The most that this process has held so far, on its GPU or, without one, on the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

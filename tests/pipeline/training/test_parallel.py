@@ -1,0 +1,164 @@
+"""Contract: two workers that share the batches of one train as it does, with copies or with slices of the network, and
+what one way of training saved, every other goes on with."""
+
+from __future__ import annotations
+
+import os
+import socket
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as distributed
+import torch.multiprocessing as multiprocessing
+from safetensors.torch import load_file, save_file
+
+from models.diffusion import Diffusion, LossWeights
+from models.jodiffusion import JoDiffusion, JoDiffusionConfig
+from pipeline.training.joint import JointTask
+from pipeline.training.loop import TrainingError, train
+from pipeline.training.optimisation import Optimisation
+from pipeline.training.parallel import Group, recompute_activations, wrapped
+from pipeline.training.state import TrainState
+
+STEPS, BATCH = 50, 8
+NET = JoDiffusionConfig(
+    latent_size=4,
+    num_heads=2,
+    head_width=8,
+    num_layers=2,
+    num_text_tokens=6,
+    text_width=16,
+    text_bottleneck=8,
+    clip_image_width=8,
+)
+SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding": (1, 8), "text_embedding": (6, 16)}
+TASK = JointTask(SimpleNamespace(net=NET, diffusion=Diffusion(), loss_weights=LossWeights()), "", "", SHAPES)  # type: ignore[arg-type]
+
+
+def batches(rows: range, start: int = 0):
+    for step in range(start, STEPS):
+        generator = torch.Generator().manual_seed(step)
+        whole = {name: torch.randn(BATCH, *shape, generator=generator) for name, shape in SHAPES.items()}
+        yield {name: value[list(rows)] for name, value in whole.items()}
+
+
+def recipe(**changes) -> Optimisation:
+    return Optimisation(
+        **{"num_examples": STEPS * BATCH, "batch_size": BATCH, "precision": "float32", "ema_decay": 0.9, **changes}
+    )
+
+
+def fresh(group: Group, settings: Optimisation, sharded: bool = False) -> TrainState:
+    torch.manual_seed(0)
+    return TrainState(JoDiffusion(NET), settings, group, sharded=sharded)
+
+
+def losses_of(state: TrainState, settings: Optimisation, group: Group, steps: int = STEPS) -> torch.Tensor:
+    """(steps,) losses over the rows of all workers."""
+    net = wrapped(state.net, group)
+    rows = batches(group.rows(BATCH), state.step)
+    found = [group.total(report.losses["loss"]) for report in islice(_train(net, state, rows, settings, group), steps)]
+    return torch.stack([total / count for total, count in found])
+
+
+def _train(net, state, rows, settings, group):
+    return train(TASK, net, state, rows, settings, group=group)
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    distributed.init_process_group("gloo")
+    group = Group(rank, 2)
+    for name, sharded, changes in (
+        ("ddp", False, {}),
+        ("fsdp", True, {}),
+        ("fsdp-accumulation", True, {"accumulation": 2}),
+        ("fsdp-recompute", True, {}),
+        ("fsdp-muon", True, {"optimizer": "muon"}),
+        ("fsdp-bfloat16", True, {"precision": "bfloat16"}),
+        ("ddp-uneven", False, {}),
+    ):
+        settings = recipe(**changes)
+        sharing = UnevenGroup(rank, 2) if name == "ddp-uneven" else group
+        state = fresh(sharing, settings, sharded)
+        if name.endswith("recompute"):
+            recompute_activations(state.net)
+        losses = losses_of(state, settings, sharing)
+        kept = state.snapshot(group)
+        if rank == 0:
+            save_file({"losses": losses, **kept}, f"{folder}/{name}.safetensors")
+
+    state = fresh(group, recipe(), sharded=True)  # a checkpoint of one worker goes on in slices
+    state.restore(load_file(f"{folder}/half.safetensors"), where="half")
+    state.step = STEPS // 2
+    losses = losses_of(state, recipe(), group)
+    if rank == 0:
+        save_file({"losses": losses}, f"{folder}/second-half.safetensors")
+
+    state = fresh(group, recipe(), sharded=True)
+    poisoned = ({name: value / 0 for name, value in batch.items()} for batch in batches(group.rows(BATCH)))
+    with pytest.raises(TrainingError, match="step 0"):
+        next(
+            _train(wrapped(state.net, group), state, poisoned if rank else batches(group.rows(BATCH)), recipe(), group)
+        )
+    distributed.destroy_process_group()
+
+
+class UnevenGroup(Group):
+    def rows(self, batch_size):
+        return range(5) if self.rank == 0 else range(5, batch_size)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    alone = Group()
+    half = fresh(alone, recipe())
+    losses_of(half, recipe(), alone, STEPS // 2)
+    save_file(half.snapshot(alone), folder / "half.safetensors")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(worker, (port, str(folder)), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "way, changes",
+    [
+        ("ddp", {}),
+        ("ddp-uneven", {}),
+        ("fsdp", {}),
+        ("fsdp-accumulation", {}),
+        ("fsdp-recompute", {}),
+        ("fsdp-muon", {"optimizer": "muon"}),
+    ],
+)
+def test_two_workers_train_as_one_does(results, way, changes):
+    state = fresh(Group(), recipe(**changes))
+    losses = losses_of(state, recipe(**changes), Group())
+    found = load_file(results / f"{way}.safetensors")
+
+    atol = 1e-4 if changes else 1e-5  # Muon makes its matrices orthogonal in bfloat16, which magnifies any rounding
+    torch.testing.assert_close(found.pop("losses"), losses, rtol=0, atol=atol)
+    assert found.keys() == state.snapshot(Group()).keys()
+    for name, value in state.averaged(Group()).items():
+        torch.testing.assert_close(found[f"average.{name}"], value, rtol=0, atol=1e-3)
+
+
+def test_slices_in_bfloat16_train_as_autocast_does(results):
+    losses = losses_of(fresh(Group(), recipe()), recipe(precision="bfloat16"), Group())
+    found = load_file(results / "fsdp-bfloat16.safetensors")
+
+    torch.testing.assert_close(found["losses"], losses, rtol=0, atol=0.02)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}, "kept weights are not rounded"
+
+
+def test_slices_go_on_from_a_checkpoint_of_one_worker(results):
+    losses = losses_of(fresh(Group(), recipe()), recipe(), Group())[STEPS // 2 :]
+
+    torch.testing.assert_close(load_file(results / "second-half.safetensors")["losses"], losses, rtol=0, atol=1e-5)
