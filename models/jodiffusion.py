@@ -116,6 +116,11 @@ class JoDiffusion(nn.Module):
         self.label_out = nn.Linear(width, patch * patch * config.mask_channels)
         self._initialise()
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the transformer sees of a pair."""
+        return self.pos_embed.shape[1] + self.data_type_pos_embed_token.shape[1]
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

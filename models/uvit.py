@@ -7,6 +7,7 @@ published weights, so that a state dict loads without a table of names.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as functional
@@ -21,8 +22,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return functional.scaled_dot_product_attention(query, key, value)
     scaled = query * (1 / math.sqrt(query.shape[-1]))
-    with torch.autocast("cpu", enabled=False):  # softmax sums in float32 inside; wider operands would only cost memory
+    with without_autocast(query.device):  # softmax sums in float32 inside; wider operands would only cost memory
         return (scaled @ key.transpose(-1, -2)).softmax(-1) @ value
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Operations inside keep their dtypes. Meta tensors, which only count sizes, know no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -30,7 +36,7 @@ class LayerNorm(nn.LayerNorm):
     widen the residual stream: that traffic is 40 % of a training step on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return functional.layer_norm(
                 x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
             )

@@ -19,7 +19,7 @@ ROOM_CPUS = 1.5
 """What the tasks beside a pool of workers take: one that refines or decodes, one that writes."""
 
 
-def require(workers: Workers) -> None:
+def require(workers: Workers, room_cpus: float = ROOM_CPUS) -> None:
     """Checks that `workers` fit beside the tasks that read and write for them; without room for those, both would wait
     for each other for ever. A cluster that can grow is trusted to.
 
@@ -27,13 +27,13 @@ def require(workers: Workers) -> None:
         ConfigError: says what is needed and what there is.
     """
     have = ray.cluster_resources()
-    cpus, gpus = workers.num * workers.cpus + ROOM_CPUS, workers.num * workers.gpus
+    cpus, gpus = workers.num * workers.cpus + room_cpus, workers.num * workers.gpus
     if cpus <= have.get("CPU", 0) and gpus <= have.get("GPU", 0):
         return
+    room = f" (with {room_cpus:g} for reading and writing)" if room_cpus else ""
     message = (
-        f"{workers.num} workers with {workers.cpus:g} CPUs and {workers.gpus:g} GPUs each need {cpus:g} CPUs (with "
-        f"{ROOM_CPUS:g} for reading and writing) and {gpus:g} GPUs, but Ray has {have.get('CPU', 0):g} and "
-        f"{have.get('GPU', 0):g}"
+        f"{workers.num} workers with {workers.cpus:g} CPUs and {workers.gpus:g} GPUs each need {cpus:g} CPUs{room} and "
+        f"{gpus:g} GPUs, but Ray has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
     )
     if os.environ.get("RAY_ADDRESS"):
         log.warning("%s: waiting for the cluster to grow", message)

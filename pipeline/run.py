@@ -19,7 +19,8 @@ import yaml
 
 from pipeline.config import RunConfig, holds_credentials
 from pipeline.errors import ConfigError, Stopped
-from pipeline.storage import is_local, sole_driver, write_bytes
+from pipeline.sole_driver import sole_driver
+from pipeline.storage import is_local, write_bytes
 
 log = logging.getLogger("jodiffusion")
 

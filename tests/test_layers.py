@@ -26,6 +26,7 @@ LAYER_OF = {
     "pipeline.config": "base",
     "pipeline.codec": "base",
     "pipeline.schema": "base",
+    "pipeline.sole_driver": "base",
     "pipeline.storage": "base",
     "pipeline.shards": "tables",
     "pipeline.prompts": "tables",

@@ -26,6 +26,7 @@ from pipeline.training.feed import Feed
 from pipeline.training.loop import TrainingError
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Strategy
+from pipeline.training.plan import plan_training
 from pipeline.training.task import Task
 from pipeline.training.worker import SCORES, WEIGHTS, Assignment, Outcome, work
 
@@ -47,6 +48,8 @@ SAFE_TO_CHANGE = frozenset(
 )
 PATIENCE_S = 3600
 """How long workers wait for the one that judges or writes."""
+RESIZE_S = 60.0
+"""How often it is looked for room for more workers; to take them in, all begin again from the last checkpoint."""
 
 
 class TrainingConfig(RunConfig):
@@ -100,7 +103,8 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     if (found := _scores(folder)) and found["examples"] >= recipe.num_examples:
         log.info("%s is finished; its weights are in %s/%s", config.run, folder, WEIGHTS)
         return found
-    require(workers.model_copy(update={"num": config.min_workers or workers.num}))
+    # Workers read for themselves, so that nothing else needs room.
+    require(workers.model_copy(update={"num": config.min_workers or workers.num}), room_cpus=0)
     if workers.num > recipe.batch_size or config.min_workers > workers.num:
         raise ConfigError(
             f"workers.num {workers.num} must be at most optimisation.batch_size {recipe.batch_size}, so that each "
@@ -123,6 +127,16 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         f"{config.min_workers} to {workers.num}" if config.min_workers else workers.num,
         "s" * (workers.num > 1),
     )
+    planned = plan_training(
+        task,
+        recipe,
+        feed.head(1),
+        world_size=workers.num,
+        strategy=config.strategy,
+        recompute=config.recompute_activations,
+        fused_attention=workers.gpus > 0,
+    )
+    log.info("%s", planned)
     Checkpoints(folder).remove_drafts()
     notice.forget(folder)
     outcome = _run_workers(Assignment(task, config, feed, held_out, run))
@@ -141,16 +155,18 @@ def _run_workers(assignment: Assignment) -> Outcome:
             cast(Any, work),
             train_loop_config={"assignment": assignment},
             torch_config=TorchConfig(timeout_s=PATIENCE_S),
-            scaling_config=ScalingConfig(
-                num_workers=cast(Any, (config.min_workers, workers.num) if config.min_workers else workers.num),
+            scaling_config=cast(Any, ScalingConfig)(  # Ray annotates the one of its earlier trainer
+                num_workers=(config.min_workers, workers.num) if config.min_workers else workers.num,
                 use_gpu=workers.gpus > 0,
+                elastic_resize_monitor_interval_s=RESIZE_S,
                 resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
             ),
-            run_config=ray.train.RunConfig(
+            run_config=cast(Any, ray.train.RunConfig)(
                 name=config.run,
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=config.max_failures),
-                callbacks=cast(Any, [notice.Listening()]),
+                callbacks=[notice.Listening(), notice.Telling()],
+                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),  # Telling says what a user needs
             ),
         )
         try:

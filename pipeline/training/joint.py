@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
 from pipeline.shards import open_shard, some_shards
+from pipeline.storage import local_copy
 from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
@@ -60,7 +61,8 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         ConfigError: the latents have other shapes than the network, or sets were made by different encoders.
     """
     config = with_initial(config)
-    with Run.open(config, "train_joint", SAFE_TO_CHANGE | {"preview", "preview_prompts"}) as run:
+    safe = SAFE_TO_CHANGE | {"preview", "preview_prompts"}
+    with Run.open(config, "train_joint", safe, on_store=True) as run:
         shapes = check_latents(config)
         initial = config.initial and absolute(config.initial)
         task = JointTask(config, absolute(f"{config.train[0]}/encoders"), initial, shapes)
@@ -96,7 +98,10 @@ def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
         raise ConfigError(
             f"latents of different encoders cannot be mixed: {found}; encode them again with the same ones"
         )
-    beside, made_by = digest(f"{config.train[0]}/encoders", ENCODERS), found[config.train[0]].decode()
+    beside, made_by = (
+        digest(local_copy(f"{absolute(config.train[0])}/encoders"), ENCODERS),
+        found[config.train[0]].decode(),
+    )
     if beside != made_by:
         raise ConfigError(
             f"{config.train[0]}: its latents are of encoders {made_by}, but those in its folder encoders/, which would "
@@ -141,7 +146,7 @@ class JointTask:
 
     def build(self) -> nn.Module:
         net = JoDiffusion(self.config.net)
-        if self.initial:
+        if self.initial and not net.pos_embed.is_meta:  # sizes alone hold no weights
             tensors = load_net(JoDiffusion, JoDiffusionConfig, f"{self.initial}/joint").state_dict()
             load_tensors(net, tensors, where=self.initial)
         return net
@@ -182,7 +187,7 @@ class JointTask:
         return {"samples": sheet([pairs.image, colours])}
 
     def _bundle(self, net: nn.Module) -> Bundle:
-        config, encoders = self.config, Encoders.load(self.encoders)
+        config, encoders = self.config, Encoders.load(local_copy(self.encoders))
         net = cast(JoDiffusion, net)
         return Bundle(encoders, net, config.diffusion, config.image_size_px, config.guidance, digest="")
 

@@ -63,10 +63,11 @@ def train(
             when `stop_if_unfit` is asked, so that no step has to wait; in between nothing changes.
     """
     group = group or Group()
+    before = time.monotonic()
     while state.step < settings.num_steps:
-        began = time.monotonic()
+        asked = time.monotonic()
         batch = next(batches)
-        waited_s = time.monotonic() - began
+        waited_s = time.monotonic() - asked
         losses = accumulate_gradients(task, net, batch, settings, group, seed, state.step)
         norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
         # The norm is that of all workers' gradients, so that all stop together.
@@ -84,7 +85,8 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.update_average(settings.ema_decay)
-        state.seconds += time.monotonic() - began
+        state.seconds += time.monotonic() - before
+        before = time.monotonic()
         examples = min(state.step * settings.batch_size, settings.num_examples)
         yield Report(state.step, examples, losses, norm, settings.learning_rate * rate, waited_s)
 

@@ -14,6 +14,7 @@ from enum import IntEnum
 import ray.train
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
+from pipeline.run import log, set_up_logging
 from pipeline.storage import filesystem_of, is_file, write_bytes
 
 _leaving = threading.Event()
@@ -39,6 +40,16 @@ class Listening(WorkerCallback):
         _leaving.clear()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: _leaving.set())
+
+
+class Telling(ray.train.UserCallback):
+    """Says in one line why a training begins again."""
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        set_up_logging()
+        for rank, error in sorted(worker_exceptions.items())[:1]:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            log.warning("worker %d was lost (%s); all begin again from the last checkpoint", rank, lines[-1][:200])
 
 
 def heard(run: str, *, leads: bool) -> Notice:

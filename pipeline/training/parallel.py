@@ -63,7 +63,7 @@ def blocks(net: nn.Module) -> Iterator[nn.Module]:
     for module in net.modules():
         if isinstance(module, nn.ModuleList) and module not in inside:
             inside.update(module.modules())
-            yield from module
+            yield from (block for block in module if isinstance(block, nn.Module))  # some keep a None
 
 
 def recompute_activations(net: nn.Module) -> None:

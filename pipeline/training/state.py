@@ -43,7 +43,7 @@ class TrainState:
         self.unfit_step = torch.tensor(-1, device=next(net.parameters()).device)
         """The first step whose gradient was not finite, on the device; -1: none so far."""
         self.seconds = 0.0
-        """Time spent in steps so far, over all starts of the run."""
+        """Time since the first step began, over all starts of the run, with what was done between steps."""
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:

@@ -54,7 +54,7 @@ class VAEConfig(TrainingConfig):
 
 def train_vae(config: VAEConfig) -> dict[str, float]:
     """Trains the autoencoder and leaves its weights in `<run>/weights`; returns its scores on held-out pairs."""
-    with Run.open(config, "train_vae", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "train_vae", SAFE_TO_CHANGE, on_store=True) as run:
         annotation = config.net == "annotation"
         task: Task = (
             AnnotationTask(common_labels([*config.train, config.validation]), config)

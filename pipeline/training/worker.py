@@ -112,7 +112,10 @@ class _Worker:
             self.state.restore(tensors, where=self.checkpoints.path(step))
             self.state.step, self.state.seconds = facts.step, facts.seconds
         if self.group.leads:
-            log.info("goes on from step %d of %d, on %d workers", step, self.recipe.num_steps, self.group.world_size)
+            many = "s" * (self.group.world_size > 1)
+            log.info(
+                "goes on from step %d of %d, on %d worker%s", step, self.recipe.num_steps, self.group.world_size, many
+            )
 
     def train(self) -> Outcome:
         recipe, state, group = self.recipe, self.state, self.group

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,34 +19,39 @@ import yaml
 from safetensors.torch import load_file
 
 from pipeline.config import load
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.vae import VAEConfig, train_vae
 from tests.chaos.kill import descendants, finish, kill_family, start
 from tests.tiny import save_pairs
+
+
+def settings(folder: Path, num_examples: int) -> dict[str, Any]:
+    """Of a training of a step for every eight examples, and its data."""
+    save_pairs(folder / "train", 48)
+    save_pairs(folder / "validation", 8, split="validation")
+    return {
+        "run": "disturbed",
+        "runs": str(folder),
+        "net": "annotation",
+        "train": [str(folder / "train")],
+        "validation": str(folder / "validation"),
+        "widths": [8, 8, 8],
+        "decoder_width": 8,
+        "optimisation": {"num_examples": num_examples, "batch_size": 8, "precision": "float32"},
+        "checkpoint_examples": 400,
+        "keep_checkpoints": 3,
+        "log_every_s": 1.0,
+        "workers": {"threads": 1},
+    }
 
 
 class Story:
     """A training of a few thousand steps, and what happens to it."""
 
     def __init__(self, folder: Path) -> None:
-        save_pairs(folder / "train", 48)
-        save_pairs(folder / "validation", 8, split="validation")
         self.config, self.run, self.log = folder / "vae.yaml", folder / "disturbed", folder / "log.txt"
         self.command = ("jobs.train_vae", str(self.config))
-        settings = {
-            "run": "disturbed",
-            "runs": str(folder),
-            "net": "annotation",
-            "train": [str(folder / "train")],
-            "validation": str(folder / "validation"),
-            "widths": [8, 8, 8],
-            "decoder_width": 8,
-            "optimisation": {"num_examples": 8000, "batch_size": 8, "precision": "float32"},
-            "checkpoint_examples": 400,
-            "keep_checkpoints": 3,
-            "log_every_s": 1.0,
-            "workers": {"threads": 1},
-        }
-        self.config.write_text(yaml.safe_dump(settings))
+        self.config.write_text(yaml.safe_dump(settings(folder, 8000)))
         self.process = start(*self.command, log=self.log)
 
     def text(self) -> str:
@@ -117,3 +124,20 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     assert subprocess.run(["ls", story.run / "checkpoints"], capture_output=True, text=True).stdout.count("step_") == 3
+
+
+@pytest.mark.chaos
+@pytest.mark.ray
+def test_a_training_takes_in_a_machine_and_outlives_another(tmp_path, ray_session):
+    path, log = tmp_path / "vae.yaml", tmp_path / "log.txt"
+    two = {"workers": {"threads": 1, "num": 2}, "min_workers": 1}
+    path.write_text(yaml.safe_dump({**settings(tmp_path, 10**6), **two}))
+    finish("tests.chaos.training_elastic", str(path), log=log)
+
+    text = log.read_text()
+    added, removed = text.index("added a node"), text.index("removed a node")
+    assert "on 2 workers" in text[added:removed], text[-3000:]
+    assert "on 1 worker\n" in text[removed:], text[-3000:]
+    steps = [int(step) for step in re.findall(r"goes on from step (\d+)", text)]
+    assert len(steps) >= 2 and steps == sorted(steps)
+    assert Checkpoints(str(tmp_path / "disturbed")).newest() > steps[-1]

@@ -21,8 +21,10 @@ from pipeline.errors import DataError, ShardError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
 from pipeline.shards import list_shards, read_ids, read_shards
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.vae import VAEConfig, train_vae
 from pipeline.verify import verify
-from tests.tiny import save_tiny_bundle
+from tests.tiny import save_pairs, save_tiny_bundle
 
 SECRET = os.environ["AWS_SECRET_ACCESS_KEY"]
 SERVERS: list[Any] = []
@@ -158,3 +160,36 @@ def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_p
     manifest = generate(config)
     assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (40, 0, 0)
     assert verify(folder, deep=True) == []
+
+
+@pytest.mark.ray
+def test_a_training_on_a_store_equals_one_on_a_disk_and_goes_on(store, ray_session, tmp_path):
+    save_pairs(tmp_path / "pairs", 16)
+    there = fsspec.filesystem("s3")
+    there.put(str(tmp_path / "pairs"), "bucket/pairs", recursive=True)
+
+    def config(root: str, num_examples: int) -> VAEConfig:
+        values = {
+            "run": "vae",
+            "runs": f"{root}/trained",
+            "net": "annotation",
+            "train": [f"{root}/pairs"],
+            "validation": f"{root}/pairs",
+            "widths": [8, 8, 8],
+            "decoder_width": 8,
+            "optimisation": {"num_examples": num_examples, "batch_size": 8},
+            "checkpoint_examples": 16,
+            "workers": {"threads": 1},
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+        }
+        return VAEConfig.model_validate(values)
+
+    train_vae(config(store, 32))
+    assert Checkpoints(f"{store}/trained/vae").steps() == [4, 2]
+    scores = train_vae(config(store, 64))
+    assert Checkpoints(f"{store}/trained/vae").steps() == [8, 6]
+
+    assert scores["miou"] == train_vae(config(str(tmp_path), 64))["miou"]
+    weights = "trained/vae/weights/model.safetensors"
+    assert there.cat_file(f"bucket/{weights}") == (tmp_path / weights).read_bytes()
+    assert SECRET not in (tmp_path / "trained/vae/config.yaml").read_text()

@@ -10,9 +10,9 @@ import time
 import fsspec
 import pytest
 
-from pipeline import storage
 from pipeline.errors import ConfigError, DataError, ShardError
-from pipeline.storage import local_copy, read_bytes, sole_driver, write_bytes
+from pipeline.sole_driver import sole_driver
+from pipeline.storage import local_copy, read_bytes, write_bytes
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def memory():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(storage, "LEASE_RENEWAL_S", 0.02)
-    monkeypatch.setattr(storage, "LEASE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("pipeline.sole_driver.LEASE_RENEWAL_S", 0.02)
+    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 0.2)
 
 
 @pytest.mark.parametrize("place", ["{tmp}/a/b", "memory://a/b"])

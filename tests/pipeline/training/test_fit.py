@@ -46,7 +46,7 @@ def test_workers_that_cannot_fit_are_refused_instead_of_waiting_for_ever(tmp_pat
         train=(str(tmp_path / "train"),),
         validation=str(tmp_path / "train"),
         optimisation=recipe(),
-        workers=Workers(num=4),
+        workers=Workers(num=5),
     )
-    with pytest.raises(ConfigError, match="4 workers with 1 CPUs"):
+    with pytest.raises(ConfigError, match="5 workers with 1 CPUs"):
         train_vae(config)

@@ -1,0 +1,95 @@
+"""Checkpoints: whole or not there, newest and best kept, broken ones passed over, on disks and stores."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import fsspec
+import pytest
+import torch
+
+from pipeline.errors import DataError
+from pipeline.run import log
+from pipeline.training.checkpoints import Checkpoints, Facts
+
+
+@pytest.fixture(params=["disk", "store"])
+def run(request, tmp_path):
+    if request.param == "disk":
+        yield str(tmp_path / "run")
+    else:
+        yield "memory://runs/run"
+        fsspec.filesystem("memory").store.clear()
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"net.weight": torch.full((3, 4), value), "optimizer.weight.step": torch.tensor(value)}
+
+
+def write(run: str, *steps: int, keep: int = 2, scores: dict[int, float] | None = None) -> Checkpoints:
+    checkpoints = Checkpoints(run, keep)
+    for step in steps:
+        score = (scores or {}).get(step, math.nan)
+        checkpoints.write(tensors(step), Facts(step, 8 * step, 1.5, score))
+    checkpoints.wait()
+    return checkpoints
+
+
+def test_what_is_written_is_read(run):
+    with write(run, 7).open(7) as (found, facts):
+        assert facts.step == 7 and facts.examples == 56 and facts.seconds == 1.5
+        assert {name: tensor.tolist() for name, tensor in found.items()} == {
+            name: tensor.tolist() for name, tensor in tensors(7).items()
+        }
+
+
+def test_the_newest_stay_and_the_best(run):
+    scores = {1: 0.3, 2: 0.1, 3: 0.2}
+    assert write(run, 1, 2, 3, 4, 5, scores=scores).steps() == [5, 4, 2]
+    assert write(run, 6).steps() == [6, 5, 2], "a later start reads the scores from the files"
+
+
+def test_a_broken_newest_is_told_and_the_one_before_is_taken(run, monkeypatch, caplog):
+    checkpoints = write(run, 1, 2, 3, keep=3)
+    filesystem, path = fsspec.core.url_to_fs(checkpoints.path(3))
+    filesystem.pipe_file(path, filesystem.cat_file(path)[:-5])
+    filesystem, path = fsspec.core.url_to_fs(checkpoints.path(2))
+    content = bytearray(filesystem.cat_file(path))
+    content[-1] ^= 1  # a bit that turned over, in a file of the right length
+    filesystem.pipe_file(path, bytes(content))
+    monkeypatch.setattr(log, "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.newest() == 1
+    assert "step_00000003.safetensors: broken checkpoint" in caplog.text
+    assert "is not what was written" in caplog.text
+    with pytest.raises(DataError, match="broken checkpoint"), checkpoints.open(3):
+        pass
+
+
+def test_none_is_none(run):
+    assert Checkpoints(run).newest() == -1
+
+
+def test_what_cannot_be_written_is_a_warning_and_keeps_the_ones_before(tmp_path, monkeypatch, caplog):
+    checkpoints = write(str(tmp_path), 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
+    monkeypatch.setattr(log, "propagate", True)
+    checkpoints.write(tensors(2), Facts(2, 16))
+    checkpoints.wait()
+    assert checkpoints.steps() == [1]
+    assert "checkpoint of step 2 was not kept: " in caplog.text and "No space left on device" in caplog.text
+    assert not list(tmp_path.glob("checkpoints/.*")), "no draft stays"
+
+
+def test_drafts_of_killed_writers_are_removed(tmp_path):
+    checkpoints = write(str(tmp_path), 1)
+    draft = tmp_path / "checkpoints" / ".abc.draft"
+    draft.mkdir()
+    (draft / "step_00000002.safetensors").write_bytes(b"half")
+    checkpoints.remove_drafts()
+    assert [one.name for one in (tmp_path / "checkpoints").iterdir()] == ["step_00000001.safetensors"]
