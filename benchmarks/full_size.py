@@ -1,7 +1,9 @@
-"""The paper's size on a CPU: a bundle with random weights is written, loaded, and does two guided steps in bfloat16.
+"""The paper's size on a CPU: a bundle with random weights is written, loaded, and does two guided steps in bfloat16;
+the joint network does one step of its training.
 
-`python -m benchmarks.full_size [FOLDER]` needs 6 GB of disk and under 12 GB of memory; each part runs in a process of
-its own, so that the memory of each is seen.
+`python -m benchmarks.full_size [FOLDER]` needs 6 GB of disk and under 12 GB of memory, 22 GB for the training; each
+part runs in a process of its own, so that the memory of each is seen. `--plans` only prints what the training takes on
+some clusters.
 """
 
 from __future__ import annotations
@@ -13,8 +15,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-MOST_GIB = 12.0
+import torch
+
+from benchmarks.training import shapes_of
+from models.jodiffusion import JoDiffusionConfig
+from pipeline.training.joint import JointConfig, JointTask
+from pipeline.training.optimisation import Optimisation
+from pipeline.training.plan import plan_training
+
+CLUSTERS: dict[str, dict[str, Any]] = {
+    "8 x 40 GB": {"world_size": 8, "strategy": "fsdp"},
+    "8 x 80 GB": {"world_size": 8},
+    "1 x 80 GB": {"world_size": 1},
+}
+"""The paper's training, 64 pairs a step."""
 
 
 def write(folder: str) -> None:
@@ -42,6 +58,56 @@ def sample(folder: str) -> None:
     assert pairs.finite.all(), "random weights left the numbers"
 
 
+def train(folder: str) -> None:
+    """One step on one pair, as a worker without GPU does it."""
+    from pipeline.training import loop
+    from pipeline.training.parallel import Group, recompute_activations
+    from pipeline.training.state import TrainState
+
+    task, example = full_task()
+    recipe = Optimisation(num_examples=1, batch_size=1)
+    planned = plan_training(task, recipe, example, recompute=True, fused_attention=False)
+    print(f"  {planned}", flush=True)
+    began = time.perf_counter()
+    state = TrainState(task.build(), recipe)
+    recompute_activations(state.net)
+    print(f"  built in {time.perf_counter() - began:.0f} s", flush=True)
+    began = time.perf_counter()
+    rows = {name: torch.randn(value.shape) for name, value in example.items()}
+    (report,) = loop.train(task, state.net, state, iter([rows]), recipe, group=Group())
+    total, count = report.losses["loss"]
+    print(f"  a step in {time.perf_counter() - began:.0f} s, loss {total / count:.3f}", flush=True)
+
+
+def plans() -> None:
+    """What the paper's training takes on some clusters, with the most pairs at once that still fit."""
+    task, example = full_task()
+    for name, cluster in CLUSTERS.items():
+        room = 0.9 * float(name.split()[2])  # some is CUDA's own, some is lost between blocks of memory
+        for recompute in (False, True):
+            for accumulation in (1, 2, 4, 8, 16, 32, 64):
+                recipe = Optimisation(num_examples=64, batch_size=64, accumulation=accumulation)
+                if 64 // int(cluster["world_size"]) < accumulation:
+                    continue
+                planned = plan_training(task, recipe, example, recompute=recompute, **cluster)
+                if planned.total / 1e9 < room:
+                    break
+            else:
+                continue
+            how = f"{cluster.get('strategy', 'ddp')}, accumulation {accumulation}, recompute {recompute}"
+            print(f"{name}: {how}\n  {planned}")
+
+
+def full_task() -> tuple[JointTask, dict[str, torch.Tensor]]:
+    """The training of the paper's network, and the sizes of a row."""
+    net = JoDiffusionConfig()
+    config = JointConfig(
+        run="full", train=("",), validation="", net=net, optimisation=Optimisation(num_examples=64, batch_size=64)
+    )
+    shapes = shapes_of(net)
+    return JointTask(config, "", "", shapes), {name: torch.empty(1, *shape) for name, shape in shapes.items()}
+
+
 def watched(part: Callable[[str], None], folder: str, memory: multiprocessing.Queue[float]) -> None:
     part(folder)
     memory.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
@@ -50,10 +116,18 @@ def watched(part: Callable[[str], None], folder: str, memory: multiprocessing.Qu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", help="where to write; a temporary folder if left out")
-    folder = parser.parse_args().folder
+    parser.add_argument("--plans", action="store_true", help="only print what trainings take")
+    parser.add_argument("--only", choices=("write", "sample", "train"), help="one part alone")
+    options = parser.parse_args()
+    if options.plans:
+        plans()
+        return
+    folder = options.folder
     with tempfile.TemporaryDirectory() as temporary:
         context = multiprocessing.get_context("spawn")
-        for part in (write, sample):
+        for part, most_gib in ((write, 12.0), (sample, 12.0), (train, 22.0)):
+            if options.only not in (None, part.__name__):
+                continue
             print(f"{part.__name__}:", flush=True)
             memory = context.Queue()
             process = context.Process(target=watched, args=(part, folder or temporary, memory))
@@ -62,7 +136,7 @@ def main() -> None:
             assert process.exitcode == 0, f"{part.__name__} failed"
             most = memory.get()
             print(f"  {most:.1f} GiB at most", flush=True)
-            assert most < MOST_GIB, f"{part.__name__} needs more than {MOST_GIB} GiB"
+            assert most < most_gib, f"{part.__name__} needs more than {most_gib} GiB"
 
 
 if __name__ == "__main__":
