@@ -21,7 +21,18 @@ LOG_FROM = 12.0
 FAR_OFF = 50.0
 """Ratio of a part to the whole from which it would only flatten the others, as KL terms of a tiny weight do."""
 NOT_LOSSES = frozenset(
-    {"examples", "examples_per_s", "gradient_norm", "learning_rate", "seconds", "step", "validation"}
+    {
+        "data_wait_share",
+        "examples",
+        "examples_per_s",
+        "gradient_norm",
+        "learning_rate",
+        "memory_gib",
+        "seconds",
+        "step",
+        "validation",
+        "workers",
+    }
 )
 
 Series = list[tuple[float, float]]
@@ -94,7 +105,8 @@ def losses_chart(title: str, points: Sequence[Mapping[str, Any]]) -> Chart | Non
         for number, (name, end) in enumerate(zip(names, ends, strict=True))
     ]
     latest: Mapping[str, Any] = next((point["validation"] for point in reversed(points) if point.get("validation")), {})
-    scores = [(name, short(value)) for name, value in latest.items() if name not in several and _is_number(value)]
+    others = {name: value for name, value in latest.items() if name not in several and "/" not in name}
+    scores = [(name, short(value)) for name, value in others.items() if _is_number(value)]
     far_off = [(name, short(training[name][-1][1])) for name in several if name not in names]
     return Chart(
         title,
@@ -109,11 +121,12 @@ def losses_chart(title: str, points: Sequence[Mapping[str, Any]]) -> Chart | Non
 
 
 def _series(points: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
-    """Name -> (examples, value) of every number that may be a loss; the total first."""
+    """Name -> (examples, value) of every number that may be a loss, but for those of some examples ("image/late"); the
+    total first."""
     found: dict[str, Series] = {"loss": []}
     for point in points:
         for name, value in point.items():
-            if name not in NOT_LOSSES and _is_number(value):
+            if name not in NOT_LOSSES and "/" not in name and _is_number(value):
                 found.setdefault(name, []).append((float(point["examples"]), float(value)))
     return {name: series for name, series in found.items() if series}
 

@@ -122,8 +122,9 @@ class Tracker:
     ) -> str | None:
         """Makes a folder of weights the newest version of the registered model `name`; waits for uploads.
 
-        A database of this machine is told where the folder is; a server takes no paths of others, so the folder is
-        uploaded into the run's artifacts. A version of this run with the same tag `digest` is not made twice.
+        The version points to a folder on a store, and one of this machine where MLflow's database is here too; a server
+        takes no paths of others, so such a folder is uploaded into the run's artifacts. A version of this run with the
+        same tag `digest` is not made twice.
 
         Args:
             folder: a finished bundle, or any folder.
@@ -235,8 +236,10 @@ def _register(client: Any, tracker: Tracker, folder: str, name: str, tags: dict[
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if tags.get("digest") and version.tags.get("digest") == tags["digest"]:
             return str(version.version)
-    if _is_database_here(tracker.uri):
-        source = folder if "://" in folder else Path(folder).absolute().as_uri()
+    if "://" in folder:
+        source = folder
+    elif _is_database_here(tracker.uri):
+        source = Path(folder).absolute().as_uri()
     else:
         inside = f"bundles/{tags.get('digest') or name}"  # not one place for all versions
         client.log_artifacts(run_id, folder, artifact_path=inside)

@@ -96,6 +96,11 @@ def test_nothing_to_show_is_no_chart(points):
     assert losses_chart("x", points) is None
 
 
+def test_numbers_that_are_no_losses_are_left_out():
+    found = losses_chart("x", history({"loss": [1.0, 0.5], "image/late": [1.0, 0.5], "memory_gib": [3.0, 3.0]}))
+    assert found is not None and [line.name for line in found.lines] == ["loss"]
+
+
 @pytest.mark.parametrize("values", [[0.0, 0.0], [3.0, 3.0], [-1.0, 2.0], [1e-9, 1e9], [-5.0, -4.0]])
 def test_any_numbers_make_a_chart(values):
     found = losses_chart("x", history({"loss": values}))

@@ -162,11 +162,12 @@ def test_a_bundle_becomes_a_model_version_once_and_is_not_copied(tmp_path, said)
         assert run.tracker.register(bundle, "joint/voc", {"loss": 0.123456789}, tags) == "1"
         assert run.tracker.register(bundle, "joint/voc", {"loss": 0.1}, tags) == "1"
         assert run.tracker.register(bundle, "joint/voc", {}, {"digest": "4567"}) == "2"
+        assert run.tracker.register("s3://bucket/run/weights", "joint/voc", {}, {}) == "3"
     client = MlflowClient(run.tracker.uri)
     first = client.get_model_version("joint-voc", "1")
     assert first.source == bundle.as_uri() and first.run_id == run.tracker.run_id
     assert first.tags == {**tags, "score.loss": "0.123457"}
-    assert client.get_model_version_by_alias("joint-voc", "newest").version in (2, "2")
+    assert client.get_model_version_by_alias("joint-voc", "newest").source == "s3://bucket/run/weights"
     assert not (tmp_path / "mlflow-artifacts").exists() or not list(
         (tmp_path / "mlflow-artifacts").rglob("bundle.json")
     )
