@@ -22,16 +22,18 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from models.labels import LabelSpace
+from pipeline import chart
 from pipeline.codec import check_mask, decode_image, decode_mask
 from pipeline.config import RunConfig, absolute
-from pipeline.errors import DataError
+from pipeline.errors import DataError, JoDiffusionError
 from pipeline.evaluation import mean_and_spread
 from pipeline.manifest import Manifest
 from pipeline.run import Run, log
 from pipeline.shards import MADE, list_shards, load_labels, map_shards, open_shard, publish, read_shards
+from pipeline.training import history
 
 TEMPLATE = "report.html.j2"
-SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown"})
+SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings"})
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "numpy", "mlflow")
 COLUMNS = ["pair_id", "prompt", "image", "mask"]
 MAX_SHOWN_PX = 384  # three times the width of a picture on the page: sharp on dense screens, and the file stays small
@@ -49,6 +51,8 @@ class ReportConfig(RunConfig):
     """Folder of an ingest run to compare class shares with; empty leaves the comparison out."""
     proof: str = ""
     """Folder of a train_segmenter run, which holds `proof.json`; empty leaves the proof out."""
+    trainings: tuple[str, ...] = ()
+    """Folders of training runs whose losses are drawn; those of the bundle's own are where it holds them."""
     num_shown: int = Field(48, ge=1)
     """Pairs to show, taken evenly from all, in order of their ids."""
 
@@ -132,6 +136,7 @@ def render(config: ReportConfig) -> str:
     proof = None
     if config.proof:
         proof = _read(Path(absolute(config.proof)) / "proof.json", Proof.model_validate_json, "jobs.train_segmenter")
+    made_with = _read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # always: Jinja's own choice goes by the file name, and prompts are text from strangers
@@ -151,10 +156,37 @@ def render(config: ReportConfig) -> str:
         proof_rows=_proof_rows(proof) if proof else [],
         throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
         samplers=[_pretty(settings) for settings in manifest.samplers],
-        made_with=_read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {},
+        made_with=made_with,
+        charts=_charts(config, str(made_with.get("bundle") or "")),
+        size=(chart.WIDTH, chart.HEIGHT),
+        plot=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
         versions=_versions(),
         made_at=datetime.now(UTC),
     )
+
+
+def _charts(config: ReportConfig, bundle: str) -> list[chart.Chart]:
+    """The losses of the trainings that are told, and of the one that made the bundle.
+
+    Raises:
+        DataError: no history where one is told.
+    """
+    charts = []
+    for folder in map(absolute, config.trainings):
+        points = history.read(folder)
+        if not points:
+            raise DataError(f"{folder}: no {history.FILE}, which trainings write; mend the key `trainings`")
+        charts.append(chart.losses_chart(Path(folder).name, points))
+    if bundle:
+        beside = absolute(bundle).rstrip("/")
+        run = beside.removesuffix("/weights")  # a run's weights serve as a bundle; its history lies above them
+        own = [beside, run]
+        if set(own) & set(map(absolute, config.trainings)):
+            own = []  # it is there already
+        with suppress(JoDiffusionError):  # nobody has asked for it, and pairs outlive the bundle that made them
+            points = next((points for one in own if (points := history.read(one))), [])
+            charts.append(chart.losses_chart(f"bundle {Path(run).name}", points))
+    return [one for one in charts if one]
 
 
 def _choose(folder: str, num_shown: int) -> pa.Table:

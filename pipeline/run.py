@@ -1,12 +1,9 @@
-"""Run: a named execution. Its folder, its saved config, its MLflow run, its log."""
+"""Run: a named execution. Its folder, its saved config, its tracker, its log."""
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,72 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import yaml
 
-from pipeline.config import RunConfig, holds_credentials
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, Stopped
 from pipeline.sole_driver import sole_driver
 from pipeline.storage import is_local, write_bytes
+from pipeline.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 
 log = logging.getLogger("jodiffusion")
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
-
-
-@dataclass(frozen=True)
-class Tracker:
-    """One MLflow run that any process may log to; travels to workers as three strings."""
-
-    uri: str
-    run_id: str
-
-    def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Logs numbers at a step."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = [Metric(_legal(key), float(value), now, step) for key, value in values.items()]
-        with _losing_numbers_only():
-            self._client().log_batch(self.run_id, points)
-
-    def picture(self, name: str, picture: np.ndarray) -> None:
-        """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
-        with _losing_numbers_only():
-            self._client().log_image(self.run_id, picture, artifact_file=name)
-
-    def artifact(self, path: str | Path) -> None:
-        """Logs a file."""
-        with _losing_numbers_only():
-            self._client().log_artifact(self.run_id, str(path))
-
-    def parameters(self, values: dict[str, Any]) -> None:
-        """Logs a nested config as flat `a.b` parameters; keys that are there already keep their values."""
-        from mlflow.entities import Param
-
-        with _losing_numbers_only():
-            client = self._client()
-            known = client.get_run(self.run_id).data.params
-            new = [Param(_legal(key), str(value)[:500]) for key, value in flat(values).items()]
-            new = [parameter for parameter in new if parameter.key not in known]
-            for start in range(0, len(new), 100):
-                client.log_batch(self.run_id, params=new[start : start + 100])
-
-    def text(self, name: str, text: str) -> None:
-        """Logs a text as a file."""
-        with _losing_numbers_only():
-            self._client().log_text(self.run_id, text, name)
-
-    def finish(self, status: str) -> None:
-        """Ends the MLflow run as FINISHED, FAILED or KILLED."""
-        with _losing_numbers_only():
-            self._client().set_terminated(self.run_id, status)
-
-    def _client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient(self.uri)
 
 
 @dataclass(frozen=True)
@@ -119,7 +62,7 @@ class Run:
             raise ConfigError(f"runs: {job} keeps its runs in a folder that every machine sees, not yet on {folder}")
         with sole_driver(str(folder)):
             _check_and_save(folder, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
-            tracker = _open_tracker(config, folder, job)
+            tracker = open_tracker(config, folder, job)
             tracker.parameters({**config.dump(), **facts})
             try:
                 yield cls(folder, tracker)
@@ -160,33 +103,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries -> one with dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
-@contextmanager
-def _losing_numbers_only() -> Iterator[None]:
-    """Turns trouble with MLflow into a warning: a server that restarts must not stop hours of work."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        log.warning("MLflow did not take some numbers, the run goes on: %s", error)
-
-
-def _legal(key: str) -> str:
-    """MLflow refuses other characters in names."""
-    return re.sub(r"[^\w./ -]", "_", key)
-
-
 def _has_made_nothing(folder: Path) -> bool:
     kept = (
         "shards/*.parquet",
@@ -197,7 +113,7 @@ def _has_made_nothing(folder: Path) -> bool:
         "tokenizer",
         "*.json",
     )
-    return not any(next(folder.glob(pattern), None) for pattern in kept)
+    return not any(path.name != KNOWN_RUN for pattern in kept for path in folder.glob(pattern))
 
 
 def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[str]) -> None:
@@ -217,37 +133,3 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
                 "the change to go on with this run."
             )
     write_bytes(str(path), yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
-
-
-def _open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    for name in ("alembic", "mlflow"):  # after the import, which sets them
-        logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(config.mlflow_uri)
-    try:
-        experiment = client.get_experiment_by_name(config.experiment)
-        local = config.mlflow_uri.startswith("sqlite:")
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment(
-                config.experiment,
-                artifact_location=(
-                    Path(config.mlflow_uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
-                ).as_uri()
-                if local
-                else None,
-            )
-        )
-        found = client.search_runs([experiment_id], f"tags.folder = '{folder}'", max_results=1)
-        if found:
-            client.update_run(found[0].info.run_id, status="RUNNING")
-            return Tracker(config.mlflow_uri, found[0].info.run_id)
-        created = client.create_run(experiment_id, run_name=config.run, tags={"folder": str(folder), "job": job})
-        return Tracker(config.mlflow_uri, created.info.run_id)
-    except MlflowException as error:
-        where = "its address" if holds_credentials(config.mlflow_uri) else config.mlflow_uri
-        raise ConfigError(f"MLflow at {where} does not answer: {error}; check tracking_uri") from error

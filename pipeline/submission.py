@@ -19,6 +19,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.config import RunConfig, holds_credentials
 from pipeline.errors import ConfigError
+from pipeline.provenance import REVISION, revision
 from pipeline.run import log
 from pipeline.storage import describe
 
@@ -86,13 +87,15 @@ class Submission:
             )
 
     def runtime_env(self) -> dict[str, Any]:
-        """Code without runs and data, pinned dependencies, and where MLflow is."""
+        """Code without runs and data, its commit, pinned dependencies, and where MLflow is."""
         sent = {*SHIPPED}
         if bundle := self._bundle():
             sent.add(str(bundle.relative_to(ROOT)))
         environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, sent), "env_vars": {}}
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
             environment["env_vars"]["MLFLOW_TRACKING_URI"] = uri
+        if commit := revision():  # no history is sent
+            environment["env_vars"][REVISION] = commit
         if self.install:
             environment["pip"] = {"packages": pinned(ROOT), "pip_check": False}
         return environment

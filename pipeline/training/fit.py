@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, Stopped
+from pipeline.provenance import DataDigest
 from pipeline.run import Run, log
 from pipeline.storage import read_bytes
 from pipeline.training import notice
@@ -137,6 +138,8 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         fused_attention=workers.gpus > 0,
     )
     log.info("%s", planned)
+    sets = {"training": config.train, "validation": (config.validation,)}
+    run.tracker.inputs({name: [DataDigest.of(absolute(one)) for one in folders] for name, folders in sets.items()})
     Checkpoints(folder).remove_drafts()
     notice.forget(folder)
     outcome = _run_workers(Assignment(task, config, feed, held_out, run))

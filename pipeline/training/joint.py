@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from models.diffusion import NUM_TIMES, Diffusion, LossWeights, joint_loss
 from models.draws import Draws
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
+from models.labels import LabelSpace
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
-from models.weights import ENCODERS, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
+from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.config import absolute
 from pipeline.errors import ConfigError
 from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
 from pipeline.shards import open_shard, some_shards
 from pipeline.storage import local_copy
-from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.fit import SAFE_TO_CHANGE, WEIGHTS, TrainingConfig, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
 
@@ -68,7 +69,21 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         task = JointTask(config, absolute(f"{config.train[0]}/encoders"), initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
-        return fit(task, config, run)
+        scores = fit(task, config, run)
+        register(config, run, scores)
+        return scores
+
+
+def register(config: JointConfig, run: Run, scores: dict[str, float]) -> None:
+    """Makes the finished bundle a version of the model that is named after the run, in MLflow's registry."""
+    weights = f"{run.folder}/{WEIGHTS}"
+    folder = local_copy(weights)
+    tags = {
+        "digest": digest(folder, ENCODERS + JOINT),
+        "guidance": str(config.guidance),
+        "label_space": LabelSpace.load(folder / "label_space.json").name,
+    }
+    run.tracker.register(weights, config.run, scores, tags)
 
 
 def with_initial(config: JointConfig) -> JointConfig:

@@ -18,8 +18,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import JoDiffusionError
+from pipeline.provenance import device_name
 from pipeline.run import Run, clock, log, set_up_logging
-from pipeline.storage import upload, write_bytes
+from pipeline.storage import read_bytes, upload, write_bytes
+from pipeline.system_metrics import system_metrics
+from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Report, TrainingError, stop_if_unfit, train
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from pipeline.training.fit import TrainingConfig
 
 WEIGHTS, SCORES = "weights", "scores.json"
+FLUSH_S = 20.0
+"""How long the end of a worker waits for an MLflow server that is away."""
 PULSE_S = 1.0
 """Seconds between meetings of all workers, at which they learn that they are to stop."""
 
@@ -65,7 +70,7 @@ class Outcome:
 def work(settings: dict[str, Any]) -> Outcome:
     """What Ray Train runs in each process."""
     try:
-        with contextlib.closing(_Worker(settings["assignment"])) as worker:
+        with contextlib.closing(_Worker(settings["assignment"])) as worker, worker.watched():
             return worker.train()
     except TrainingError as error:  # all workers see the same gradient, so they stop together
         return Outcome(refusal=str(error))
@@ -98,10 +103,23 @@ class _Worker:
         self.feed, self.held_out_feed = assignment.feed, assignment.held_out
         self.held_out: Tensors = {}
         self.meter = Meter(self.recipe, self.run, self.group, self.config.log_every_s, self.state.step)
+        if self.group.leads:
+            history.begin(self.folder, self.state.step * self.recipe.batch_size)
+            self.run.tracker.tags({"device": device_name(self.group.device)})
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits for what is being written, and a moment for MLflow."""
         self.checkpoints.wait()
+        if self.group.leads:
+            self.run.tracker.flush(FLUSH_S)
+
+    def watched(self) -> contextlib.AbstractContextManager[object]:
+        """Logs what this worker's machine does, where no other worker of the machine does so."""
+        context = ray.train.get_context()
+        if context.get_local_rank():
+            return contextlib.nullcontext()
+        node = "" if self.group.leads else f"node-{context.get_node_rank()}"
+        return system_metrics(self.run.tracker, self.config.log_every_s, node)
 
     def go_on(self) -> None:
         """Takes up the newest checkpoint that is whole, if there is one."""
@@ -180,6 +198,7 @@ class _Worker:
         tracker.metrics({f"validation/{name}": value for name, value in evaluation.metrics.items()}, examples)
         for name, picture in evaluation.pictures.items():
             tracker.picture(f"{name}/{examples:010d}.png", picture)
+        history.append(self.folder, {"examples": examples, "validation": evaluation.metrics})
         return evaluation.metrics
 
     def hold_out(self) -> None:
@@ -197,6 +216,9 @@ class _Worker:
             with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
                 # Before the scores: judging must not cost the weights.
                 self.task.save(net, self.held_out, Path(scratch) / WEIGHTS)
+                with contextlib.suppress(FileNotFoundError):  # a bundle shows how it was trained
+                    content = read_bytes(f"{self.folder}/{history.FILE}")
+                    (Path(scratch) / WEIGHTS / history.FILE).write_bytes(content)
                 upload(f"{scratch}/{WEIGHTS}", f"{self.folder}/{WEIGHTS}")
             examples = max(self.recipe.num_examples, self.state.step * self.recipe.batch_size)
             scores = self.evaluated(net, examples)
@@ -267,17 +289,16 @@ class Meter:
             clock(left_s),
             "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
         )
-        self.run.tracker.metrics(
-            {
-                **{f"train/{name}": value for name, value in means.items()},
-                "train/learning_rate": report.learning_rate,
-                "train/examples_per_s": rate,
-                "train/data_wait_share": float(machine[0]),
-                "train/memory_gib": float(machine[1]),
-                "train/workers": self.group.world_size,
-            },
-            report.examples,
-        )
+        numbers = {
+            **means,
+            "learning_rate": report.learning_rate,
+            "examples_per_s": rate,
+            "data_wait_share": float(machine[0]),
+            "memory_gib": float(machine[1]),
+            "workers": self.group.world_size,
+        }
+        self.run.tracker.metrics({f"train/{name}": value for name, value in numbers.items()}, report.examples)
+        history.append(self.run.folder, {"examples": report.examples, **numbers})
 
 
 def _memory_gib(device: torch.device) -> float:

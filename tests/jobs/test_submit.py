@@ -54,8 +54,12 @@ def test_the_entrypoint_is_the_command_without_a_cluster():
 
 def test_credentials_are_not_sent(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://numbers:5000")
+    monkeypatch.setattr("pipeline.submission.revision", lambda: "0123abcd-dirty")
     environment = submission().runtime_env()
-    assert environment["env_vars"] == {"MLFLOW_TRACKING_URI": "http://numbers:5000"}
+    assert environment["env_vars"] == {
+        "MLFLOW_TRACKING_URI": "http://numbers:5000",
+        "JODIFFUSION_REVISION": "0123abcd-dirty",
+    }
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(environment)
 
 

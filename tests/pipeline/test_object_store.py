@@ -91,7 +91,8 @@ def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, tmp_path, mon
     assert pq.read_metadata(io.BytesIO(content)).num_rows == 8
 
     names = sorted(name.removeprefix("bucket/runs/made/").split("/")[0] for name in there.find("bucket/runs/made"))
-    assert set(names) == {"config.yaml", "label_space.json", "manifest.json", "shards", "errors", "throughput.json"}
+    files = {"config.yaml", "label_space.json", "manifest.json", "mlflow.json", "throughput.json"}
+    assert set(names) == {*files, "shards", "errors"}
     everything = b"".join(there.cat_file(name) for name in there.find("bucket/runs")) + caplog.text.encode()
     assert SECRET.encode() not in everything + Path(tmp_path / "mlflow.db").read_bytes()
     assert "create_multipart_upload" not in puts and "copy_object" not in puts, "one PUT, no rename"

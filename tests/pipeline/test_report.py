@@ -17,6 +17,7 @@ from pipeline.errors import DataError, ShardError
 from pipeline.report import ReportConfig, render
 from pipeline.schema import ERROR, PAIR, conform
 from pipeline.shards import write_table
+from pipeline.training import history
 
 NUM_PAIRS = 24
 EVIL = '<script>alert("1")</script>'
@@ -190,6 +191,8 @@ def test_mistakes_are_named(made: Path, tmp_path: Path) -> None:
     (made.parent / "proof" / "proof.json").write_text('{"sets": []}')
     with pytest.raises(DataError, match=r"proof\.json: not what jobs\.train_segmenter writes"):
         page(made, proof=str(made.parent / "proof"))
+    with pytest.raises(DataError, match=r"no-such: no history\.jsonl, which trainings write"):
+        page(made, trainings=[str(tmp_path / "no-such")])
     other = write(tmp_path / "other", 2, "real")
     LabelSpace.custom("other", ("a", "b", "c")).save(other / "label_space.json")
     with pytest.raises(DataError, match="different classes"):
@@ -197,6 +200,35 @@ def test_mistakes_are_named(made: Path, tmp_path: Path) -> None:
     (other / "label_space.json").unlink()
     with pytest.raises(DataError, match=r"label_space\.json"):
         page(other)
+
+
+def test_the_losses_of_trainings_are_drawn(made: Path) -> None:
+    assert 'id="training"' not in page(made)
+    assert "<svg" not in page(made)
+    run = made.parent / EVIL.replace("/", "")
+    for examples in (100, 200):
+        history.append(run, {"examples": examples, "loss": 1 / examples, EVIL: 0.5})
+    history.append(run, {"examples": 200, "validation": {"miou": 0.75}})
+    html = page(made, trainings=[str(run)])
+    assert html.count("<svg ") == 1 and '<a href="#training">' in html
+    assert "examples seen" in html and "loss 0.005" in html and "miou 0.75" in html
+    assert "<script" not in html
+
+
+def test_the_history_beside_the_weights_that_made_the_pairs_is_drawn_unasked(made: Path) -> None:
+    run = made.parent / "joint"
+    for folder in (run / "weights", run):
+        (made / "config.yaml").write_text(f"bundle: {run / 'weights'}\n")
+        for examples in (100, 200):
+            history.append(folder, {"examples": examples, "loss": 0.5})
+        html = page(made)
+        assert html.count("<svg ") == 1 and "<h3>bundle joint</h3>" in html
+        if folder == run:
+            assert page(made, trainings=[str(run)]).count("<svg ") == 1, "not twice"
+        (folder / history.FILE).unlink()
+    assert "<svg" not in page(made)
+    (made / "config.yaml").write_text("bundle: nowhere://x/y\n")
+    assert "<svg" not in page(made)
 
 
 @pytest.mark.parametrize("column", ["image", "mask"])
