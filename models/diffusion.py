@@ -1,7 +1,7 @@
 """The noise process and the joint loss: pure functions of tensors.
 
 Legend: B pairs; a time is a number from 0 (clean) to 1000 (noise), shared by image, CLIP image and mask of a pair; the
-text has a time of its own (UniDiffuser, Eq. 5).
+text has a time of its own (UniDiffuser, Eq. 5), and so has the mask where `Diffusion.mask_time` says so.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 NUM_TIMES = 1000
 Objective = Literal["epsilon", "v", "flow"]
 TextNoise = Literal["independent", "dropout"]
+MaskTime = Literal["shared", "independent"]
 Solver = Literal["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"]
-Denoiser = Callable[[Joint, Tensor, Tensor, Tensor], tuple[Joint, Tensor]]
+Denoiser = Callable[..., tuple[Joint, Tensor]]
+"""As `JoDiffusion.forward`; gets a mask time only where that is not the image's."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Diffusion:
         text_noise: "independent" is the paper's code: text is noised at a time of its own and its noise predicted too.
             "dropout" is the paper's text: clean text, replaced by pure noise for some pairs, and no text loss.
         text_dropout: share of pairs that train without text, 0 to 1 ("dropout" only).
+        mask_time: "shared" is the paper's: one time for image and mask. "independent" noises the mask at a time of its
+            own, so that the network learns masks of given images and images of given masks too (UniDiffuser, section
+            3); it then needs `JoDiffusionConfig.mask_time`.
         beta_start, beta_end: the scaled-linear schedule of Stable Diffusion (not of "flow").
     """
 
@@ -50,6 +55,7 @@ class Diffusion:
     time_shift: float = 1.0
     text_noise: TextNoise = "independent"
     text_dropout: float = 0.1
+    mask_time: MaskTime = "shared"
     beta_start: float = 0.00085
     beta_end: float = 0.012
 
@@ -169,8 +175,11 @@ def joint_loss(
         The scalar loss, and the errors of each modality, weighed by time if `weights` say so (detached).
     """
     times = diffusion.draw_times(draws)
+    own_mask_time = diffusion.mask_time == "independent"
+    mask_times = diffusion.draw_times(draws) if own_mask_time else times
+    at = Joint(times, times, mask_times)
     noise = Joint(*(draws.normal(value.shape[1:]) for value in clean))
-    noisy = Joint(*(diffusion.noised(value, eps, times) for value, eps in zip(clean, noise, strict=True)))
+    noisy = Joint(*(diffusion.noised(value, eps, t) for value, eps, t in zip(clean, noise, at, strict=True)))
 
     text_noise = draws.normal(text.shape[1:])
     if diffusion.text_noise == "independent":
@@ -186,9 +195,11 @@ def joint_loss(
         squared = (predicted.float() - target.float()).square().flatten(1).mean(1)
         return squared * diffusion.min_snr_weights(at, weights.min_snr) if weights.min_snr else squared
 
-    prediction, text_prediction = denoise(noisy, noisy_text, times, text_times)
-    parts = zip(Joint._fields, prediction, clean, noise, strict=True)
-    errors = {name: Errors(error(predicted, value, eps, times), times) for name, predicted, value, eps in parts}
+    prediction, text_prediction = denoise(
+        noisy, noisy_text, times, text_times, *([mask_times] if own_mask_time else [])
+    )
+    parts = zip(Joint._fields, prediction, clean, noise, at, strict=True)
+    errors = {name: Errors(error(predicted, value, eps, t), t) for name, predicted, value, eps, t in parts}
     num_values = {name: getattr(clean, name)[0].numel() for name in Joint._fields}
     if diffusion.text_noise == "independent":
         errors["text"] = Errors(error(text_prediction, text, text_noise, text_times), text_times)

@@ -1,8 +1,9 @@
 """JoDiffusion: one transformer that denoises an image latent and its mask latent together, given text.
 
 Legend: B pairs, T text tokens, E text width, V CLIP image width, C latent channels, S latent side, P patch side,
-D width. Tokens in order: image time, text time, data type, T text, 1 CLIP image, (S/P)^2 image patches, (S/P)^2 mask
-patches. Parameter names are those of the published weights ("label" there is the mask).
+D width. Tokens in order: image time, text time, mask time where it has its own, data type, T text, 1 CLIP image,
+(S/P)^2 image patches, (S/P)^2 mask patches. Parameter names are those of the published weights ("label" there is the
+mask).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class JoDiffusionConfig:
         pre_norm: norm before attention and feed-forward instead of after the residual (the paper norms after).
         shared_positions: start from sine-cosine positions that image and mask patches share, plus one offset each,
             instead of independent random ones. Only the initial values differ.
+        mask_time: one token more, for the mask's own time; belongs to `Diffusion.mask_time` "independent".
     """
 
     latent_size: int = 64
@@ -51,6 +53,7 @@ class JoDiffusionConfig:
     text_prediction_width: int = 0
     pre_norm: bool = False
     shared_positions: bool = False
+    mask_time: bool = False
 
     def __post_init__(self) -> None:
         if self.latent_size % self.patch_size:
@@ -64,6 +67,11 @@ class JoDiffusionConfig:
     def width(self) -> int:
         """D."""
         return self.num_heads * self.head_width
+
+    @property
+    def num_times(self) -> int:
+        """Tokens of times."""
+        return 2 + self.mask_time
 
     @property
     def num_patches(self) -> int:
@@ -100,7 +108,8 @@ class JoDiffusion(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patch_size
-        self.pos_embed = nn.Parameter(torch.zeros(1, 3 + config.num_text_tokens + 2 * config.num_patches, width))
+        num_tokens = config.num_times + config.num_text_tokens + 1 + 2 * config.num_patches
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, width))  # the data type has its own
         self.data_type_pos_embed_token = nn.Parameter(torch.zeros(1, 1, width))
         self.data_type_token_embedding = nn.Embedding(2, width)
         self.pre_text = nn.Linear(config.text_width, config.text_bottleneck)
@@ -137,22 +146,31 @@ class JoDiffusion(nn.Module):
                 self.pos_embed[0, -2 * num_patches : -num_patches] += 0.2 * torch.randn(self.config.width)
                 self.pos_embed[0, -num_patches:] += 0.2 * torch.randn(self.config.width)
 
-    def forward(self, noisy: Joint, text: Tensor, t_image: Tensor, t_text: Tensor) -> tuple[Joint, Tensor]:
+    def forward(
+        self, noisy: Joint, text: Tensor, t_image: Tensor, t_text: Tensor, t_mask: Tensor | None = None
+    ) -> tuple[Joint, Tensor]:
         """Predicts the noise (or, where trained so, the velocity) of every modality.
 
         Args:
-            noisy: latents at time `t_image`.
+            noisy: latents at time `t_image`, the mask's at `t_mask`.
             text: (B, T, E) text embedding at time `t_text`.
             t_image: (B,) the time that image, CLIP image and mask share, 0 (clean) to 1000 (noise).
             t_text: (B,) the time of the text; 0 is clean, 1000 tells the network nothing.
+            t_mask: (B,) the mask's own time, where the network has `mask_time`; None: `t_image`.
 
         Returns:
             Predictions for the joint latents, and for the text (B, T, E or `text_prediction_width`).
+
+        Raises:
+            ValueError: a mask time for a network without.
         """
-        num_text, num_patches = self.config.num_text_tokens, self.config.num_patches
+        if t_mask is not None and not self.config.mask_time:
+            raise ValueError("this network has one time for image and mask; build it with mask_time to give two")
+        num_text, num_patches, num_times = self.config.num_text_tokens, self.config.num_patches, self.config.num_times
         text_tokens = self.text_in(self.pre_text(text))
         dtype = text_tokens.dtype  # of autocast, where that is on
-        times = torch.stack([timestep_embedding(t, self.config.width) for t in (t_image, t_text)], dim=1).to(dtype)
+        given = (t_image, t_text, t_image if t_mask is None else t_mask)[:num_times]
+        times = torch.stack([timestep_embedding(t, self.config.width) for t in given], dim=1).to(dtype)
         data_type = self.data_type_token_embedding.weight[1].expand(len(text), 1, -1)
         tokens = [
             times,
@@ -162,9 +180,10 @@ class JoDiffusion(nn.Module):
             self.vae_img_in(noisy.image),
             self.vae_label_in(noisy.mask),
         ]
-        positions = torch.cat([self.pos_embed[:, :2], self.data_type_pos_embed_token, self.pos_embed[:, 2:]], dim=1)
+        before, behind = self.pos_embed.tensor_split([num_times], dim=1)
+        positions = torch.cat([before, self.data_type_pos_embed_token, behind], dim=1)
         x = self.transformer(torch.cat([part.to(dtype) for part in tokens], dim=1) + positions.to(dtype))
-        _, text_x, clip_x, image_x, mask_x = x.split([3, num_text, 1, num_patches, num_patches], dim=1)
+        _, text_x, clip_x, image_x, mask_x = x.split([num_times + 1, num_text, 1, num_patches, num_patches], dim=1)
         prediction = Joint(
             image=self._to_latent(self.vae_img_out(image_x)),
             clip_image=self.clip_img_out(clip_x),

@@ -136,7 +136,8 @@ def reverse_process(
         noisy = Joint(
             *(part.reshape(-1, *shape[1:]) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True))
         )
-        prediction, _ = denoise(noisy, texts, exact.expand(len(rows)), text_times)
+        image_time, *mask_time = known.own_times(exact.expand(len(rows))) if known else [exact.expand(len(rows))]
+        prediction, _ = denoise(noisy, texts, image_time, text_times, *mask_time)
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
@@ -150,25 +151,35 @@ def reverse_process(
 
 @dataclass(frozen=True)
 class Known:
-    """Parts of the result that are known, held at their noised value along the path.
+    """Parts of the result that are known, held along the path: clean, or at their noised value.
 
-    This is approximate: the network knows only the joint distribution at one time for all parts, so the rest sees the
-    known parts through as much noise as its own (the "replacement" method; Ho et al. 2022, section 3.1).
+    Clean is exact, and for networks that know image and mask at times of their own (UniDiffuser, section 3). Otherwise
+    the network knows only the joint distribution at one time for all parts, so the rest sees the known parts through as
+    much noise as its own, which is approximate (the "replacement" method; Ho et al. 2022, section 3.1).
 
     Attributes:
         clean: (B, N) float32, known latents, flattened side by side as the state is.
         noise: (B, N), of the same pairs.
         is_known: (N,) bool.
         diffusion: the noise process.
+        held_clean: which modality is held clean, with its CLIP embedding where that is the image; empty for none.
     """
 
     clean: Tensor
     noise: Tensor
     is_known: Tensor
     diffusion: Diffusion
+    held_clean: Literal["", "image", "mask"] = ""
+
+    def own_times(self, times: Tensor) -> list[Tensor]:
+        """Times (B,) of image and mask, or the one of both, where the rest is at `times`."""
+        clean = torch.zeros_like(times)
+        return {"": [times], "image": [clean, times], "mask": [times, clean]}[self.held_clean]
 
     def along(self, times: Tensor) -> Held:
         """With the weights of signal and noise at every step's time (steps,), worked out beforehand."""
+        if self.held_clean:
+            return Held(self, torch.ones_like(times), torch.zeros_like(times))
         return Held(self, *self.diffusion.signal_and_noise(times))
 
 

@@ -91,7 +91,7 @@ class PairSampler:
     def masks_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Images (B, H, W, 3) uint8, with prompts that describe them -> pairs of their reconstructions with masks.
 
-        Approximate, see `Known`.
+        Exact or approximate, see `Known`.
         """
         encoders, size = self.bundle.encoders, self.bundle.image_size_px
         self._refuse_misfit(images, (len(prompts), size, size, 3))
@@ -110,7 +110,7 @@ class PairSampler:
     def images_of(self, masks: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Masks (B, H, W) of class ids, with prompts -> pairs of images with the masks' reconstructions.
 
-        Approximate, see `Known`.
+        Exact or approximate, see `Known`.
         """
         vae, labels, size = self.bundle.encoders.annotation_vae, self.bundle.encoders.labels, self.bundle.image_size_px
         self._refuse_misfit(masks, (len(prompts), size, size))
@@ -169,7 +169,14 @@ class PairSampler:
             noise=torch.cat([value.flatten(1) for value in start], dim=1),
             is_known=torch.cat([value.flatten() for value in is_known]).bool(),
             diffusion=self.bundle.diffusion,
+            held_clean=("mask" if "mask" in known else "image") if self._knows_clean_parts() else "",
         )
+
+    def _knows_clean_parts(self) -> bool:
+        """Whether training showed the network clean images with noisy masks, and the other way round; the logit-normal
+        times of flow hardly ever come near 0."""
+        diffusion = self.bundle.diffusion
+        return diffusion.mask_time == "independent" and diffusion.objective != "flow"
 
     def _text(self, prompts: list[str]) -> Tensor:
         """(B, T, E) embedding of `batch_size` prompts; each distinct one is encoded once, at the one batch shape."""

@@ -158,6 +158,7 @@ class Bundle:
             "CLIP image width": (net.clip_image_width, parts.clip_image.config.projection_dim),
             "image latent channels": (net.image_channels, parts.image_vae.config.latent_channels),
             "mask latent channels": (net.mask_channels, parts.annotation_vae.config.latent_channels),
+            "the mask's own time": (net.mask_time, self.diffusion.mask_time == "independent"),
             "classes with background": (parts.labels.num_classes + 1, parts.annotation_vae.config.num_outputs),
             "bits of a class's code": (parts.labels.num_bits, parts.annotation_vae.config.num_bits),
             "pixels a side of masks": (self.image_size_px, net.latent_size * parts.annotation_vae.config.downsampling),
@@ -169,7 +170,7 @@ class Bundle:
         wrong = [f"{name} {a} and {b}" for name, (a, b) in wanted_and_found.items() if a != b]
         if wrong:
             raise WeightsError(
-                f"{where}: its parts are not of one bundle; the joint network and the label space want, the encoders "
+                f"{where}: its parts are not of one bundle; the joint network and the label space want, the others "
                 f"have: {'; '.join(wrong)}"
             )
 

@@ -123,6 +123,11 @@ def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
             f"go into the bundle, are {beside}; encode again under another --run name"
         )
     net = config.net
+    if net.mask_time != (config.diffusion.mask_time == "independent"):
+        raise ConfigError(
+            f"net.mask_time is {net.mask_time}, but diffusion.mask_time is {config.diffusion.mask_time}: independent "
+            "times of image and mask need both --net.mask-time and --diffusion.mask-time independent"
+        )
     wanted = {
         "image_latent": (net.image_channels, net.latent_size, net.latent_size),
         "mask_latent": (net.mask_channels, net.latent_size, net.latent_size),

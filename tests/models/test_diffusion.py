@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.draws import Draws
 from models.jodiffusion import Joint
-from models.reverse import SamplerSettings, reverse_process
+from models.reverse import Known, SamplerSettings, reverse_process
 
 
 def clean_pair(num_pairs: int = 4) -> tuple[Joint, torch.Tensor]:
@@ -172,3 +172,60 @@ def test_ddim_is_the_libraries_ddim():
         torch.testing.assert_close(ours.step(eps, first, state).prev_sample, expected, atol=1e-4, rtol=1e-4)
     else:
         pytest.fail("the grids differ, so the steps cannot be compared")
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
+def test_independent_mask_times_noise_the_mask_alone_at_them(objective):
+    clean, text = clean_pair(32)
+    diffusion = Diffusion(objective=objective, text_noise="dropout", mask_time="independent")
+    seen: dict[str, torch.Tensor] = {}
+
+    def perfect(noisy, noisy_text, t_image, t_text, t_mask):
+        seen.update(image=t_image, mask=t_mask)
+
+        def prediction(value, known, times):
+            signal, noise = (weight.view(-1, *[1] * (value.ndim - 1)) for weight in diffusion.signal_and_noise(times))
+            return diffusion.target(known, (value - signal * known) / noise, times)
+
+        at = Joint(t_image, t_image, t_mask)
+        return Joint(*(prediction(*parts) for parts in zip(noisy, clean, at, strict=True))), noisy_text
+
+    loss, _ = joint_loss(perfect, diffusion, clean, text, LossWeights(), Draws(0, 0, range(32)))
+    assert loss < 1e-6
+    assert not torch.isclose(seen["image"], seen["mask"]).all()
+
+
+@pytest.mark.parametrize("given", ["image", "mask"])
+def test_a_known_part_is_held_clean_where_the_network_knows_its_time(given):
+    clean, _ = clean_pair(2)
+    diffusion = Diffusion(objective="v", mask_time="independent")
+    start = Joint(*(torch.randn_like(part) for part in clean))
+    is_known = Joint(
+        *(torch.full_like(part[0], (name == "mask") == (given == "mask")) for name, part in clean._asdict().items())
+    )
+    known = Known(
+        clean=torch.cat([part.flatten(1) for part in clean], dim=1),
+        noise=torch.cat([part.flatten(1) for part in start], dim=1),
+        is_known=torch.cat([part.flatten() for part in is_known]).bool(),
+        diffusion=diffusion,
+        held_clean=given,
+    )
+    times = []
+
+    def spy(noisy, text, t_image, t_text, t_mask):
+        times.append((t_image[0].item(), t_mask[0].item()))
+        assert torch.equal(getattr(noisy, given), getattr(clean, given).repeat(2, *[1] * (clean.image.ndim - 1)))
+        return noisy, text
+
+    reverse_process(
+        spy,
+        diffusion.scheduler("dpmsolver++2"),
+        start,
+        torch.zeros(2, 5, 12),
+        SamplerSettings(steps=3, guidance=2.0),
+        lambda: torch.zeros(2, 5, 12),
+        known,
+    )
+    own, other = (0, 1) if given == "image" else (1, 0)
+    assert [pair[own] for pair in times] == [0, 0, 0]
+    assert [pair[other] for pair in times] == sorted((pair[other] for pair in times), reverse=True) and times[0][other]

@@ -1,5 +1,7 @@
 """The joint network and its guided sampling loop compute what the reference computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,3 +107,37 @@ def test_every_parameter_gets_a_gradient():
     prediction, text = net(noisy, torch.randn(2, 3, 6), torch.rand(2) * 1000, torch.zeros(2))
     (prediction.image.sum() + prediction.mask.sum() + prediction.clip_image.sum() + text.sum()).backward()
     assert not [name for name, parameter in net.named_parameters() if parameter.grad is None]
+
+
+SMALL = JoDiffusionConfig(
+    latent_size=4,
+    num_heads=2,
+    head_width=8,
+    num_layers=2,
+    num_text_tokens=3,
+    text_width=6,
+    text_bottleneck=5,
+    clip_image_width=7,
+)
+
+
+def answer(net: JoDiffusion, *t_mask: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((2, 4, 4, 4), (2, 1, 7), (2, 4, 4, 4), (2, 3, 6))
+    image, clip_image, mask, text = (torch.randn(size, generator=generator) for size in sizes)
+    prediction, _ = net(Joint(image, clip_image, mask), text, torch.full((2,), 400.0), torch.zeros(2), *t_mask)
+    return prediction.mask
+
+
+@torch.no_grad()
+def test_a_time_of_the_mask_is_one_token_more_and_matters():
+    plain, own = JoDiffusion(SMALL), JoDiffusion(replace(SMALL, mask_time=True))
+    assert set(plain.state_dict()) == set(own.state_dict())
+    assert own.pos_embed.shape[1] == plain.pos_embed.shape[1] + 1
+    assert torch.equal(answer(own), answer(own, torch.full((2,), 400.0))), "the image's, unless it is given"
+    assert not torch.allclose(answer(own), answer(own, torch.zeros(2)), atol=1e-4)
+
+
+def test_a_network_without_a_time_of_the_mask_refuses_one():
+    with pytest.raises(ValueError, match="mask_time"):
+        answer(JoDiffusion(SMALL), torch.zeros(2))

@@ -8,7 +8,9 @@ import torch
 
 import models.jodiffusion
 import models.sampler
+from models.diffusion import Diffusion
 from models.frozen import image_to_latent, latent_to_image
+from models.jodiffusion import JoDiffusion
 from models.labels import GARMENTS, VOC
 from models.reverse import SamplerSettings, with_preset
 from models.sampler import NoiseStreams, PairSampler, classes_and_confidence
@@ -187,6 +189,28 @@ def test_known_parts_come_back(bundle):
     expected_mask, _ = classes_and_confidence(logits, encoders.labels, SETTINGS.confidence_threshold)
     assert (drawn.mask == expected_mask.numpy()).mean() > 0.999
     assert not np.array_equal(drawn.image[0], drawn.image[1])
+
+
+@pytest.mark.parametrize(("objective", "exact"), [("v", True), ("flow", False)])
+def test_given_parts_are_clean_where_training_showed_them_so(bundle, monkeypatch, objective, exact):
+    own = JoDiffusion(replace(bundle.net.config, mask_time=True))
+    diffusion = Diffusion(objective=objective, mask_time="independent")
+    sampler = PairSampler(replace(bundle, net=own, diffusion=diffusion), SETTINGS)
+    times = []
+    forward = sampler.bundle.net.forward
+
+    def spy(noisy, text, t_image, t_text, *t_mask):
+        times.append((t_image[0].item(), *(time[0].item() for time in t_mask)))
+        return forward(noisy, text, t_image, t_text, *t_mask)
+
+    monkeypatch.setattr(sampler.bundle.net, "forward", spy)
+    sampler.masks_of(np.zeros((1, SIZE_PX, SIZE_PX, 3), np.uint8), ["a"], [1])
+    sampler.images_of(np.zeros((1, SIZE_PX, SIZE_PX), np.uint8), ["a"], [1])
+    sampler(["a"], [1])
+    assert [len(found) for found in times] == [1 + exact] * 6 + [1] * 3
+    if exact:
+        assert [found[0] for found in times[:3]] == [found[1] for found in times[3:6]] == [0, 0, 0]
+        assert all(found[0] > 0 for found in times[3:6])
 
 
 def test_compiled_network_gives_the_same_pairs_from_two_graphs(bundle, monkeypatch):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusionConfig
 from models.weights import ENCODERS, digest
 from pipeline.encode import EncodeConfig, EncoderFolders, collect_encoders, find_todo
@@ -78,6 +81,9 @@ def test_stale_latents_are_refused_by_the_training(config):
         optimisation=Optimisation(num_examples=1, batch_size=1),
     )
     assert check_latents(joint) == SHAPES
+    for key, value in (("net", replace(net, mask_time=True)), ("diffusion", Diffusion(mask_time="independent"))):
+        with pytest.raises(ConfigError, match="need both --net.mask-time and --diffusion.mask-time independent"):
+            check_latents(joint.model_copy(update={key: value}))
 
     train_other_encoders(config)
     tiny_encoders().save(config.folder / "encoders")
