@@ -9,12 +9,21 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from upath import UPath
 
 from pipeline.errors import ConfigError
@@ -22,6 +31,8 @@ from pipeline.errors import ConfigError
 C = TypeVar("C", bound="Config")
 
 
+_PARSED: ContextVar[str] = ContextVar("parsed", default="")
+"""What the command-line parser builds configs from; it would print pydantic's own page for a wrong value."""
 NO_CREDENTIALS = "credentials do not belong into a URL; give them in the environment"
 
 
@@ -34,6 +45,16 @@ class Config(BaseModel):
     """Base of every configuration. The text under a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            if not (where := _PARSED.get()):
+                raise
+            raise ConfigError(_explain(error, where)) from error
 
     @field_validator("*", mode="before")
     @classmethod
@@ -117,6 +138,7 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
     _refuse_wrong(config_type, values, path or "command line")
     default = _construct(config_type, values)
     usage = f"{program or Path(sys.argv[0]).name} CONFIG.yaml"
+    token = _PARSED.set("command line")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # values of the file are checked above, but tyro doubts their types
@@ -128,8 +150,8 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
                 description=config_type.__doc__,
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path or "command line")) from error
+    finally:
+        _PARSED.reset(token)
     return _validate(config_type, parsed.model_dump(mode="python"), path or "command line")
 
 

@@ -116,12 +116,20 @@ def _has_made_nothing(folder: Path) -> bool:
     return not any(path.name != KNOWN_RUN for pattern in kept for path in folder.glob(pattern))
 
 
+def _shown(values: dict[str, Any], key: str) -> str:
+    if key not in values:
+        return "(not set)"
+    return str(values[key]) or "(empty)"
+
+
 def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[str]) -> None:
     path = folder / "config.yaml"
     if path.exists() and not _has_made_nothing(folder):  # a first try that failed at once binds nobody
         before, now = flat(yaml.safe_load(path.read_text())), flat(values)
+        if before.get("job") != now["job"]:
+            raise ConfigError(f"{folder} is a run of {before.get('job')}, not of {now['job']}; take another --run name")
         changed = [
-            f"  {key}: {before.get(key, '(not set)')} -> {now.get(key, '(not set)')}"
+            f"  {key}: {_shown(before, key)} -> {_shown(now, key)}"
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not {key, key.split(".")[0]} & changeable
         ]
