@@ -108,8 +108,9 @@ class LabelSpace:
         try:
             fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            why = " ".join(str(error).split())
             raise ValueError(
-                f"label space {str(source)!r}: cannot read it ({' '.join(str(error).split())}); take one of {', '.join(NAMES)}, or a YAML file"
+                f"label space {str(source)!r}: cannot read it ({why}); take one of {', '.join(NAMES)}, or a YAML file"
             ) from error
         if not isinstance(fields, dict) or not fields.keys() >= {"name", "classes"}:
             raise ValueError(f"{path}: a label space has the keys name and classes, background first")

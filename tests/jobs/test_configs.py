@@ -107,3 +107,8 @@ def test_help_explains_every_key(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     assert "--sampler.guidance" in text and "Folder of the weights, a path or a URL." in text
+
+
+def test_a_wrong_value_on_the_command_line_is_one_sentence():
+    with pytest.raises(ConfigError, match=r"^command line: pairs: .*greater than or equal to 1 \(got -4\)$"):
+        parse(GenerateConfig, [str(DEMO / "generate.yaml"), "--pairs", "-4"])
