@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.draws import Draws
 from pipeline.errors import JoDiffusionError
-from pipeline.training.optimisation import Optimisation
+from pipeline.training.optimisation import Optimisation, set_rate
 from pipeline.training.parallel import Group, exchanging, whole
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
@@ -72,13 +72,12 @@ def train(
         norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
         # The norm is that of all workers' gradients, so that all stop together.
         state.unfit_step = torch.where((state.unfit_step < 0) & ~norm.isfinite(), state.step, state.unfit_step)
-        if group.device.type == "cpu" or settings.optimizer == "muon":  # Muon cannot be told to change nothing
+        if group.device.type == "cpu" or settings.optimizer != "adamw":  # others cannot be told to change nothing
             stop_if_unfit(state, losses)
         unfit = (state.unfit_step >= 0).float()
         rate = settings.rate(state.step)
         for optimizer in state.optimizers:
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = parameters["peak_rate"] * rate
+            set_rate(optimizer, rate)
             # A fused optimiser changes nothing where this is 1, as for mixed precision's loss scaling.
             optimizer.found_inf, optimizer.grad_scale = unfit, None  # type: ignore[attr-defined]
             optimizer.step()

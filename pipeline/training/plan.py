@@ -79,8 +79,9 @@ def plan_training(
     largest = max((sum(one.numel() for one in block.parameters()) for block in blocks(net)), default=count)
     sharded = strategy == "fsdp" and world_size > 1
     kept = 1 / world_size if sharded else 1.0
+    one = 1 + FLOAT / 256 if recipe.optimizer == "adamw8bit" else FLOAT  # 8-bit codes have a scale for each block
     remembered = sum(
-        parameter.numel() * FLOAT * (1 if isinstance(optimizer, torch.optim.Muon) else 2)
+        parameter.numel() * one * (1 if isinstance(optimizer, torch.optim.Muon) else 2)
         for optimizer in optimizers(net, recipe)
         for group in optimizer.param_groups
         for parameter in group["params"]
@@ -102,7 +103,7 @@ def plan_training(
     if kept_bytes is not None:
         memory["activations"] = kept_bytes * (HALF / FLOAT if half else 1)
     tokens = recipe.batch_size * int(getattr(net, "num_tokens", 0))
-    return Plan(count, tokens, FLOAT * count * 2 + remembered, memory)
+    return Plan(count, tokens, FLOAT * (2 * count + remembered / one), memory)
 
 
 def activations(task: Task, net: nn.Module, example: Tensors, rows: int, recompute: bool, fused: bool) -> float | None:

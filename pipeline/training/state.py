@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.training.optimisation import Optimisation, optimizers
+from pipeline.training.optimisation import Optimisation, in_float, optimizers, set_rate
 from pipeline.training.parallel import Group, own, put, shard, whole
 
 
@@ -68,7 +68,7 @@ class TrainState:
         """Copies of all tensors on the CPU, whole, in the worker that leads; empty in the others, who must call too."""
         kept: dict[str, Tensor] = {}
         for name, tensor in self.tensors():
-            one = whole(tensor.detach())
+            one = in_float(whole(tensor.detach()))
             if group.leads:
                 kept[name] = one.to("cpu", copy=True).contiguous()
         return kept
@@ -79,25 +79,31 @@ class TrainState:
         Raises:
             DataError: a tensor is missing or has another shape.
         """
-        for parameter_name, parameter in self.net.named_parameters():
-            memory = self._memory(parameter)
-            prefix = f"optimizer.{parameter_name}."
-            for key in [name.removeprefix(prefix) for name in saved if name.startswith(prefix)]:
-                # A fused optimiser counts its steps on the device.
-                memory[key] = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+        if any(name.startswith("optimizer.") for name in saved):
+            self._have_optimizers_remember()
         for name, tensor in self.tensors():
-            if name not in saved or saved[name].shape != tensor.shape:
-                found = tuple(saved[name].shape) if name in saved else "missing"
+            value = saved.get(name)
+            if value is None or value.shape != tensor.shape:
+                found = "missing" if value is None else tuple(value.shape)
                 raise DataError(
                     f"{where}: {name} is {found}, the network has {tuple(tensor.shape)}; this checkpoint is of another "
                     "network: take another --run name"
                 )
-            put(tensor, saved[name])
+            put(tensor, value)
 
     def averaged(self, group: Group) -> dict[str, Tensor]:
         """The averaged weights on the CPU, whole, in the worker that leads; the others must call too."""
         found = {name: whole(tensor) for name, tensor in self.average.state_dict().items()}
         return {name: tensor.cpu() for name, tensor in found.items()} if group.leads else {}
+
+    def _have_optimizers_remember(self) -> None:
+        """Optimisers make room for what they remember at their first step: one that changes nothing."""
+        for parameter in self.net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for optimizer in self.optimizers:
+            set_rate(optimizer, 0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     def _memory(self, parameter: Tensor) -> dict[str, Tensor]:
         """What the optimiser of a parameter remembers of it."""

@@ -97,6 +97,36 @@ def test_stopped_and_resumed_equals_never_stopped():
             assert torch.equal(value, theirs.state_dict()[name]), name
 
 
+def test_states_of_eight_bits_are_saved_and_gone_on_with():
+    pytest.importorskip("torchao")
+
+    class Wide(Doubling):
+        def build(self):
+            return nn.Sequential(nn.Linear(1, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
+
+    def fresh():
+        torch.manual_seed(0)
+        return TrainState(Wide().build(), settings)
+
+    def losses_of(state, steps):
+        reports = train(Wide(), state.net, state, batches(state.step), settings)
+        return [losses(report)["loss"] for report in itertools.islice(reports, steps)]
+
+    settings = recipe(optimizer="adamw8bit")
+    whole = losses_of(fresh(), 20)
+    first = fresh()
+    losses_of(first, 10)
+    saved = first.snapshot(Group())
+    second = fresh()
+    second.restore(saved, where="here")
+    second.step = 10
+
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    # Their codes have no -1, so that blocks whose largest number is negative are rounded once more.
+    assert losses_of(second, 10) == pytest.approx(whole[10:], rel=0.05)
+    assert whole[-1] < whole[0]
+
+
 def test_a_checkpoint_of_another_network_is_refused():
     saved = {**fresh(recipe()).snapshot(Group()), "net.0.weight": torch.zeros(2, 2)}
     with pytest.raises(DataError, match=r"net.0.weight is \(2, 2\), the network has \(8, 1\).*another --run"):
