@@ -52,9 +52,9 @@ class Telling(ray.train.UserCallback):
             log.warning("worker %d was lost (%s); all begin again from the last checkpoint", rank, lines[-1][:200])
 
 
-def heard(run: str, *, leads: bool) -> Notice:
-    """What this worker has been told so far. Only the leading one looks for the file, which may be on a store."""
-    if leads and is_file(_stop_file(run)):
+def heard(run: str, *, looks: bool) -> Notice:
+    """What this worker has been told so far; with `looks`, by the file too. One worker need look."""
+    if looks and is_file(_stop_file(run)):
         return Notice.STOP
     return Notice.LEAVE if _leaving.is_set() else Notice.NONE
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import resource
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +17,15 @@ from torch import nn
 
 from pipeline.errors import JoDiffusionError
 from pipeline.provenance import device_name
-from pipeline.run import Run, clock, log, set_up_logging
+from pipeline.run import Run, log, set_up_logging
 from pipeline.storage import read_bytes, upload, write_bytes
 from pipeline.system_metrics import system_metrics
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Report, TrainingError, stop_if_unfit, train
-from pipeline.training.notice import Notice, drained, heard
+from pipeline.training.meter import Meter
+from pipeline.training.notice import Notice
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 WEIGHTS, SCORES = "weights", "scores.json"
 FLUSH_S = 20.0
 """How long the end of a worker waits for an MLflow server that is away."""
-PULSE_S = 1.0
-"""Seconds between meetings of all workers, at which they learn that they are to stop."""
 
 
 class Leaving(Exception):  # noqa: N818 (nothing went wrong)
@@ -229,80 +226,3 @@ class _Worker:
 def _due(report: Report, recipe: Optimisation, every: int) -> bool:
     """Whether this step is the first at or behind a multiple of `every` examples."""
     return report.examples // every > (report.examples - recipe.batch_size) // every
-
-
-class Meter:
-    """Sums up steps, and has all workers meet about once a second at a step that they agree on: they then exchange what
-    they were told, and, where it is time, the numbers that are printed and logged. Nothing else waits for the device.
-    """
-
-    def __init__(self, recipe: Optimisation, run: Run, group: Group, every_s: float, step: int) -> None:
-        self.recipe, self.run, self.group, self.every_s = recipe, run, group, every_s
-        self.first_step = self.last_step = step
-        self.meeting = step + 1
-        self.began = self.logged = time.monotonic()
-        self.sums: Tensors = {}
-        self.waited_s = 0.0
-
-    def __call__(self, report: Report) -> Notice:
-        """Counts a step; returns what workers have been told, if they met at this step."""
-        norm = torch.stack([report.gradient_norm.detach().float(), torch.ones_like(report.gradient_norm)])
-        for name, value in {**report.losses, "gradient_norm": norm}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.waited_s += report.waited_s
-        ends = report.step == self.recipe.num_steps
-        if report.step < self.meeting and not ends:
-            return Notice.NONE
-        now = time.monotonic()
-        leads = self.group.leads
-        pace = (now - self.began) / (report.step - self.first_step)
-        word = [
-            float(heard(str(self.run.folder), leads=leads)),
-            float(report.step + max(1, round(PULSE_S / pace))) if leads else 0.0,
-            float(leads and (now - self.logged >= self.every_s or ends)),
-        ]
-        notice, meeting, logs = self.group.greatest(torch.tensor(word, dtype=torch.float64)).tolist()
-        self.meeting = int(meeting)
-        if logs:
-            self.log(report, now)
-        return max(Notice(int(notice)), drained())
-
-    def log(self, report: Report, now: float) -> None:
-        """Prints and logs means of the steps since the last line, with the time that is left."""
-        names = sorted(self.sums)
-        totals = self.group.total(torch.stack([self.sums[name].float() for name in names]))
-        means = {name: float(total / count) for name, (total, count) in zip(names, totals, strict=True) if count}
-        lately_s, steps = now - self.logged, report.step - self.last_step
-        machine = self.group.greatest(torch.tensor([self.waited_s / lately_s, _memory_gib(self.group.device)]))
-        self.sums, self.waited_s, self.logged, self.last_step = {}, 0.0, now, report.step
-        if not self.group.leads:
-            return
-        rate = steps * self.recipe.batch_size / lately_s
-        left_s = (self.recipe.num_steps - report.step) * self.recipe.batch_size / rate
-        shown = {name: value for name, value in means.items() if name != "gradient_norm" and "/" not in name}
-        log.info(
-            "%3.0f %%  %d of %d examples  %.0f/s  %s left  %s",
-            100 * report.examples / self.recipe.num_examples,
-            report.examples,
-            self.recipe.num_examples,
-            rate,
-            clock(left_s),
-            "  ".join(f"{name} {value:.4f}" for name, value in shown.items()),
-        )
-        numbers = {
-            **means,
-            "learning_rate": report.learning_rate,
-            "examples_per_s": rate,
-            "data_wait_share": float(machine[0]),
-            "memory_gib": float(machine[1]),
-            "workers": self.group.world_size,
-        }
-        self.run.tracker.metrics({f"train/{name}": value for name, value in numbers.items()}, report.examples)
-        history.append(self.run.folder, {"examples": report.examples, **numbers})
-
-
-def _memory_gib(device: torch.device) -> float:
-    """The most that this process has held so far, on its GPU or, without one, on the machine."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
