@@ -82,7 +82,10 @@ class _Worker:
         self.task, self.config, self.run = assignment.task, assignment.config, assignment.run
         self.recipe, self.folder = self.config.optimisation, str(self.run.folder)
         context = ray.train.get_context()
-        self.group = Group(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+        device = ray.train.torch.get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # whoever asks for "cuda" without a number means this one
+        self.group = Group(context.get_world_rank(), context.get_world_size(), device)
         if self.config.workers.threads:
             torch.set_num_threads(self.config.workers.threads)
         set_up_logging()
@@ -176,14 +179,13 @@ class _Worker:
         net.load_state_dict(weights)
         return net
 
-    def judge(self, examples: int, net: nn.Module | None = None) -> float:
+    def judge(self, examples: int) -> float:
         """Scores the averaged weights on held-out data, in the worker that leads; lower is better. All must ask."""
-        net = net or self.averaged()
+        net = self.averaged()
         if not self.group.leads:
             return math.nan
-        self.scores = self.evaluated(net, examples)
         key, sign = self.task.judged_by
-        return sign * self.scores[key]
+        return sign * self.evaluated(net, examples)[key]
 
     def evaluated(self, net: nn.Module, examples: int) -> dict[str, float]:
         self.hold_out()
