@@ -1,9 +1,10 @@
 """What each training objective does on the built-in data: which noise, what is predicted, what weighs how much.
 
 `python -m benchmarks.objective` in one process, without Ray, behind the demo's training, whose pairs, latents and
-encoders it takes (an hour a seed on one core; stop it at any time, the same command goes on). Each option trains the same small network on the same
-latents, as often as there are seeds, and makes pairs of the same prompts with the same seeds. The same segmenter is
-then trained on those alone and tested on real held-out pairs. Weights are averaged ones throughout.
+encoders it takes (an hour a seed on one core; stop it at any time, the same command goes on). Each option trains the
+same small network on the same latents, as often as there are seeds, and makes pairs of the same prompts with the same
+seeds. The same segmenter is then trained on those alone and tested on real held-out pairs. Weights are averaged ones
+throughout.
 """
 
 from __future__ import annotations
