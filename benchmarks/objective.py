@@ -1,9 +1,10 @@
 """What each training objective does on the built-in data: which noise, what is predicted, what weighs how much.
 
 `python -m benchmarks.objective` in one process, without Ray, behind the demo's training, whose pairs, latents and
-encoders it takes; stop it at any time, the same command goes on. Each option trains the same small network on the same
-latents, as often as there are seeds, and makes pairs of the same prompts with the same seeds. The same segmenter is
-then trained on those alone and tested on real held-out pairs. Weights are averaged ones throughout.
+encoders it takes (an hour a seed on one core; stop it at any time, the same command goes on). Each option trains the
+same small network on the same latents, as often as there are seeds, and makes pairs of the same prompts with the same
+seeds. The same segmenter is then trained on those alone and tested on real held-out pairs. Weights are averaged ones
+throughout.
 """
 
 from __future__ import annotations
@@ -86,15 +87,15 @@ def main() -> None:
         ("runs", "runs", "where the demo was trained"),
         ("out", "runs/objective", "folder of the results"),
         ("config", "jobs/configs/demo/joint.yaml", "the preset"),
-        ("examples", 20_000, "that each joint training sees"),
+        ("examples", 96_000, "that each joint training sees"),
         ("patch-size", 4, "of the joint network"),
         ("heads", 2, "of the joint network"),
         ("layers", 4, "of the joint network"),
-        ("rate", 1.0, "of the joint training, in learning rates of the preset"),
-        ("pairs", 768, "that each option makes"),
+        ("rate", 3.0, "of the joint training, in learning rates of the preset"),
+        ("pairs", 640, "that each option makes"),
         ("judge-pairs", 2048, "real pairs that the judge of agreement is trained on"),
         ("test-pairs", 1024, "real pairs that segmenters are tested on"),
-        ("epochs", 12, "of every segmenter"),
+        ("epochs", 16, "of every segmenter"),
         ("width", 24, "of every segmenter"),
         ("seeds", 3, "trainings of each option"),
     )
