@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from pipeline.cluster import cluster
 from pipeline.config import Workers
 from pipeline.run import Run, set_up_logging
 from pipeline.shards import write_table
+from pipeline.training import history
 from pipeline.training.feed import Feed
 from pipeline.training.fit import fit
 from pipeline.training.joint import JointConfig, JointTask
@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4096, help="latents to read from")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of torch; with one fewer than cores Ray has one for itself"
+    )
     parser.add_argument("--part", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -74,7 +77,7 @@ def main() -> None:
         return
     set_up_logging()
     device = Group(device=_device()).device
-    print(f"{datetime.date.today()}  {chip(device)}  {torch.get_num_threads()} threads  {' '.join(sys.orig_argv)}")
+    print(f"{datetime.date.today()}  {chip(device)}  {options.threads} threads  {' '.join(sys.orig_argv)}")
     with tempfile.TemporaryDirectory() as folder, cluster():  # cluster() sets what workers and parts inherit
         save_latents(config_of(options).net, options.rows, f"{folder}/latents")
         found: dict[str, list[float]] = {}
@@ -106,7 +109,7 @@ def in_a_process(way: str, folder: str) -> float:
 
 def measure(options: argparse.Namespace) -> float:
     """Seconds of `steps` steps of one way, behind five that warm up."""
-    torch.set_num_threads(_threads())
+    torch.set_num_threads(options.threads)
     steps = ours(options) if options.part == "ours" else reference(options, options.part.endswith("float16"))
     for _ in range(5):
         next(steps)
@@ -166,9 +169,14 @@ def under_ray(options: argparse.Namespace, folder: str, round_: int) -> float:
     )
     config = config.model_copy(update={"validation": f"{folder}/latents", "validation_rows": 8})
     with Run.open(config, "benchmark") as run:
-        scores = fit(Quiet(config, "", "", task_of(config).shapes), config, run)
-    # Its first steps are slow as everywhere; others leave theirs out.
-    return scores["training_s"] * options.steps / (options.steps + 5)
+        fit(Quiet(config, "", "", task_of(config).shapes), config, run)
+    points = [point for point in history.read(run.folder) if "examples_per_s" in point]
+    waited = max(point["data_wait_share"] for point in points[1:])
+    print(f"under Ray Train: steps wait for data at most {waited:.2%} of their time")
+    # The first point has the slow first steps, which the others leave out.
+    seconds = sum((now["examples"] - before["examples"]) / now["examples_per_s"] for before, now in pairwise(points))
+    rows = points[-1]["examples"] - points[0]["examples"]
+    return seconds * options.steps * options.batch_size / rows
 
 
 class Quiet(JointTask):
@@ -229,8 +237,8 @@ def config_of(options: argparse.Namespace) -> JointConfig:
             num_examples=(options.steps + 5) * options.batch_size, batch_size=options.batch_size, learning_rate=1e-4
         ),
         recompute_activations=full,
-        workers=Workers(threads=_threads(), gpus=1 if torch.cuda.is_available() else 0),
-        log_every_s=5.0,
+        workers=Workers(threads=options.threads, gpus=1 if torch.cuda.is_available() else 0),
+        log_every_s=4.0,
         checkpoint_examples=10**9,
     )
 
@@ -261,10 +269,6 @@ def save_latents(net: JoDiffusionConfig, rows: int, folder: str) -> None:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _threads() -> int:
-    return min(2, os.cpu_count() or 1)
 
 
 if __name__ == "__main__":
