@@ -1,7 +1,7 @@
 """Training the joint network, in one run: under Ray Train against the same loop without Ray, both against the
 reference's way; and what Ray Data's `streaming_split` gives against the feed that trainings read from.
 
-`python -m benchmarks.training` (about ten minutes on two cores, with the demo's network). On a GPU, `--size full` takes
+`python -m benchmarks.training` (about ten minutes on two cores, with the demo's network and one thread). On a GPU, `--size full` takes
 the paper's network and adds the share of the chip's peak. Each way runs in a process of its own, twice; the better
 counts.
 """
@@ -66,9 +66,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4096, help="latents to read from")
-    parser.add_argument(
-        "--threads", type=int, default=2, help="of torch; with one fewer than cores Ray has one for itself"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch; leave Ray a core for itself")
     parser.add_argument("--part", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
