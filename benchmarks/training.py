@@ -1,9 +1,9 @@
 """Training the joint network, in one run: under Ray Train against the same loop without Ray, both against the
 reference's way; and what Ray Data's `streaming_split` gives against the feed that trainings read from.
 
-`python -m benchmarks.training` (about ten minutes on two cores, with the demo's network and one thread). On a GPU, `--size full` takes
-the paper's network and adds the share of the chip's peak. Each way runs in a process of its own, twice; the better
-counts.
+`python -m benchmarks.training` (about ten minutes on two cores, with the demo's network and one thread). On a GPU,
+`--size full` takes the paper's network and adds the share of the chip's peak. Each way runs in a process of its own,
+twice; the better counts.
 """
 
 from __future__ import annotations
