@@ -161,7 +161,7 @@ def reference(options: argparse.Namespace, float16: bool) -> Iterator[None]:
 
 
 def under_ray(options: argparse.Namespace, folder: str, round_: int) -> float:
-    """Seconds of the same steps in a worker of Ray Train, with its meetings, log and final checkpoint."""
+    """Seconds of the same steps in a worker of Ray Train, with its meetings and log."""
     config = config_of(options).model_copy(
         update={"run": f"ray-{round_}", "runs": f"{folder}/runs", "train": (f"{folder}/latents",)}
     )
@@ -169,6 +169,8 @@ def under_ray(options: argparse.Namespace, folder: str, round_: int) -> float:
     with Run.open(config, "benchmark") as run:
         fit(Quiet(config, "", "", task_of(config).shapes), config, run)
     points = [point for point in history.read(run.folder) if "examples_per_s" in point]
+    if len(points) < 2:
+        raise SystemExit("under Ray Train it was over too soon to be measured; give more --steps")
     waited = max(point["data_wait_share"] for point in points[1:])
     print(f"under Ray Train: steps wait for data at most {waited:.2%} of their time")
     # The first point has the slow first steps, which the others leave out.

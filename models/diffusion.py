@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -91,8 +92,7 @@ class Diffusion:
         """Weights of clean value and noise at `times` (B,), each (B,) float32 (DDPM, Eq. 4, or a straight line)."""
         if self.objective == "flow":
             return 1 - times / NUM_TIMES, times / NUM_TIMES
-        betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, NUM_TIMES, dtype=torch.float32) ** 2
-        kept = torch.cumprod(1 - betas, dim=0).to(times.device)[times.long()]
+        kept = _kept_signal(self.beta_start, self.beta_end, times.device)[times.long()]
         return kept.sqrt(), (1 - kept).sqrt()
 
     def draw_times(self, draws: Draws) -> Tensor:
@@ -131,6 +131,15 @@ class Diffusion:
             weight.view(-1, *[1] * (like.ndim - 1)) for weight in self.signal_and_noise(times)
         )
         return signal_weight, noise_weight
+
+
+@lru_cache(8)
+def _kept_signal(beta_start: float, beta_end: float, device: torch.device) -> Tensor:
+    """(NUM_TIMES,) float32 share of the clean value's variance that is left at each time (DDPM, Eq. 4), worked out on
+    the CPU for all devices alike, and copied to each once: a copy makes the host wait for the device."""
+    with torch.inference_mode(False):
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, NUM_TIMES, dtype=torch.float32, device="cpu") ** 2
+        return torch.cumprod(1 - betas, dim=0).to(device)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from pipeline.storage import describe
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
 MAX_BUNDLE_BYTES = 200 * 2**20
+STOP_WAIT_S = 600
+"""How long a job that is stopped may take to save what it has."""
 OF_THE_CLUSTER = ("ray", "torch")
 """Packages that the machines bring: their versions go with the cluster's and the driver's of the GPU."""
 
@@ -91,7 +93,9 @@ class Submission:
         sent = {*SHIPPED}
         if bundle := self._bundle():
             sent.add(str(bundle.relative_to(ROOT)))
-        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, sent), "env_vars": {}}
+        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, sent)}
+        # Ray kills a stopped job three seconds after it was asked to end: too soon to save a large network.
+        environment["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
             environment["env_vars"]["MLFLOW_TRACKING_URI"] = uri
         if commit := revision():  # no history is sent

@@ -43,6 +43,10 @@ class Facts:
     score: float = math.nan
 
 
+class BrokenCheckpointError(DataError):
+    """A checkpoint that is there and can be read, but is not what was written."""
+
+
 class Checkpoints:
     """Those of one run. One worker writes and removes; any may read.
 
@@ -56,6 +60,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self._scores: dict[int, float] = {}
+        self._broken: set[int] = set()
         self.written_s = 0.0
         """What the last write took, beside the training."""
 
@@ -90,14 +95,22 @@ class Checkpoints:
         self._pending = None
 
     def newest(self) -> int:
-        """Step of the newest checkpoint that is whole; -1 where there is none. Broken ones are told and passed over."""
-        for step in self.steps():
+        """Step of the newest checkpoint that is whole; -1 where there are none. Broken ones are told and passed over.
+
+        Raises:
+            DataError: one cannot be read, or all are broken: nobody's work is begun anew without a word.
+        """
+        steps = self.steps()
+        for step in steps:
             try:
                 with tempfile.TemporaryDirectory() as scratch:
                     _verify(_local(self.path(step), scratch))
                 return step
-            except DataError as error:
+            except BrokenCheckpointError as error:
+                self._broken.add(step)
                 log.warning("%s; taking the checkpoint before it", error)
+        if steps:
+            raise DataError(f"{self.folder}: all checkpoints are broken; remove the folder to begin this training anew")
         return -1
 
     @contextmanager
@@ -127,13 +140,18 @@ class Checkpoints:
             log.warning("checkpoint of step %d was not kept: %s", facts.step, describe(error))
             return
         self._scores[facts.step] = facts.score
-        self._remove_others()
+        try:
+            self._remove_others(facts.step)
+        except DataError as error:
+            log.warning("old checkpoints stay for now: %s", error)
         self.written_s = time.monotonic() - began
 
-    def _remove_others(self) -> None:
+    def _remove_others(self, newest: int) -> None:
+        """Keeps the newest and the best; those behind `newest` are broken, or it would not have been written."""
         steps = self.steps()
-        kept = set(steps[: self.keep])
-        scores = {step: self._score(step) for step in steps}
+        whole = [step for step in steps if step <= newest and step not in self._broken]
+        kept = set(whole[: self.keep])
+        scores = {step: self._score(step) for step in whole}
         judged = {step: score for step, score in scores.items() if not math.isnan(score)}
         if judged:
             kept.add(min(judged, key=lambda step: (judged[step], -step)))
@@ -150,7 +168,7 @@ class Checkpoints:
             try:
                 with self.open(step) as (_, facts):
                     self._scores[step] = facts.score
-            except DataError:
+            except BrokenCheckpointError:
                 self._scores[step] = math.nan
         return self._scores[step]
 
@@ -190,8 +208,10 @@ def _opened(path: str) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
             yield file
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: broken checkpoint ({describe(error)})") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {describe(error)}; mend access to it") from error
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BrokenCheckpointError(f"{path}: broken checkpoint ({describe(error)})") from error
 
 
 def _verify(path: str) -> None:
@@ -199,7 +219,7 @@ def _verify(path: str) -> None:
         expected = json.loads((file.metadata() or {})["checksums"])
         for name in file.keys():  # noqa: SIM118 (no dictionary)
             if _checksum(file.get_tensor(name)) != expected.get(name):
-                raise DataError(f"{path}: broken checkpoint ({name} is not what was written)")
+                raise BrokenCheckpointError(f"{path}: broken checkpoint ({name} is not what was written)")
         _facts(file)
 
 

@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.cluster import require
 from pipeline.config import RunConfig, Workers, absolute
-from pipeline.errors import ConfigError, Stopped
+from pipeline.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.provenance import DataDigest
 from pipeline.run import Run, log
 from pipeline.storage import read_bytes
@@ -49,7 +49,7 @@ SAFE_TO_CHANGE = frozenset(
 )
 PATIENCE_S = 3600
 """How long workers wait for the one that judges or writes."""
-RESIZE_S = 60.0
+RESIZE_S = 300.0
 """How often it is looked for room for more workers; to take them in, all begin again from the last checkpoint."""
 
 
@@ -86,7 +86,7 @@ class TrainingConfig(RunConfig):
     log_every_s: float = Field(10.0, gt=0)
     """Seconds between progress lines and MLflow points."""
     max_failures: int = Field(3, ge=0)
-    """Restarts from the last checkpoint after a worker is lost."""
+    """Restarts from the last checkpoint after workers are lost, until a new one is made; then it counts anew."""
 
 
 def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
@@ -147,39 +147,71 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         raise TrainingError(outcome.refusal)
     if outcome.stopped >= 0:
         raise Stopped(f"stopped at step {outcome.stopped:,} of {recipe.num_steps:,}, which is saved in {folder}")
-    return cast(dict[str, float], _scores(folder))
+    if (scores := _scores(folder)) is None:
+        raise TrainingError(
+            f"{folder}: the workers left no {SCORES}; the key `runs` must be a folder that all machines see"
+        )
+    return scores
 
 
 def _run_workers(assignment: Assignment) -> Outcome:
+    """Runs all workers to the end, from the newest checkpoint on as often as one more was made since the last time.
+
+    Raises:
+        JoDiffusionError: the user's mistake that a worker met again and again.
+        TrainingError: workers were lost too often without getting on.
+    """
+    config, folder = assignment.config, str(assignment.run.folder)
+    checkpoints = Checkpoints(folder)
+    while True:
+        began_at = max(checkpoints.steps(), default=-1)
+        try:
+            # Ray keeps nothing there that matters: checkpoints are the run's own.
+            with tempfile.TemporaryDirectory() as scratch, _stopping(folder) as wait_for:
+                trainer = _trainer(assignment, scratch)
+                return cast(Outcome, wait_for(trainer.fit).return_value)
+        except ray.train.TrainingFailedError as error:
+            if cause := _mistake(error):
+                raise cause from error
+            if max(checkpoints.steps(), default=-1) > began_at:
+                log.warning("%s: workers were lost often, but it got on; beginning again", config.run)
+                continue
+            raise TrainingError(
+                f"{config.run}: workers were lost more than max_failures={config.max_failures} times without a new "
+                f"checkpoint; the same command goes on from the last one.\n{error}"
+            ) from error
+
+
+def _mistake(error: ray.train.TrainingFailedError) -> JoDiffusionError | None:
+    """The user's mistake behind a failure, where it was one."""
+    for found in getattr(error, "worker_failures", {}).values():
+        cause = getattr(found, "_base_exc", found)
+        if isinstance(cause, JoDiffusionError):
+            return cause
+    return None
+
+
+def _trainer(assignment: Assignment, scratch: str) -> Any:
     config = assignment.config
     workers = config.workers
-    with tempfile.TemporaryDirectory() as scratch:  # Ray keeps nothing that matters: checkpoints are the run's own
-        trainer = TorchTrainer(
-            cast(Any, work),
-            train_loop_config={"assignment": assignment},
-            torch_config=TorchConfig(timeout_s=PATIENCE_S),
-            scaling_config=cast(Any, ScalingConfig)(  # Ray annotates the one of its earlier trainer
-                num_workers=(config.min_workers, workers.num) if config.min_workers else workers.num,
-                use_gpu=workers.gpus > 0,
-                elastic_resize_monitor_interval_s=RESIZE_S,
-                resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
-            ),
-            run_config=cast(Any, ray.train.RunConfig)(
-                name=config.run,
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=config.max_failures),
-                callbacks=[notice.Listening(), notice.Telling()],
-                logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),  # Telling says what a user needs
-            ),
-        )
-        try:
-            with _stopping(str(assignment.run.folder)) as wait_for:
-                return cast(Outcome, cast(Any, wait_for(trainer.fit)).return_value)
-        except ray.train.TrainingFailedError as error:
-            raise TrainingError(
-                f"{config.run}: workers were lost more than max_failures={config.max_failures} times; the same command "
-                f"goes on from the last checkpoint.\n{error}"
-            ) from error
+    return TorchTrainer(
+        cast(Any, work),
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(timeout_s=PATIENCE_S),
+        scaling_config=cast(Any, ScalingConfig)(  # Ray annotates the one of its earlier trainer
+            num_workers=(config.min_workers, workers.num) if config.min_workers else workers.num,
+            use_gpu=workers.gpus > 0,
+            elastic_resize_monitor_interval_s=RESIZE_S,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
+        run_config=cast(Any, ray.train.RunConfig)(
+            name=config.run,
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[notice.Listening(), notice.Telling()],
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),  # Telling says what a user needs
+        ),
+    )
 
 
 @contextlib.contextmanager

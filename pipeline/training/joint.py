@@ -194,7 +194,8 @@ class JointTask:
             for name, value in {"loss": loss.expand(num_rows), **parts}.items():
                 found.setdefault(name, []).append(value.float())
         metrics = {name: float(torch.cat(values).nanmean()) for name, values in found.items()}
-        return Evaluation({name: value for name, value in metrics.items() if value == value}, self._samples(net))
+        seen = {name: value for name, value in metrics.items() if value == value or "/" not in name}
+        return Evaluation(seen, self._samples(net))
 
     def _samples(self, net: nn.Module) -> dict[str, np.ndarray]:
         prompts = [prompt for prompt in self.config.preview_prompts if prompt][: self.config.preview.batch_size]

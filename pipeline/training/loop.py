@@ -111,7 +111,8 @@ def accumulate_gradients(
     """
     rows = group.rows(settings.batch_size)
     sums: Tensors = {}
-    bounds = [len(rows) * part // settings.accumulation for part in range(settings.accumulation + 1)]
+    num_parts = min(settings.accumulation, len(rows))  # of many workers, each may have fewer rows than parts
+    bounds = [len(rows) * part // num_parts for part in range(num_parts + 1)]
     for start, end in pairwise(bounds):
         part = {name: value[start:end].to(group.device, non_blocking=True) for name, value in batch.items()}
         draws = Draws(seed, step, rows[start:end], group.device)

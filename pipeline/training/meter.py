@@ -32,6 +32,8 @@ class Meter:
         self.recipe, self.run, self.group, self.every_s = recipe, run, group, every_s
         self.first_step = self.last_step = step
         self.meeting, self.meetings = step + 1, 0
+        self.met = False
+        """Whether the workers met at the last step, and so waited for the device."""
         self.is_near = is_local(str(run.folder))
         self.began = self.logged = time.monotonic()
         self.sums: Tensors = {}
@@ -44,7 +46,8 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.waited_s += report.waited_s
         ends = report.step == self.recipe.num_steps
-        if report.step < self.meeting and not ends:
+        self.met = report.step >= self.meeting or ends
+        if not self.met:
             return Notice.NONE
         now = time.monotonic()
         leads = self.group.leads
@@ -66,7 +69,8 @@ class Meter:
         """Prints and logs means of the steps since the last line, with the time that is left."""
         names = sorted(self.sums)
         totals = self.group.total(torch.stack([self.sums[name].float() for name in names]))
-        means = {name: float(total / count) for name, (total, count) in zip(names, totals, strict=True) if count}
+        pairs = zip(names, totals.tolist(), strict=True)
+        means = {name: total / count for name, (total, count) in pairs if count}
         lately_s, steps = now - self.logged, report.step - self.last_step
         machine = self.group.greatest(torch.tensor([self.waited_s / lately_s, _memory_gib(self.group.device)]))
         self.sums, self.waited_s, self.logged, self.last_step = {}, 0.0, now, report.step

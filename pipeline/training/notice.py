@@ -14,6 +14,7 @@ from enum import IntEnum
 import ray.train
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
+from pipeline.errors import DataError
 from pipeline.run import log, set_up_logging
 from pipeline.storage import filesystem_of, is_file, write_bytes
 
@@ -54,8 +55,10 @@ class Telling(ray.train.UserCallback):
 
 def heard(run: str, *, looks: bool) -> Notice:
     """What this worker has been told so far; with `looks`, by the file too. One worker need look."""
-    if looks and is_file(_stop_file(run)):
-        return Notice.STOP
+    if looks:
+        with contextlib.suppress(DataError):  # a store that does not answer now will be asked again
+            if is_file(_stop_file(run)):
+                return Notice.STOP
     return Notice.LEAVE if _leaving.is_set() else Notice.NONE
 
 

@@ -79,6 +79,8 @@ def shard(net: nn.Module, group: Group, precision: Precision) -> None:
     mesh = init_device_mesh(group.device.type, (group.world_size,))
     # Inputs stay as they are: times up to 1000 would be coarse in bfloat16. Autocast serves the rest.
     half = torch.bfloat16 if precision == "bfloat16" else None
+    for parameter in net.parameters():
+        parameter.data = parameter.data.contiguous()  # slices know no other order of memory
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks(net):
         fully_shard(block, mesh=mesh, mp_policy=policy)

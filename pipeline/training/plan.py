@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from models.draws import Draws
+from pipeline.errors import ConfigError
 from pipeline.training.optimisation import Optimisation, optimizers
 from pipeline.training.parallel import Strategy, blocks, recompute_activations
 from pipeline.training.task import Task, Tensors
@@ -64,6 +65,9 @@ def plan_training(
 ) -> Plan:
     """The plan of a training.
 
+    Raises:
+        ConfigError: a network that "fsdp" cannot slice.
+
     Args:
         task: what is trained; its network is built without memory.
         recipe: batch, parts, precision and optimiser.
@@ -78,6 +82,8 @@ def plan_training(
     count = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     largest = max((sum(one.numel() for one in block.parameters()) for block in blocks(net)), default=count)
     sharded = strategy == "fsdp" and world_size > 1
+    if sharded and any(not parameter.ndim for parameter in net.parameters()):
+        raise ConfigError("strategy fsdp cannot slice this network: it trains single numbers too; use strategy ddp")
     kept = 1 / world_size if sharded else 1.0
     one = 1 + FLOAT / 256 if recipe.optimizer == "adamw8bit" else FLOAT  # 8-bit codes have a scale for each block
     remembered = sum(

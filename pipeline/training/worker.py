@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from pipeline.errors import JoDiffusionError
+from pipeline.errors import DataError, JoDiffusionError
 from pipeline.provenance import device_name
 from pipeline.run import Run, log, set_up_logging
-from pipeline.storage import read_bytes, upload, write_bytes
+from pipeline.storage import is_file, read_bytes, upload, write_bytes
 from pipeline.system_metrics import system_metrics
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts
@@ -110,8 +111,7 @@ class _Worker:
     def close(self) -> None:
         """Waits for what is being written, and a moment for MLflow."""
         self.checkpoints.wait()
-        if self.group.leads:
-            self.run.tracker.flush(FLUSH_S)
+        self.run.tracker.flush(FLUSH_S)
 
     def watched(self) -> contextlib.AbstractContextManager[object]:
         """Logs what this worker's machine does, where no other worker of the machine does so."""
@@ -123,6 +123,13 @@ class _Worker:
 
     def go_on(self) -> None:
         """Takes up the newest checkpoint that is whole, if there is one."""
+        if not is_file(f"{self.folder}/config.yaml"):
+            raise DataError(
+                f"{self.folder}: the machine {platform.node()} does not see this run; set the key `runs` to a folder "
+                "that all machines share, or to a store"
+            )
+        if self.group.leads:
+            self.checkpoints.remove_drafts()
         found = torch.tensor(self.checkpoints.newest() if self.group.leads else -1)
         if (step := int(self.group.greatest(found))) < 0:
             return
@@ -140,10 +147,14 @@ class _Worker:
         batches = self.feed.batches(
             recipe.batch_size, state.step, group.rows(recipe.batch_size), pin=group.device.type == "cuda"
         )
+        if group.leads:
+            self.hold_out()  # what is wrong with it should be told now, not at the end
         saved_step = state.step
         drain_saved = False
         for report in train(self.task, self.net, state, batches, recipe, group=group, seed=self.config.seed):
             notice = self.meter(report)
+            if self.meter.met:
+                stop_if_unfit(state)
             judge = self.config.evaluate_examples and _due(report, recipe, self.config.evaluate_examples)
             ends = state.step == recipe.num_steps
             saves = _due(report, recipe, self.config.checkpoint_examples) or judge or ends
@@ -162,6 +173,7 @@ class _Worker:
 
     def save(self, report: Report, score: float) -> None:
         stop_if_unfit(self.state)
+        self.checkpoints.wait()  # or two copies of everything would be held
         tensors = self.state.snapshot(self.group)
         if self.group.leads:
             self.checkpoints.write(

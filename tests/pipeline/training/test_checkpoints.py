@@ -67,6 +67,46 @@ def test_a_broken_newest_is_told_and_the_one_before_is_taken(run, monkeypatch, c
         pass
 
 
+def test_nothing_is_begun_anew_without_a_word(run, monkeypatch):
+    checkpoints = write(run, 1)
+    filesystem, path = fsspec.core.url_to_fs(checkpoints.path(1))
+    filesystem.pipe_file(path, filesystem.cat_file(path)[:-5])
+    with pytest.raises(DataError, match="all checkpoints are broken; remove the folder"):
+        checkpoints.newest()
+
+    def unreadable(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipeline.training.checkpoints.safe_open", unreadable)
+    with pytest.raises(DataError, match="cannot read .*Permission denied"):
+        checkpoints.newest()
+
+
+def test_a_broken_one_does_not_take_the_place_of_those_behind_it(tmp_path):
+    checkpoints = write(str(tmp_path), 90, 100, scores={100: 0.1})
+    path = tmp_path / "checkpoints/step_00000100.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    later = Checkpoints(str(tmp_path), keep=1)
+    assert later.newest() == 90
+    later.write(tensors(95), Facts(95, 760))
+    later.wait()
+
+    assert later.steps() == checkpoints.steps() == [95]
+
+
+def test_old_ones_that_cannot_be_listed_stop_nothing(tmp_path, monkeypatch, caplog):
+    checkpoints = write(str(tmp_path), 1)
+
+    def away():
+        raise DataError("the store does not answer")
+
+    monkeypatch.setattr(checkpoints, "steps", away)
+    monkeypatch.setattr(log, "propagate", True)
+    checkpoints.write(tensors(2), Facts(2, 16))
+    checkpoints.wait()
+    assert "old checkpoints stay for now: the store does not answer" in caplog.text
+
+
 def test_none_is_none(run):
     assert Checkpoints(run).newest() == -1
 

@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from models.diffusion import Diffusion, LossWeights
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
+from models.labels import GARMENTS
 from pipeline.training.joint import JointTask
 from pipeline.training.loop import TrainingError, train
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
+from pipeline.training.vae import AnnotationTask, VAEConfig
 
 STEPS, BATCH = 50, 8
 NET = JoDiffusionConfig(
@@ -92,6 +94,10 @@ def worker(rank: int, port: int, folder: str) -> None:
         if rank == 0:
             save_file({"losses": losses, **kept}, f"{folder}/{name}.safetensors")
 
+    masks = masks_of(group)
+    if rank == 0:
+        save_file(masks, f"{folder}/masks.safetensors")
+
     state = fresh(group, recipe(), sharded=True)  # a checkpoint of one worker goes on in slices
     state.restore(load_file(f"{folder}/half.safetensors"), where="half")
     state.step = STEPS // 2
@@ -106,6 +112,30 @@ def worker(rank: int, port: int, folder: str) -> None:
             _train(wrapped(state.net, group), state, poisoned if rank else batches(group.rows(BATCH)), recipe(), group)
         )
     distributed.destroy_process_group()
+
+
+def masks_of(group: Group) -> dict[str, torch.Tensor]:
+    """Averaged weights of the annotation VAE, whose weights lie channels last, after three steps."""
+    config = VAEConfig.model_validate(
+        {
+            "run": "a",
+            "net": "annotation",
+            "train": ["b"],
+            "validation": "c",
+            "widths": [8, 8],
+            "decoder_width": 8,
+            "optimisation": recipe(num_examples=3 * BATCH),
+        }
+    )
+    task = AnnotationTask(GARMENTS, config)
+    torch.manual_seed(0)
+    state = TrainState(task.build(), config.optimisation, group, sharded=group.world_size > 1)
+    drawn = torch.randint(0, GARMENTS.num_classes + 1, (BATCH, 16, 16), generator=torch.Generator().manual_seed(0))
+    masks = drawn[list(group.rows(BATCH))]
+    rows = iter([{"mask": masks}] * 3)
+    for _ in train(task, wrapped(state.net, group), state, rows, config.optimisation, group=group):
+        pass
+    return state.averaged(group)
 
 
 class UnevenGroup(Group):
@@ -162,3 +192,9 @@ def test_slices_go_on_from_a_checkpoint_of_one_worker(results):
     losses = losses_of(fresh(Group(), recipe()), recipe(), Group())[STEPS // 2 :]
 
     torch.testing.assert_close(load_file(results / "second-half.safetensors")["losses"], losses, rtol=0, atol=1e-5)
+
+
+def test_slices_of_the_annotation_vae_train_as_it_does(results):
+    expected = masks_of(Group())
+    for name, value in load_file(results / "masks.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-3, msg=name)
