@@ -117,12 +117,13 @@ def activations(task: Task, net: nn.Module, example: Tensors, rows: int, recompu
     batch = {
         name: torch.empty(rows, *value.shape[1:], dtype=value.dtype, device="meta") for name, value in example.items()
     }
-    found = [_kept(task, net, batch, rows, fused)]
-    if recompute and found[0] is not None:
-        parts = max(1, len(list(blocks(net))))
-        recompute_activations(net)
-        found = [_kept(task, net, batch, rows, fused), found[0] / parts]  # and one block, computed again
-    return None if found[0] is None else sum(one for one in found if one)
+    kept = _kept(task, net, batch, rows, fused)
+    if kept is None or not recompute:
+        return kept
+    recompute_activations(net)
+    inputs = _kept(task, net, batch, rows, fused)
+    # And those of one block, computed again.
+    return None if inputs is None else inputs + kept / max(1, len(list(blocks(net))))
 
 
 def _kept(task: Task, net: nn.Module, batch: Tensors, rows: int, fused: bool) -> float | None:

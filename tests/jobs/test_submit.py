@@ -57,6 +57,7 @@ def test_credentials_are_not_sent(monkeypatch):
     monkeypatch.setattr("pipeline.submission.revision", lambda: "0123abcd-dirty")
     environment = submission().runtime_env()
     assert environment["env_vars"] == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "600",  # or Ray kills a stopped job before it has saved
         "MLFLOW_TRACKING_URI": "http://numbers:5000",
         "JODIFFUSION_REVISION": "0123abcd-dirty",
     }
