@@ -98,7 +98,7 @@ def test_stopped_and_resumed_equals_never_stopped():
 
 
 def test_states_of_eight_bits_are_saved_and_gone_on_with():
-    pytest.importorskip("torchao")
+    pytest.importorskip("torchao", reason="pip install 'jodiffusion[int8]'; not among the tools, since it is noisy")
 
     class Wide(Doubling):
         def build(self):
