@@ -20,7 +20,7 @@ from pipeline.config import RunConfig, Workers, absolute
 from pipeline.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.provenance import DataDigest
 from pipeline.run import Run, log
-from pipeline.storage import read_bytes
+from pipeline.storage import is_file, read_bytes
 from pipeline.training import notice
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.feed import Feed
@@ -104,6 +104,10 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     if (found := _scores(folder)) and found["examples"] >= recipe.num_examples:
         log.info("%s is finished; its weights are in %s/%s", config.run, folder, WEIGHTS)
         return found
+    if is_file(f"{folder}/train/checkpoint_manager_snapshot.json") and not Checkpoints(folder).steps():
+        raise ConfigError(
+            f"{folder} was begun by an earlier release, whose checkpoints cannot be read any more; take another --run"
+        )
     # Workers read for themselves, so that nothing else needs room.
     require(workers.model_copy(update={"num": config.min_workers or workers.num}), room_cpus=0)
     if workers.num > recipe.batch_size or config.min_workers > workers.num:

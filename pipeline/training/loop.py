@@ -95,7 +95,8 @@ def stop_if_unfit(state: TrainState, losses: Tensors | None = None) -> None:
     step = int(state.unfit_step)
     if step < 0:
         return
-    found = {name: float(total / count) for name, (total, count) in (losses or {}).items()}
+    parts = {name: part for name, part in (losses or {}).items() if "/" not in name}  # without those by time
+    found = {name: float(total / count) for name, (total, count) in parts.items()}
     raise TrainingError(
         f"step {step}: the gradient is not finite; this step changed nothing{f' (losses {found})' if found else ''}. "
         "Lower the learning rate or take float32 under another run name, or look at the batch's data."
