@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Solver
 from models.jodiffusion import Joint
+from models.uvit import without_autocast
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -142,7 +143,7 @@ def reverse_process(
         if guided:
             with_text, without_text = output.chunk(2)
             output = scale * with_text + (1 - scale) * without_text
-        with torch.autocast(text.device.type, enabled=False):  # solvers multiply matrices too
+        with without_autocast(text.device):  # solvers multiply matrices too
             state = scheduler.step(output, time, state, return_dict=False)[0]
     if known:
         state = torch.where(known.is_known, known.clean, state)

@@ -10,9 +10,9 @@ import models.jodiffusion
 import models.sampler
 from models.diffusion import Diffusion
 from models.frozen import image_to_latent, latent_to_image
-from models.jodiffusion import JoDiffusion
+from models.jodiffusion import JoDiffusion, Joint
 from models.labels import GARMENTS, VOC
-from models.reverse import SamplerSettings, with_preset
+from models.reverse import SamplerSettings, reverse_process, with_preset
 from models.sampler import NoiseStreams, PairSampler, classes_and_confidence
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
@@ -57,6 +57,20 @@ def test_unknown_solvers_and_precisions_are_refused():
     for wrong in ({"solver": "euler"}, {"precision": "float16"}, {"steps": 1000}, {"steps": 0}):
         with pytest.raises(ValueError, match="is not one of|steps lie between"):
             SamplerSettings(**wrong)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
+@pytest.mark.parametrize("solver", ["dpmsolver++2", "dpmsolver++3", "ddim"])
+def test_the_step_loop_never_waits_for_the_device(bundle, objective, solver):
+    """Meta tensors stand for a GPU's: they have no values that the host could read."""
+    with torch.device("meta"):
+        net = JoDiffusion(bundle.net.config)
+        start = Joint(torch.empty(2, 4, 4, 4), torch.empty(2, 1, 8), torch.empty(2, 4, 4, 4))
+        text = torch.empty(2, 12, 16)
+    settings, diffusion = replace(SETTINGS, solver=solver), Diffusion(objective=objective)
+    with torch.inference_mode():
+        found = reverse_process(net, diffusion.scheduler(solver), start, text, settings, lambda: torch.empty_like(text))
+    assert found.mask.is_meta and found.mask.shape == start.mask.shape
 
 
 def test_a_pair_is_the_same_alone_and_in_any_batch(bundle):

@@ -50,3 +50,20 @@ def test_workers_that_cannot_fit_are_refused_instead_of_waiting_for_ever(tmp_pat
     )
     with pytest.raises(ConfigError, match="5 workers with 1 CPUs"):
         train_vae(config)
+
+
+def test_a_run_of_an_earlier_release_is_refused_instead_of_begun_anew(tmp_path):
+    config = VAEConfig(
+        run="old",
+        runs=str(tmp_path),
+        net="image",
+        train=(str(save_pairs(tmp_path / "train", 4)),),
+        validation=str(tmp_path / "train"),
+        optimisation=recipe(),
+    )
+    left = tmp_path / "old" / "train" / "checkpoint_manager_snapshot.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    with pytest.raises(ConfigError, match="begun by an earlier release.*another --run"):
+        train_vae(config)
+    assert left.exists()

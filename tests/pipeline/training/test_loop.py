@@ -97,6 +97,16 @@ def test_stopped_and_resumed_equals_never_stopped():
             assert torch.equal(value, theirs.state_dict()[name]), name
 
 
+def test_a_compiled_network_trains_alike_and_its_checkpoints_serve_others():
+    settings = recipe(num_examples=80)
+    plain, compiled = fresh(settings), fresh(settings)
+    compiled.net.compile(backend="eager")  # its graphs without code made of them, which takes a compiler
+    expected, found = ([losses(report) for report in run(state, settings)] for state in (plain, compiled))
+
+    assert found == expected
+    assert compiled.snapshot(Group()).keys() == plain.snapshot(Group()).keys()
+
+
 def test_states_of_eight_bits_are_saved_and_gone_on_with():
     pytest.importorskip("torchao", reason="pip install 'jodiffusion[int8]'; not among the tools, since it is noisy")
 

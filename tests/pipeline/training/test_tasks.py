@@ -70,6 +70,21 @@ def vae_config(net: str) -> VAEConfig:
     )
 
 
+def text_config() -> TextConfig:
+    return TextConfig.model_validate(
+        {
+            "run": "a",
+            "train": ["b"],
+            "validation": "c",
+            "width": 16,
+            "image_width": 32,
+            "image_size_px": 32,
+            "projection": 8,
+            "optimisation": recipe(),
+        }
+    )
+
+
 def test_annotation_vae(rows, tmp_path):
     evaluation = learn(AnnotationTask(GARMENTS, vae_config("annotation")), rows, tmp_path)
     assert 0 < evaluation.metrics["miou"] <= 1
@@ -94,19 +109,7 @@ def test_image_vae(rows, tmp_path):
 def test_text(rows, tmp_path):
     tokenizer = CLIPTokenizer().train_new_from_iterator([rows["prompt"].tolist()], 600, show_progress=False)
     tokenizer.save_pretrained(tmp_path / "made")
-    config = TextConfig.model_validate(
-        {
-            "run": "a",
-            "train": ["b"],
-            "validation": "c",
-            "width": 16,
-            "image_width": 32,
-            "image_size_px": 32,
-            "projection": 8,
-            "optimisation": recipe(),
-        }
-    )
-    evaluation = learn(TextTask(config, str(tmp_path / "made")), rows, tmp_path / "weights")
+    evaluation = learn(TextTask(text_config(), str(tmp_path / "made")), rows, tmp_path / "weights")
     assert set(evaluation.metrics) == {"recall_at_1", "recall_at_10"}
     text = TextEncoder(
         AutoTokenizer.from_pretrained(tmp_path / "weights" / "tokenizer"),
