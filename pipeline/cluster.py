@@ -66,6 +66,9 @@ def cluster() -> Iterator[None]:
         ray.init(address=address, logging_level=logging.WARNING)
     else:
         log.info("starting Ray on this machine")
+        # Processes that one machine has no use for: each takes a second or two to start.
+        os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "2")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Slots, not cores: a training worker and the tasks that read for it must fit even on two cores.
         ray.init(
             address="local",

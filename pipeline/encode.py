@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import ray
 import ray.data
 from pydantic import Field
 
-from models.weights import ENCODERS, Encoders, digest
+from models.weights import ENCODERS, Encoders, WeightsError, digest
 from pipeline.cluster import require
 from pipeline.config import Config, RunConfig, Workers, absolute
 from pipeline.errors import ConfigError
@@ -33,6 +35,7 @@ from pipeline.shards import (
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
+from pipeline.storage import is_folder, local_copy, upload
 from pipeline.work import beside_driver, get, plain_errors
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
@@ -40,7 +43,7 @@ SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors"})
 
 
 class EncoderFolders(Config):
-    """Where the frozen encoders come from: `weights` folders of trainings, or parts of a bundle."""
+    """Where the frozen encoders come from: `weights` folders of trainings, or parts of a bundle; paths or URLs."""
 
     text: str
     """Holds text_encoder/, tokenizer/ and image_encoder/ (the two towers of one CLIP)."""
@@ -82,13 +85,18 @@ class EncodeConfig(RunConfig):
         """What is encoded of a pair."""
         return Views(self.size_px, self.crops, self.crop_scale, self.captions, self.flip)
 
+    @property
+    def kept_encoders(self) -> str:
+        """Where the run keeps what makes its latents."""
+        return f"{self.folder}/encoders"
+
 
 def encode(config: EncodeConfig) -> None:
     """Writes the latents that `config.run` does not hold yet."""
-    with Run.open(config, "encode", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "encode", SAFE_TO_CHANGE, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        encoders = collect_encoders(config, run.folder / "encoders")
+        encoders = collect_encoders(config)
         sources = [absolute(pairs) for pairs in config.pairs]
         # The list of all latents takes gigabytes where there are millions; a task gives them back.
         found = beside_driver(find_todo, num_returns=2).remote(sources, config, folder)
@@ -114,40 +122,49 @@ def encode(config: EncodeConfig) -> None:
             log.warning("encode: %s pairs could not be read; %s/errors says why", f"{failed:,}", run.folder)
 
 
-def collect_encoders(config: EncodeConfig, folder: Path) -> Encoders:
-    """Copies the parts into `folder` and reads them, with the label space of the pairs. What made the latents that the
+def collect_encoders(config: EncodeConfig) -> Encoders:
+    """Copies the parts into the run and reads them, with the label space of the pairs. What made the latents that the
     run holds is never replaced.
 
     Raises:
         ConfigError: a part is missing, or the run holds latents of others: a network cannot learn from both.
     """
+    given = config.encoders
     sources = {
-        "text_encoder": Path(config.encoders.text) / "text_encoder",
-        "tokenizer": Path(config.encoders.text) / "tokenizer",
-        "image_encoder": Path(config.encoders.text) / "image_encoder",
-        "image_vae": Path(config.encoders.image_vae),
-        "annotation_vae": Path(config.encoders.annotation_vae),
+        "text_encoder": f"{given.text}/text_encoder",
+        "tokenizer": f"{given.text}/tokenizer",
+        "image_encoder": f"{given.text}/image_encoder",
+        "image_vae": given.image_vae,
+        "annotation_vae": given.annotation_vae,
     }
-    draft = folder.with_name(".encoders.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    for name, source in sources.items():
-        if not source.is_dir():
-            raise ConfigError(f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})")
-        shutil.copytree(source, draft / name)
-    common_labels(config.pairs).save(draft / "label_space.json")
-    found = digest(draft, ENCODERS)
-    for shard in list_shards(str(folder.parent)):
-        with open_shard(shard) as file:
-            made_by = file.schema_arrow.metadata[b"encoders"].decode()
-        if made_by != found:
-            shutil.rmtree(draft)
-            raise ConfigError(
-                f"{folder.parent} holds latents of encoders {made_by}, but they are now {found}; take another --run "
-                "name"
-            )
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    return Encoders.load(folder)
+    kept = config.kept_encoders
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, source in sources.items():
+            if not is_folder(absolute(source)):
+                raise ConfigError(
+                    f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})"
+                )
+            shutil.copytree(local_copy(absolute(source)), f"{scratch}/{name}")
+        common_labels(config.pairs).save(Path(scratch) / "label_space.json")
+        encoders = Encoders.load(scratch)
+        for shard in list_shards(str(config.folder)):
+            with open_shard(shard) as file:
+                made_by = file.schema_arrow.metadata[b"encoders"].decode()
+            if made_by != encoders.digest:
+                raise ConfigError(
+                    f"{config.folder} holds latents of encoders {made_by}, but they are now {encoders.digest}; take "
+                    "another --run name"
+                )
+        if not _holds(kept, encoders.digest):
+            upload(scratch, kept)
+    return encoders
+
+
+def _holds(folder: str, wanted: str) -> bool:
+    """Whether the encoders of digest `wanted` are there, all of them."""
+    with suppress(WeightsError):  # of a start that was cut
+        return is_folder(folder) and digest(local_copy(folder), ENCODERS) == wanted
+    return False
 
 
 def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, bool]:
@@ -209,7 +226,7 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, 
     latents = pairs.repartition(target_num_rows_per_block=2 * config.batch_size).map_batches(
         EncodePairs,
         fn_constructor_args=(
-            str(run.folder / "encoders"),
+            config.kept_encoders,
             config.views,
             "cuda" if workers.gpus else "cpu",
             workers.threads,

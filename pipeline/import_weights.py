@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 from safetensors import SafetensorError
 
-from models.checkpoints import locate
+from models.checkpoints import Source, locate
 from models.labels import LabelSpace
 from models.published import import_bundle
 from models.weights import Bundle
@@ -17,11 +19,12 @@ from pipeline.card import write_import_card
 from pipeline.config import Config, absolute
 from pipeline.errors import ConfigError
 from pipeline.run import log
+from pipeline.storage import is_folder, is_local, local_copy, upload
 
 
 class ImportConfig(Config):
-    """Makes a bundle of published checkpoints. Each is a folder, or owner/name[@revision][/folder] on the Hugging Face
-    hub."""
+    """Makes a bundle of published checkpoints. Each is a folder, a URL on a store, or owner/name[@revision][/folder] on
+    the Hugging Face hub."""
 
     base: str = "thu-ml/unidiffuser-v1"
     """UniDiffuser's folder, or a pipeline that the reference implementation saved: text encoder, tokenizer, image
@@ -33,17 +36,17 @@ class ImportConfig(Config):
     label_space: str = Field(min_length=1)
     """What the class ids mean: voc, coco, ade20k, or a YAML file."""
     bundle: str = Field(min_length=1)
-    """Folder to write; it must not be there yet."""
+    """Folder or URL to write; it must not be there yet."""
 
 
-def import_weights(config: ImportConfig) -> Path:
-    """Writes the bundle whole or not at all; returns its folder.
+def import_weights(config: ImportConfig) -> str:
+    """Writes the bundle, on a disk whole or not at all; returns its folder.
 
     Raises:
         ConfigError, WeightsError: each says what is wrong, where, and how to mend it.
     """
-    target = Path(absolute(config.bundle))
-    if target.exists():
+    target = absolute(config.bundle).rstrip("/")
+    if is_folder(target):
         raise ConfigError(f"{target} is there already; name another folder with the key `bundle`, or remove it")
     try:
         labels = LabelSpace.named(config.label_space)
@@ -52,13 +55,20 @@ def import_weights(config: ImportConfig) -> Path:
     log.info(
         "import-weights: looks for %s", ", ".join(filter(None, (config.base, config.joint, config.annotation_vae)))
     )
-    joint = locate(config.joint) if config.joint else None
-    base = locate(config.base, without=("unet", "text_decoder") if joint else ())
-    annotation_vae = locate(config.annotation_vae)
+    joint = located(config.joint) if config.joint else None
+    base = located(config.base, without=("unet", "text_decoder") if joint else ())
+    annotation_vae = located(config.annotation_vae)
     bundle = import_bundle(base.folder, joint.folder if joint else None, annotation_vae.folder, labels)
     num_parameters = sum(parameter.numel() for parameter in bundle.net.parameters())
     log.info("import-weights: a joint network of %s parameters, %d px", f"{num_parameters:,}", bundle.image_size_px)
-    save_whole(bundle, target, base=base.name, joint=joint.name if joint else "", annotation_vae=annotation_vae.name)
+    names = {"base": base.name, "joint": joint.name if joint else "", "annotation_vae": annotation_vae.name}
+    if is_local(target):
+        save_whole(bundle, Path(target), **names)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch) / target.rpartition("/")[2]
+            save_whole(bundle, made, **names)
+            upload(str(made), target)
     log.info("import-weights: %s", target)
     if not config.joint:
         log.info(
@@ -67,6 +77,13 @@ def import_weights(config: ImportConfig) -> Path:
             target,
         )
     return target
+
+
+def located(source: str, without: Sequence[str] = ()) -> Source:
+    """What `locate` finds, also on a store."""
+    if "://" not in source:
+        return locate(source, without)
+    return Source(local_copy(source), source.rstrip("/").rpartition("/")[2])
 
 
 def save_whole(bundle: Bundle, target: Path, **names: str) -> None:

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
 MAX_BUNDLE_BYTES = 200 * 2**20
 STOP_WAIT_S = 600
 """How long a job that is stopped may take to save what it has."""
+INPUTS = ("prompts", "pairs", "train", "validation", "initial", "text", "image_vae", "annotation_vae")
+"""Keys with paths of what a job reads, but for the bundle, which may go with it."""
 OF_THE_CLUSTER = ("ray", "torch")
 """Packages that the machines bring: their versions go with the cluster's and the driver's of the GPU."""
 
@@ -66,9 +68,9 @@ class Submission:
                 f"runs is {runs!r}, which on the cluster is a folder that goes with the job; give one that all its "
                 "machines see: a URL (s3://bucket/runs) or an absolute path (/shared/runs)"
             )
-        prompts = getattr(self.config, "prompts", "")
-        if prompts and "://" not in prompts and not os.path.isabs(prompts):
-            raise ConfigError(f"prompts is {prompts!r}, which is not sent; give a URL, or a path that the cluster has")
+        for key, path in self._inputs():
+            if path and "://" not in path and not os.path.isabs(path):
+                raise ConfigError(f"{key} is {path!r}, which is not sent; give a URL, or a path that the cluster has")
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if holds_credentials(uri):
             raise ConfigError(
@@ -107,6 +109,15 @@ class Submission:
     def _config_file(self) -> Path | None:
         """The YAML file, where one is given."""
         return Path(self.arguments[0]).resolve() if self.arguments and self.arguments[0][0] != "-" else None
+
+    def _inputs(self) -> Iterator[tuple[str, str]]:
+        """Keys and paths of what the job reads and what does not go with it."""
+        values = self.config.dump()
+        for key, value in {**values, **values.get("encoders", {})}.items():
+            if key in INPUTS:
+                yield from (
+                    (key, one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
+                )
 
     def _bundle(self) -> Path | None:
         """The bundle, where it is a folder of the checkout."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
 from pipeline.config import parse
 from pipeline.generate import GenerateConfig
+from pipeline.submission import Submission
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +46,31 @@ def test_nobody_gets_in_without_a_token_and_the_dashboard_is_not_open(cluster):
     start = cluster["head_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in start and "0.0.0.0" not in str(cluster)
     assert not any("nightly" in command or "wheels" in command for command in cluster["setup_commands"])
+
+
+def test_the_image_has_the_versions_of_this_checkout_and_all_that_it_copies():
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines() if line and line[0] != "#"]
+    (base,) = [words[1] for words in lines if words[0] == "FROM"]
+    versions = (ROOT / "constraints.txt").read_text().split()
+    assert f"ray=={base.partition(':')[2].partition('-')[0]}" in versions
+    for words in lines:
+        if words[0] == "COPY":
+            assert all((ROOT / one).exists() for one in words[2:-1]), words
+            assert {f"!{one}" for one in words[2:-1]} <= {*(ROOT / ".dockerignore").read_text().split()}
+
+
+def commands() -> list[list[str]]:
+    """Words of every command of docs/cluster.md that submits a job."""
+    text = (ROOT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^\$ python -m jobs\.(submit --address .*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: words[3])
+def test_every_command_of_the_page_would_be_sent(words):
+    _, _, _, job, *arguments = words
+    config_type = get_type_hints(import_module(f"jobs.{job}").main)["config"]
+    arguments = [str(ROOT / arguments[0]), *arguments[1:]]
+    Submission(job, parse(config_type, arguments), arguments, install=False).check()
 
 
 def test_the_kubernetes_job_runs_a_command_that_there_is():

@@ -16,6 +16,7 @@ from pipeline.codec import check_mask, decode_image, decode_mask
 from pipeline.errors import DataError, MaskError
 from pipeline.schema import Batch, captions_of, latent_id, object_column
 from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
+from pipeline.storage import local_copy
 
 LATENTS = ("image_latent", "mask_latent", "image_embedding", "text_embedding")
 
@@ -86,7 +87,7 @@ class EncodePairs:
     unmirrored first. A pair that cannot be read gives one row with an `error`.
 
     Args:
-        encoders: folder of the frozen encoders.
+        encoders: folder or URL of the frozen encoders.
         views: what is encoded of a pair.
         device: of the encoders.
         threads: torch threads, 0 for torch's choice.
@@ -99,7 +100,7 @@ class EncodePairs:
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.encoders = Encoders.load(encoders).to(self.device)
+        self.encoders = Encoders.load(local_copy(encoders)).to(self.device)
         self.views, self.batch_size = views, batch_size
 
     def __call__(self, batch: Batch) -> Batch:

@@ -39,8 +39,8 @@ class JointConfig(TrainingConfig):
     net: JoDiffusionConfig = JoDiffusionConfig()
     """Sizes of the network."""
     initial: str = ""
-    """Folder of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are then its
-    own, unless they are given. Empty: fresh weights."""
+    """Folder or URL of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are
+    then its own, unless they are given. Empty: fresh weights."""
     diffusion: Diffusion = Diffusion()
     """The noise process."""
     loss_weights: LossWeights = LossWeights()
@@ -90,10 +90,10 @@ def with_initial(config: JointConfig) -> JointConfig:
     """The config with the sizes and the noise process of the bundle that it starts from."""
     if not config.initial:
         return config
-    initial = absolute(config.initial)
+    initial = local_copy(absolute(config.initial))
     facts = read_facts(initial)
     found = {
-        "net": load_config(JoDiffusionConfig, f"{initial}/joint"),
+        "net": load_config(JoDiffusionConfig, initial / "joint"),
         "diffusion": facts.diffusion,
         "image_size_px": facts.image_size_px,
     }
@@ -167,7 +167,7 @@ class JointTask:
     def build(self) -> nn.Module:
         net = JoDiffusion(self.config.net)
         if self.initial and not net.pos_embed.is_meta:  # sizes alone hold no weights
-            tensors = load_net(JoDiffusion, JoDiffusionConfig, f"{self.initial}/joint").state_dict()
+            tensors = load_net(JoDiffusion, JoDiffusionConfig, local_copy(self.initial) / "joint").state_dict()
             load_tensors(net, tensors, where=self.initial)
         return net
 

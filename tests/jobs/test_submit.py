@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.generate import GenerateConfig
 from pipeline.shards import list_shards, read_ids
 from pipeline.submission import ROOT, Submission, excludes, pinned
+from pipeline.training.joint import JointConfig
 from pipeline.verify import verify
 from tests.chaos.kill import kill_family
 from tests.conftest import free_port
@@ -76,6 +77,22 @@ def test_credentials_are_not_sent(monkeypatch):
 def test_what_the_cluster_would_lose_is_refused(changes, arguments, message):
     with pytest.raises(ConfigError, match=message):
         submission(arguments, **changes).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train": ("/shared/latents", "runs/latents")}, "train"),
+        ({"validation": "runs/latents"}, "validation"),
+        ({"initial": "bundles/voc"}, "initial"),
+    ],
+)
+def test_what_a_training_reads_must_be_on_the_cluster(changes, key):
+    given = {"run": "a", "runs": "s3://bucket/runs", "train": ("s3://bucket/latents",), "validation": "/shared/latents"}
+    config = JointConfig.model_validate({**given, "optimisation": {"num_examples": 1, "batch_size": 1}})
+    Submission("train_joint", config, (), install=False).check()
+    with pytest.raises(ConfigError, match=f"{key} is '.*', which is not sent"):
+        Submission("train_joint", config.model_copy(update=changes), (), install=False).check()
 
 
 def test_a_password_in_the_address_of_mlflow_is_refused(monkeypatch):

@@ -57,19 +57,19 @@ def train_other_encoders(config):
 
 
 def test_other_encoders_are_refused_and_those_of_the_run_are_kept(config):
-    kept = collect_encoders(config, config.folder / "encoders").digest
+    kept = collect_encoders(config).digest
     save_latents(config, ["a"], kept)
-    assert collect_encoders(config, config.folder / "encoders").digest == kept, "the same ones go on"
+    assert collect_encoders(config).digest == kept, "the same ones go on"
     train_other_encoders(config)
 
     with pytest.raises(ConfigError, match=f"holds latents of encoders {kept}, but they are now"):
-        collect_encoders(config, config.folder / "encoders")
+        collect_encoders(config)
 
     assert digest(config.folder / "encoders", ENCODERS) == kept
 
 
 def test_stale_latents_are_refused_by_the_training(config):
-    made_by = collect_encoders(config, config.folder / "encoders").digest
+    made_by = collect_encoders(config).digest
     save_latents(config, ["a"], made_by)
     folder = str(config.folder)
     net = JoDiffusionConfig(latent_size=4, num_text_tokens=12, text_width=16, clip_image_width=8)

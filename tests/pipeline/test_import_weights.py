@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import fsspec
 import huggingface_hub.constants
 import pytest
 from safetensors import SafetensorError
@@ -10,6 +13,7 @@ import models.checkpoints
 from models.weights import Bundle, WeightsError
 from pipeline.errors import ConfigError
 from pipeline.import_weights import ImportConfig, import_weights
+from pipeline.storage import local_copy
 from tests.models.golden import FOLDER
 
 TINY = FOLDER / "tiny_checkpoints"
@@ -27,13 +31,28 @@ def config(tmp_path, **changes) -> ImportConfig:
 
 
 def test_checkpoints_become_a_bundle_with_a_card(tmp_path):
-    folder = import_weights(config(tmp_path))
+    folder = Path(import_weights(config(tmp_path)))
     bundle = Bundle.load(folder)
     assert bundle.image_size_px == 64
     assert bundle.diffusion.objective == "epsilon" and bundle.diffusion.text_noise == "independent"
     card = (folder / "README.md").read_text()
     assert bundle.digest in card and "AGPL-3.0" in card and "`jodiffusion_unet`" in card and str(TINY) not in card
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"], "no draft is left"
+
+
+def test_a_bundle_may_come_from_a_store_and_go_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
+    there = fsspec.filesystem("memory")
+    there.put(str(TINY / "jodiffusion_label_vae"), "/import/vae", recursive=True)
+    changes = {"annotation_vae": "memory://import/vae", "bundle": "memory://import/bundle"}
+
+    assert import_weights(config(tmp_path, **changes)) == "memory://import/bundle"
+
+    expected = Bundle.load(import_weights(config(tmp_path)))
+    assert Bundle.load(local_copy("memory://import/bundle")).digest == expected.digest
+    assert "`vae`" in there.cat_file("/import/bundle/README.md").decode()
+    with pytest.raises(ConfigError, match="is there already"):
+        import_weights(config(tmp_path, **changes))
 
 
 def test_a_folder_that_is_there_is_never_touched(tmp_path):
@@ -68,7 +87,7 @@ def test_names_on_the_hub_work_as_paths_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(models.checkpoints, "snapshot_download", snapshot)
     sources = {"base": "thu-ml/unidiffuser-v1", "joint": "0why0/JoDiffusion@main/jodiffusion_unet"}
-    folder = import_weights(config(tmp_path, **sources))
+    folder = Path(import_weights(config(tmp_path, **sources)))
     assert asked == [("0why0/JoDiffusion", "main", ["jodiffusion_unet/*"]), ("thu-ml/unidiffuser-v1", None, ["*"])]
     assert f"`0why0/JoDiffusion@{TINY.name}/jodiffusion_unet`" in (folder / "README.md").read_text(), "with the commit"
 

@@ -16,15 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.reverse import SamplerSettings
+from models.weights import ENCODERS, Bundle, digest
 from pipeline.compact import CompactConfig, compact
 from pipeline.config import Workers
+from pipeline.encode import EncodeConfig, encode
 from pipeline.errors import DataError, ShardError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
 from pipeline.shards import list_shards, read_ids, read_shards
+from pipeline.storage import local_copy
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.joint import JointConfig, train_joint
 from pipeline.verify import verify
 from tests.tiny import save_pairs, save_tiny_bundle
 
@@ -47,8 +50,14 @@ def store():
     SERVERS[-1].stop()
 
 
+@pytest.fixture
+def soon_mine(monkeypatch):
+    """A second driver is looked out for half a second at every start, not three."""
+    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 4.0)
+
+
 @pytest.mark.ray
-def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, tmp_path, monkeypatch, caplog):
+def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, soon_mine, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
     save_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n\n")
@@ -128,7 +137,7 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(store, ray_session, tmp_p
 
 @pytest.mark.ray
 @pytest.mark.chaos
-def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_path):
+def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_path, monkeypatch):
     """Contract: one error when the network to the store fails, and the same command goes on when it is back."""
     from moto.server import ThreadedMotoServer
 
@@ -160,39 +169,45 @@ def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_p
     SERVERS.append(ThreadedMotoServer(port=int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]), verbose=False))
     SERVERS[-1].start()
     assert 0 < len(read_ids(folder)) < 40
+    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 2.0)  # for what the first start left
     manifest = generate(config)
     assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (40, 0, 0)
     assert verify(folder, deep=True) == []
 
 
 @pytest.mark.ray
-def test_a_training_keeps_everything_on_a_store_and_goes_on(store, ray_session, tmp_path):
-    save_pairs(tmp_path / "pairs", 16)
+def test_latents_and_a_training_live_on_a_store_and_go_on(store, ray_session, soon_mine, tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
     there = fsspec.filesystem("s3")
-    there.put(str(tmp_path / "pairs"), "bucket/pairs", recursive=True)
+    there.put(str(save_pairs(tmp_path / "pairs", 16)), "bucket/pairs", recursive=True)
+    bundle = save_tiny_bundle(tmp_path / "bundle")
+    there.put(str(tmp_path / "bundle"), "bucket/bundles/initial", recursive=True)
+    common = {"runs": f"{store}/trained", "workers": {"threads": 1}, "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    parts = f"{store}/bundles/initial"
+    encoders = {"text": parts, "image_vae": f"{parts}/image_vae", "annotation_vae": f"{parts}/annotation_vae"}
+    latents = {"run": "latents", "pairs": [f"{store}/pairs"], "encoders": encoders, "size_px": 16, **common}
+    encode(EncodeConfig.model_validate(latents))
 
-    def config(num_examples: int) -> VAEConfig:
+    def config(num_examples: int) -> JointConfig:
         values = {
-            "run": "vae",
-            "runs": f"{store}/trained",
-            "net": "annotation",
-            "train": [f"{store}/pairs"],
-            "validation": f"{store}/pairs",
-            "widths": [8, 8, 8],
-            "decoder_width": 8,
+            "run": "joint",
+            "train": [f"{store}/trained/latents"],
+            "validation": f"{store}/trained/latents",
+            "initial": parts,
             "optimisation": {"num_examples": num_examples, "batch_size": 8},
             "checkpoint_examples": 16,
-            "workers": {"threads": 1},
-            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+            **common,
         }
-        return VAEConfig.model_validate(values)
+        return JointConfig.model_validate(values)
 
-    train_vae(config(32))
-    assert Checkpoints(f"{store}/trained/vae").steps() == [4, 2]
-    train_vae(config(64))
-    assert Checkpoints(f"{store}/trained/vae").steps() == [8, 6]
+    train_joint(config(32))
+    assert Checkpoints(f"{store}/trained/joint").steps() == [4, 2]
+    train_joint(config(64))
+    assert Checkpoints(f"{store}/trained/joint").steps() == [8, 6]
 
-    assert json.loads(there.cat_file("bucket/trained/vae/scores.json"))["examples"] == 64
-    assert [point["examples"] for point in history.read(f"{store}/trained/vae")][-1] == 64
-    assert there.size("bucket/trained/vae/weights/model.safetensors") > 1000
-    assert SECRET.encode() not in there.cat_file("bucket/trained/vae/config.yaml")
+    assert json.loads(there.cat_file("bucket/trained/joint/scores.json"))["examples"] == 64
+    assert [point["examples"] for point in history.read(f"{store}/trained/joint")][-1] == 64
+    made = Bundle.load(local_copy(f"{store}/trained/joint/weights"))
+    assert made.net.config == bundle.net.config and made.digest != bundle.digest
+    assert digest(local_copy(f"{store}/trained/joint/weights"), ENCODERS) == digest(tmp_path / "bundle", ENCODERS)
+    assert SECRET.encode() not in there.cat_file("bucket/trained/joint/config.yaml")
