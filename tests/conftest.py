@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -23,6 +25,7 @@ os.environ.update(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_AUTH_MODE": "disabled",  # a token would be looked for in the home folder
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",  # Ray would start 32 processes for each table that is read
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray's 2 s make a trivial training take 20 s and more
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process less to start; nothing is taken back here
         "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -40,6 +43,8 @@ os.environ.update(
         "FSSPEC_S3": '{"config_kwargs": {"retries": {"max_attempts": 1}}}',  # s3fs itself tries five times
     }
 )
+if shutil.disk_usage("/dev/shm").free > 4 * 2**30:  # MLflow syncs a thousand times to make a database, for each test
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # a test must never reach the user's cluster or server
     os.environ.pop(name, None)
 
@@ -60,14 +65,18 @@ def ray_session() -> Iterator[None]:
     import logging
 
     import ray
+    from ray._private import parameter
 
-    ray.init(
-        address="local",
-        num_cpus=4,  # slots, not cores: a training worker and the tasks that read for it fit even on two cores
-        include_dashboard=False,
-        object_store_memory=300 * 2**20,
-        logging_level=logging.ERROR,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # The usual port stays free for the jobs that tests start: they would wait 3 s for it.
+        patch.setattr(parameter, "RayParams", partial(parameter.RayParams, dashboard_agent_listen_port=0))
+        ray.init(
+            address="local",
+            num_cpus=4,  # slots, not cores: a training worker and the tasks that read for it fit even on two cores
+            include_dashboard=False,
+            object_store_memory=300 * 2**20,
+            logging_level=logging.ERROR,
+        )
     try:
         yield
     finally:

@@ -53,6 +53,15 @@ def kill_family(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
+def first_time(marker: Path) -> bool:
+    """True for the first process that asks. Here, so that Ray's workers need not import a whole test for it."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def descendants(pid: int) -> list[int]:
     """Children of `pid`, their children, and so on."""
     parents: dict[int, list[int]] = {}

@@ -22,7 +22,7 @@ from pipeline.generate import GenerateConfig, Refine, Sampler, generate
 from pipeline.shards import FAILED, list_shards, read_ids, read_shards
 from pipeline.stages.pack import refine_and_pack
 from pipeline.verify import verify
-from tests.chaos.kill import finish, start
+from tests.chaos.kill import finish, first_time, start
 from tests.plans import planned
 from tests.tiny import save_tiny_bundle
 
@@ -73,15 +73,6 @@ def assert_same(made: GenerateConfig, expected, without: str = "") -> None:
     found = [*read_ids(str(made.folder)).to_pylist()]
     wanted = planned(made, digest(made.bundle, ENCODERS + JOINT))["pair_id"].to_pylist()
     assert sorted(found) == sorted(wanted), "every planned id is there once, made or with a reason"
-
-
-def first_time(marker: Path) -> bool:
-    """True for the first process that asks."""
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
 
 
 def sampler_that(act) -> type:

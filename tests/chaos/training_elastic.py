@@ -4,25 +4,15 @@ stop: `python -m tests.chaos.training_elastic CONFIG`."""
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-os.environ.update(
-    {
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    }
-)
+os.environ.update({"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"})
 
-import ray
-from ray.cluster_utils import Cluster
+from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 
 from pipeline.cluster import cluster
 from pipeline.config import load
@@ -36,11 +26,8 @@ from tests.chaos.kill import descendants
 def main() -> None:
     config = load(VAEConfig, sys.argv[1])
     fit.RESIZE_S = 3.0
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # sockets limit the length of paths
-        head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False, "temp_dir": folder}
-        nodes = Cluster(initialize_head=True, head_node_args=head)
-        first = nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-        ray.init(address=nodes.address, logging_level=logging.ERROR)
+    with simulated_cluster(head_cpus=0) as nodes:
+        first = nodes.add_node(num_cpus=1, **STORE)
 
         def train() -> None:
             with cluster(), contextlib.suppress(Stopped):
@@ -49,7 +36,7 @@ def main() -> None:
         training = threading.Thread(target=train)
         training.start()
         wait_for_checkpoints(config)
-        nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)  # only the main thread may
+        nodes.add_node(num_cpus=1, **STORE)  # only the main thread may
         say("added a node")
         wait_for_workers(2)
         wait_for_checkpoints(config)
@@ -59,8 +46,6 @@ def main() -> None:
         wait_for_checkpoints(config)
         notice.ask_to_stop(str(config.folder))
         training.join()
-        ray.shutdown()
-        nodes.shutdown()
 
 
 def wait_for_checkpoints(config: VAEConfig) -> None:
