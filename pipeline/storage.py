@@ -171,25 +171,42 @@ def local_copy(folder: str) -> Path:
     filesystem, path = filesystem_of(folder)
     if isinstance(filesystem, LocalFileSystem):
         return Path(path)
-    try:
+    with reaching(folder):
         found = filesystem.find(path, detail=True)
         if not found:
             raise DataError(f"{folder}: nothing is there; check the path and your access to it")
         facts = [(name, info.get("size"), str(filesystem.ukey(name))) for name, info in sorted(found.items())]
-        name = blake2b(json.dumps([folder, facts]).encode(), digest_size=8).hexdigest()
-        cache = Path(os.environ.get("JODIFFUSION_CACHE", "~/.cache/jodiffusion")).expanduser()
-        copy, draft = cache / name, cache / f".{name}.draft"
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{name}.lock"):  # all samplers of a machine start at once
-            if not copy.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-                filesystem.get(path.rstrip("/") + "/", f"{draft}/", recursive=True)
-                os.replace(draft, copy)
-        return copy
-    except DataError:
-        raise
-    except Exception as error:  # every store, and a full disk, has errors of its own
-        raise DataError(f"cannot fetch {folder}: {describe(error)}; check the path and your access to it") from error
+        source = path.rstrip("/") + "/"
+        return _fetched([folder, facts], lambda draft: filesystem.get(source, f"{draft}/", recursive=True))
+
+
+def local_file(url: str) -> Path:
+    """A file of this machine with the content of `url`: itself, or a copy, as `local_copy` keeps them.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it cannot be fetched.
+    """
+    filesystem, path = filesystem_of(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return Path(path)
+    with reaching(url):
+        facts = [url, filesystem.info(path).get("size"), str(filesystem.ukey(path))]
+        return _fetched(facts, lambda draft: filesystem.get_file(path, draft))
+
+
+def _fetched(facts: list[Any], fetch: Callable[[str], object]) -> Path:
+    """What `fetch` puts into the path that it is given, once for each `facts` on this machine."""
+    name = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    cache = Path(os.environ.get("JODIFFUSION_CACHE", "~/.cache/jodiffusion")).expanduser()
+    copy, draft = cache / name, cache / f".{name}.draft"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{name}.lock"):  # all processes of a machine start at once
+        if not copy.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            fetch(str(draft))
+            os.replace(draft, copy)
+    return copy
 
 
 def _one_put(filesystem: Any) -> dict[str, Any]:

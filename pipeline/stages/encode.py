@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from pipeline.schema import Batch, captions_of, latent_id, object_column
 from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
 from pipeline.storage import local_copy
 
+ENCODED_PIXELS = 2**20
+"""Of the pictures that the encoders take at once, four of 512 x 512: autoencoders have hundreds of channels."""
 LATENTS = ("image_latent", "mask_latent", "image_embedding", "text_embedding")
 
 
@@ -133,18 +135,24 @@ class EncodePairs:
         pixels, class_ids = (
             torch.from_numpy(np.stack([row[name] for row in looks])).to(self.device) for name in ("pixels", "ids")
         )
-        signal = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        annotation_vae = self.encoders.annotation_vae
-        seen_columns = (
-            image_to_latent(self.encoders.image_vae, signal),
-            annotation_vae.normalize(annotation_vae.encode(class_ids).mean),
-            clip_image_embedding(self.encoders.clip_image, signal),
-        )
-        of_looks = list(zip(*(_halves(values) for values in seen_columns), strict=True))
+        at_once = max(1, ENCODED_PIXELS // class_ids[0].numel())
+        of_looks: list[tuple[bytes, ...]] = []
+        for some_pixels, some_ids in zip(pixels.split(at_once), class_ids.split(at_once), strict=True):
+            of_looks += self._seen(some_pixels, some_ids)
         texts = _halves(self.encoders.text([row["text"] for row in rows]))
         latents = ((*of_looks[place[_look_of(row)]], text) for row, text in zip(rows, texts, strict=True))
         facts = ({name: value for name, value in row.items() if name not in ("pixels", "ids", "text")} for row in rows)
         return [{**fact, **dict(zip(LATENTS, row, strict=True))} for fact, row in zip(facts, latents, strict=True)]
+
+    def _seen(self, pixels: Tensor, class_ids: Tensor) -> Iterator[tuple[bytes, ...]]:
+        """What (B, H, W, 3) and (B, H, W) become: for each row all of LATENTS but the text."""
+        encoders, signal = self.encoders, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        columns = (
+            image_to_latent(encoders.image_vae, signal),
+            encoders.annotation_vae.normalize(encoders.annotation_vae.encode(class_ids).mean),
+            clip_image_embedding(encoders.clip_image, signal),
+        )
+        return zip(*map(_halves, columns), strict=True)
 
 
 def _look_of(row: Mapping[str, Any]) -> tuple[Any, ...]:

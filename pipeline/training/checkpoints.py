@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,9 +27,10 @@ from torch import Tensor
 
 from pipeline.errors import DataError, ShardError
 from pipeline.run import log
-from pipeline.storage import describe, filesystem_of, is_local, publish_file, reaching
+from pipeline.storage import describe, filesystem_of, is_local, local_file, publish_file, reaching
 
 FOLDER = "checkpoints"
+MAX_HEADER_BYTES = 10**8
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         self._scores: dict[int, float] = {}
         self._broken: set[int] = set()
+        self._copies: set[Path] = set()
         self.written_s = 0.0
         """What the last write took, beside the training."""
 
@@ -103,8 +104,7 @@ class Checkpoints:
         steps = self.steps()
         for step in steps:
             try:
-                with tempfile.TemporaryDirectory() as scratch:
-                    _verify(_local(self.path(step), scratch))
+                self._verify(step)
                 return step
             except BrokenCheckpointError as error:
                 self._broken.add(step)
@@ -120,8 +120,46 @@ class Checkpoints:
         Raises:
             DataError: it is broken, or cannot be read.
         """
-        with tempfile.TemporaryDirectory() as scratch, _opened(_local(self.path(step), scratch)) as file:
+        with self._opened(step) as file:
             yield _Tensors(file), _facts(file)
+
+    def remove_copies(self) -> None:
+        """Removes what was fetched from a store; nobody on this machine may be reading."""
+        for copy in self._copies:
+            copy.unlink(missing_ok=True)
+        self._copies.clear()
+
+    @contextmanager
+    def _opened(self, step: int) -> Iterator[Any]:
+        """The file of a step as safe_open has it, with errors that say which is broken."""
+        path, url = self._local(step), self.path(step)
+        try:
+            with safe_open(path, "pt") as file:
+                yield file
+        except OSError as error:
+            raise DataError(f"cannot read {url}: {describe(error)}; mend access to it") from error
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise BrokenCheckpointError(f"{url}: broken checkpoint ({describe(error)})") from error
+
+    def _verify(self, step: int) -> None:
+        with self._opened(step) as file:
+            expected = json.loads((file.metadata() or {})["checksums"])
+            for name in file.keys():  # noqa: SIM118 (no dictionary)
+                if _checksum(file.get_tensor(name)) != expected.get(name):
+                    raise BrokenCheckpointError(
+                        f"{self.path(step)}: broken checkpoint ({name} is not what was written)"
+                    )
+            _facts(file)
+
+    def _local(self, step: int) -> Path:
+        """A file of this machine with a checkpoint: itself, or a copy that the machine's workers share."""
+        try:
+            found = local_file(self.path(step))
+        except OSError as error:
+            raise DataError(f"cannot read {self.path(step)}: {describe(error)}; mend access to it") from error
+        if not is_local(self.folder):
+            self._copies.add(found)
+        return found
 
     def remove_drafts(self) -> None:
         """Removes what killed writers left; nobody may be writing."""
@@ -166,9 +204,8 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         if step not in self._scores:
             try:
-                with self.open(step) as (_, facts):
-                    self._scores[step] = facts.score
-            except BrokenCheckpointError:
+                self._scores[step] = read_facts(self.path(step)).score
+            except (BrokenCheckpointError, FileNotFoundError):
                 self._scores[step] = math.nan
         return self._scores[step]
 
@@ -191,36 +228,22 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self.names)
 
 
-def _local(url: str, scratch: str) -> str:
-    """A file of this machine with what `url` holds: itself, or a copy in `scratch`."""
+def read_facts(url: str) -> Facts:
+    """What a checkpoint says of itself, without its tensors.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BrokenCheckpointError: it has no facts.
+        DataError: it cannot be reached.
+    """
     filesystem, path = filesystem_of(url)
-    if is_local(url):
-        return path
-    copy = str(Path(scratch) / os.path.basename(path))
-    with reaching(url):
-        filesystem.get_file(path, copy)
-    return copy
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """safe_open, with errors that say which file is broken."""
     try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {describe(error)}; mend access to it") from error
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise BrokenCheckpointError(f"{path}: broken checkpoint ({describe(error)})") from error
-
-
-def _verify(path: str) -> None:
-    with _opened(path) as file:
-        expected = json.loads((file.metadata() or {})["checksums"])
-        for name in file.keys():  # noqa: SIM118 (no dictionary)
-            if _checksum(file.get_tensor(name)) != expected.get(name):
-                raise BrokenCheckpointError(f"{path}: broken checkpoint ({name} is not what was written)")
-        _facts(file)
+        with reaching(url):
+            size = int.from_bytes(filesystem.cat_file(path, 0, 8), "little")
+            header = filesystem.cat_file(path, 8, 8 + size) if size < MAX_HEADER_BYTES else b""
+        return Facts(**json.loads(json.loads(header)["__metadata__"]["facts"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise BrokenCheckpointError(f"{url}: broken checkpoint ({describe(error)})") from error
 
 
 def _facts(file: Any) -> Facts:

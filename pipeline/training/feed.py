@@ -28,7 +28,7 @@ from pipeline.stages.view import require_one_size
 from pipeline.training.task import Tensors
 
 GROUPS_AHEAD, BATCHES_AHEAD = 8, 2
-"""Batches whose row groups are read ahead, and those that are decoded ahead."""
+"""Batches whose row groups are read ahead, and those that are decoded ahead at least: one for every thread."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Feed:
         cache: decode each row group once and keep all of them in memory, for small sets. Otherwise only the row groups
             in use are held, encoded, about one for each row of a batch, and rows are decoded when their turn comes. The
             order is the same.
-        threads: that read ahead; one more decodes.
+        threads: that read ahead, and as many that decode.
     """
 
     folders: tuple[str, ...]
@@ -73,7 +73,8 @@ class Feed:
         held: dict[int, Future[Batch | pa.Table]] = {}
         upcoming: deque[tuple[np.ndarray, np.ndarray]] = deque()
         made: deque[Future[Tensors]] = deque()
-        with ThreadPoolExecutor(self.threads) as readers, ThreadPoolExecutor(1) as decoder:
+        ahead = min(max(BATCHES_AHEAD, self.threads), GROUPS_AHEAD)
+        with ThreadPoolExecutor(self.threads) as readers, ThreadPoolExecutor(self.threads) as decoders:
             try:
                 for step in count(start_step):
                     while len(upcoming) + len(made) < GROUPS_AHEAD:
@@ -81,10 +82,10 @@ class Feed:
                         for number in set(numbers.tolist()) - held.keys():
                             held[number] = readers.submit(self._read, *groups[number][:2])
                         upcoming.append((numbers, rows))
-                    while len(made) < BATCHES_AHEAD:
+                    while len(made) < ahead:
                         numbers, rows = upcoming.popleft()
                         parts = [(held[one], rows, np.flatnonzero(numbers == one)) for one in np.unique(numbers)]
-                        made.append(decoder.submit(self._batch, parts, pin))
+                        made.append(decoders.submit(self._batch, parts, pin))
                     if not self.cache:
                         needed = {number for numbers, _ in upcoming for number in numbers.tolist()}
                         for number in held.keys() - needed:  # batches that are being decoded have them still
@@ -92,7 +93,7 @@ class Feed:
                     yield made.popleft().result()
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
-                decoder.shutdown(wait=False, cancel_futures=True)
+                decoders.shutdown(wait=False, cancel_futures=True)
 
     def head(self, num_rows: int) -> Tensors:
         """The first rows in order of files, at most `num_rows` of them."""
@@ -187,8 +188,13 @@ class Line:
 
 
 def to_tensors(batch: Batch, pin: bool = False) -> Tensors:
-    """Arrays -> tensors of their own memory: Arrow's is read-only."""
-    tensors = {name: torch.from_numpy(np.array(values)) for name, values in batch.items()}
+    """Arrays -> tensors of their own memory: Arrow's is read-only. 16-bit masks become int32: torch does little with
+    uint16."""
+    owned = {
+        name: values.astype(np.int32) if values.dtype == np.uint16 else np.array(values)
+        for name, values in batch.items()
+    }
+    tensors = {name: torch.from_numpy(values) for name, values in owned.items()}
     return {name: tensor.pin_memory() for name, tensor in tensors.items()} if pin else tensors
 
 

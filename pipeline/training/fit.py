@@ -47,7 +47,7 @@ SAFE_TO_CHANGE = frozenset(
         "cache",
     }
 )
-PATIENCE_S = 3600
+PATIENCE_S = 1800
 """How long workers wait for the one that judges or writes."""
 RESIZE_S = 300.0
 """How often it is looked for room for more workers; to take them in, all begin again from the last checkpoint."""
@@ -107,6 +107,11 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     if is_file(f"{folder}/train/checkpoint_manager_snapshot.json") and not Checkpoints(folder).steps():
         raise ConfigError(
             f"{folder} was begun by an earlier release, whose checkpoints cannot be read any more; take another --run"
+        )
+    if workers.gpus > 1 or (workers.num > 1 and workers.gpus % 1):
+        raise ConfigError(
+            f"workers.gpus is {workers.gpus:g}: a worker trains on one GPU, and several cannot share one; give 1, and "
+            "with workers.num as many workers as there are GPUs"
         )
     # Workers read for themselves, so that nothing else needs room.
     require(workers.model_copy(update={"num": config.min_workers or workers.num}), room_cpus=0)

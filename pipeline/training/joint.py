@@ -29,6 +29,8 @@ from pipeline.training.fit import SAFE_TO_CHANGE, WEIGHTS, TrainingConfig, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
 
+JUDGED_ROWS = 16
+"""Held-out rows that are judged at once: less memory than a step's."""
 TIME_BUCKETS = (0, 200, 400, 600, 800, NUM_TIMES)
 """Errors are logged apart by their times, from clean to noise."""
 
@@ -186,11 +188,12 @@ class JointTask:
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         """Losses at the same times and noise whenever it is asked, and samples of the same prompts and noise."""
         found: dict[str, list[Tensor]] = {}
-        for start in range(0, len(held_out["image_latent"]), 64):
-            part = {name: value[start : start + 64] for name, value in held_out.items()}
+        device, half = held_out["image_latent"].device, self.config.optimisation.precision == "bfloat16"
+        for start in range(0, len(held_out["image_latent"]), JUDGED_ROWS):
+            part = {name: value[start : start + JUDGED_ROWS] for name, value in held_out.items()}
             num_rows = len(part["image_latent"])
-            draws = Draws(0, 0, range(start, start + num_rows), part["image_latent"].device)
-            loss, parts = self.loss(net, part, draws)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss, parts = self.loss(net, part, Draws(0, 0, range(start, start + num_rows), device))
             for name, value in {"loss": loss.expand(num_rows), **parts}.items():
                 found.setdefault(name, []).append(value.float())
         metrics = {name: float(torch.cat(values).nanmean()) for name, values in found.items()}

@@ -112,7 +112,8 @@ def accumulate_gradients(
     """
     rows = group.rows(settings.batch_size)
     sums: Tensors = {}
-    num_parts = min(settings.accumulation, len(rows))  # of many workers, each may have fewer rows than parts
+    # Of many workers, each may have fewer rows than parts. All cut alike: slices are gathered anew for every part.
+    num_parts = min(settings.accumulation, settings.batch_size // group.world_size)
     bounds = [len(rows) * part // num_parts for part in range(num_parts + 1)]
     for start, end in pairwise(bounds):
         part = {name: value[start:end].to(group.device, non_blocking=True) for name, value in batch.items()}

@@ -30,12 +30,13 @@ class Meter:
 
     def __init__(self, recipe: Optimisation, run: Run, group: Group, every_s: float, step: int) -> None:
         self.recipe, self.run, self.group, self.every_s = recipe, run, group, every_s
-        self.first_step = self.last_step = step
+        self.last_step = step
         self.meeting, self.meetings = step + 1, 0
         self.met = False
         """Whether the workers met at the last step, and so waited for the device."""
         self.is_near = is_local(str(run.folder))
-        self.began = self.logged = time.monotonic()
+        self.logged = time.monotonic()
+        self.last_meeting = step, self.logged
         self.sums: Tensors = {}
         self.waited_s = 0.0
 
@@ -53,7 +54,8 @@ class Meter:
         leads = self.group.leads
         self.meetings += 1
         asks_far = self.meetings % MEETINGS_A_QUESTION == 0
-        pace = (now - self.began) / (report.step - self.first_step)
+        pace = (now - self.last_meeting[1]) / (report.step - self.last_meeting[0])
+        self.last_meeting = report.step, now
         word = [
             float(heard(str(self.run.folder), looks=leads and (self.is_near or asks_far))),
             float(report.step + max(1, round(PULSE_S / pace))) if leads else 0.0,

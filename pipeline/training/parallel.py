@@ -58,12 +58,22 @@ class Group:
 
 
 def blocks(net: nn.Module) -> Iterator[nn.Module]:
-    """The repeated parts of a network: members of its outermost module lists."""
+    """The repeated parts of a network: members of its outermost module lists, and what is of their kind beside them,
+    as a transformer's middle block."""
     inside: set[nn.Module] = set()
+    kinds: set[type] = set()
     for module in net.modules():
-        if isinstance(module, nn.ModuleList) and module not in inside:
-            inside.update(module.modules())
-            yield from (block for block in module if isinstance(block, nn.Module))  # some keep a None
+        if module in inside:
+            continue
+        if isinstance(module, nn.ModuleList):
+            found = [block for block in module if isinstance(block, nn.Module)]  # some keep a None
+            kinds |= {type(block) for block in found if any(block.children())}
+        elif type(module) in kinds:
+            found = [module]
+        else:
+            continue
+        inside.update(module.modules())
+        yield from found
 
 
 def recompute_activations(net: nn.Module) -> None:
@@ -97,11 +107,9 @@ def wrapped(net: nn.Module, group: Group) -> nn.Module:
 
 @contextlib.contextmanager
 def exchanging(net: nn.Module, now: bool) -> Iterator[None]:
-    """Whether the backward pass inside exchanges gradients with the other workers, or only adds to one's own."""
-    if isinstance(net, FSDPModule):
-        net.set_requires_gradient_sync(now)
-        yield
-    elif isinstance(net, nn.parallel.DistributedDataParallel) and not now:
+    """Whether the backward pass inside exchanges gradients with the other workers, or only adds to one's own. Slices
+    always exchange: nobody may have room for all gradients."""
+    if isinstance(net, nn.parallel.DistributedDataParallel) and not now:
         with net.no_sync():
             yield
     else:

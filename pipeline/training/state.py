@@ -93,8 +93,12 @@ class TrainState:
 
     def averaged(self, group: Group) -> dict[str, Tensor]:
         """The averaged weights on the CPU, whole, in the worker that leads; the others must call too."""
-        found = {name: whole(tensor) for name, tensor in self.average.state_dict().items()}
-        return {name: tensor.cpu() for name, tensor in found.items()} if group.leads else {}
+        found: dict[str, Tensor] = {}
+        for name, tensor in self.average.state_dict().items():
+            one = whole(tensor)  # not all at once: nobody may have room for that
+            if group.leads:
+                found[name] = one.cpu()
+        return found
 
     def _have_optimizers_remember(self) -> None:
         """Optimisers make room for what they remember at their first step: one that changes nothing."""

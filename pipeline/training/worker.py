@@ -16,6 +16,7 @@ import ray.train.torch
 import torch
 from torch import nn
 
+from models.weights import assigned
 from pipeline.errors import DataError, JoDiffusionError
 from pipeline.provenance import device_name
 from pipeline.run import Run, log, set_up_logging
@@ -136,6 +137,8 @@ class _Worker:
         with self.checkpoints.open(step) as (tensors, facts):
             self.state.restore(tensors, where=self.checkpoints.path(step))
             self.state.step, self.state.seconds = facts.step, facts.seconds
+        self.group.greatest(found)  # all have read
+        self.checkpoints.remove_copies()
         if self.group.leads:
             many = "s" * (self.group.world_size > 1)
             log.info(
@@ -166,6 +169,8 @@ class _Worker:
             if notice == Notice.STOP and not ends:
                 return Outcome(stopped=saved_step)
             if notice == Notice.LEAVE and not ends:
+                self.checkpoints.wait()  # Ray ends all workers as soon as one is gone
+                self.group.greatest(torch.zeros(()))
                 raise Leaving(f"a worker is being ended; all go on from step {saved_step}")
         batches.close()
         self.finish()
@@ -187,9 +192,8 @@ class _Worker:
         weights = self.state.averaged(self.group)
         if not self.group.leads:
             return self.state.average
-        net = self.task.build().to(self.group.device).requires_grad_(False).eval()
-        net.load_state_dict(weights)
-        return net
+        net = assigned(self.task.build, weights, "averaged weights")
+        return net.to(self.group.device).requires_grad_(False).eval()
 
     def judge(self, examples: int) -> float:
         """Scores the averaged weights on held-out data, in the worker that leads; lower is better. All must ask."""

@@ -11,11 +11,12 @@ import torch
 
 from pipeline.errors import DataError
 from pipeline.run import log
-from pipeline.training.checkpoints import Checkpoints, Facts
+from pipeline.training.checkpoints import Checkpoints, Facts, read_facts
 
 
 @pytest.fixture(params=["disk", "store"])
-def run(request, tmp_path):
+def run(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
     if request.param == "disk":
         yield str(tmp_path / "run")
     else:
@@ -44,6 +45,19 @@ def test_what_is_written_is_read(run):
         }
 
 
+def test_a_copy_of_a_store_serves_all_workers_of_a_machine_and_goes(run, tmp_path, monkeypatch):
+    checkpoints = write(run, 1)
+    assert checkpoints.newest() == 1
+    filesystem, _ = fsspec.core.url_to_fs(run)
+    monkeypatch.setattr(filesystem, "get_file", None)  # what was fetched to be checked is there
+    for one in (checkpoints, Checkpoints(run)):
+        with one.open(1) as (found, _):
+            assert found["optimizer.weight.step"] == 1
+    checkpoints.remove_copies()
+    assert not [path for path in tmp_path.glob("cache/*") if not path.name.startswith(".")]
+    assert Checkpoints(run).steps() == [1]
+
+
 def test_the_newest_stay_and_the_best(run):
     scores = {1: 0.3, 2: 0.1, 3: 0.2}
     assert write(run, 1, 2, 3, 4, 5, scores=scores).steps() == [5, 4, 2]
@@ -65,6 +79,10 @@ def test_a_broken_newest_is_told_and_the_one_before_is_taken(run, monkeypatch, c
     assert "is not what was written" in caplog.text
     with pytest.raises(DataError, match="broken checkpoint"), checkpoints.open(3):
         pass
+    assert read_facts(checkpoints.path(2)).step == 2
+    filesystem.pipe_file(path, b"nonsense" * 9)
+    with pytest.raises(DataError, match="broken checkpoint"):
+        read_facts(checkpoints.path(2))
 
 
 def test_nothing_is_begun_anew_without_a_word(run, monkeypatch):

@@ -52,6 +52,22 @@ def test_workers_that_cannot_fit_are_refused_instead_of_waiting_for_ever(tmp_pat
         train_vae(config)
 
 
+@pytest.mark.parametrize("workers", [Workers(num=2, gpus=0.5), Workers(gpus=2)])
+def test_a_worker_takes_one_whole_gpu(tmp_path, workers):
+    folder = str(save_pairs(tmp_path / "train", 4))
+    config = VAEConfig(
+        run="shares",
+        runs=str(tmp_path),
+        net="image",
+        train=(folder,),
+        validation=folder,
+        optimisation=recipe(),
+        workers=workers,
+    )
+    with pytest.raises(ConfigError, match="a worker trains on one GPU, and several cannot share one"):
+        train_vae(config)
+
+
 def test_a_run_of_an_earlier_release_is_refused_instead_of_begun_anew(tmp_path):
     config = VAEConfig(
         run="old",
