@@ -77,7 +77,7 @@ class Workers(Config):
     cpus: float = Field(1, ge=0)
     """CPU cores that each reserves."""
     gpus: float = Field(0, ge=0)
-    """GPUs that each reserves; a fraction shares one GPU."""
+    """GPUs that each reserves; a fraction shares one GPU, but not among the workers of a training."""
     threads: int = Field(0, ge=0)
     """Torch threads of each; 0 leaves the choice to torch."""
 
