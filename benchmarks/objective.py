@@ -258,24 +258,23 @@ def sampled(bundle: Bundle, prompts: list[str], seed: int) -> Pairs:
     return pairs._replace(mask=refined["mask"])
 
 
-def trained_segmenter(options: argparse.Namespace, data: Data, pairs: dict[str, np.ndarray], seed: int) -> nn.Module:
+def trained_segmenter(task: SegmenterTask, pairs: dict[str, np.ndarray], epochs: float, seed: int) -> nn.Module:
     """A segmenter trained on pairs with the proof's recipe."""
-    num_pairs = len(pairs["mask"])
     recipe = Optimisation(
-        num_examples=max(32, round(num_pairs * options.epochs)),
+        num_examples=max(32, round(len(pairs["mask"]) * epochs)),
         batch_size=32,
         learning_rate=3e-3,
         warmup_examples=32 * 20,
         decay_share=0.8,
         ema_decay=0.98,
     )
-    net, _ = trained(data.segmenter, to_tensors(pairs), recipe, seed)
+    net, _ = trained(task, to_tensors(pairs), recipe, seed)
     return net
 
 
 def segmenter_score(options: argparse.Namespace, data: Data, pairs: dict[str, np.ndarray], seed: int) -> float:
     """mIoU on real test pairs of a segmenter trained on `pairs`."""
-    net = trained_segmenter(options, data, pairs, seed)
+    net = trained_segmenter(data.segmenter, pairs, options.epochs, seed)
     with torch.no_grad():
         return data.segmenter.evaluate(net, data.test).metrics["miou"]
 
@@ -288,7 +287,7 @@ def the_judge(options: argparse.Namespace, data: Data) -> nn.Module:
         net = data.segmenter.build()
         net.load_state_dict(load_file(path))
     else:
-        net = trained_segmenter(options, data, real_pairs(data, options.judge_pairs), 0)
+        net = trained_segmenter(data.segmenter, real_pairs(data, options.judge_pairs), options.epochs, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".draft")
         save_file({name: value.contiguous() for name, value in net.state_dict().items()}, draft)

@@ -24,8 +24,9 @@ from pipeline.run import Run, log
 from pipeline.schema import text_digest
 from pipeline.shards import common_labels, list_shards, read_shards
 from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
-from pipeline.training.fit import TrainingConfig, fit
+from pipeline.training.fit import fit
 from pipeline.training.loop import Optimisation
 from pipeline.training.segmenter import SegmenterTask
 

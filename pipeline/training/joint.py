@@ -25,7 +25,8 @@ from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
 from pipeline.shards import open_shard, some_shards
 from pipeline.storage import local_copy
-from pipeline.training.fit import SAFE_TO_CHANGE, WEIGHTS, TrainingConfig, fit
+from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
+from pipeline.training.fit import WEIGHTS, fit
 from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
 

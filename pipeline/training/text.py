@@ -26,7 +26,8 @@ from models.frozen import clip_pixels
 from pipeline.run import Run
 from pipeline.schema import Batch
 from pipeline.shards import read_shards
-from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
+from pipeline.training.fit import fit
 from pipeline.training.pictures import decode_pairs, to_float_image
 from pipeline.training.task import Evaluation, Tensors
 

@@ -22,7 +22,8 @@ from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.run import Run
 from pipeline.schema import Batch
 from pipeline.shards import common_labels, read_shards
-from pipeline.training.fit import SAFE_TO_CHANGE, TrainingConfig, fit
+from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
+from pipeline.training.fit import fit
 from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
 

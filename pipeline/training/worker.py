@@ -9,7 +9,7 @@ import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -24,6 +24,7 @@ from pipeline.storage import is_file, read_bytes, upload, write_bytes
 from pipeline.system_metrics import system_metrics
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts
+from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Report, TrainingError, stop_if_unfit, train
 from pipeline.training.meter import Meter
@@ -32,9 +33,6 @@ from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
-
-if TYPE_CHECKING:
-    from pipeline.training.fit import TrainingConfig
 
 WEIGHTS, SCORES = "weights", "scores.json"
 FLUSH_S = 20.0

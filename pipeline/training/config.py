@@ -1,0 +1,63 @@
+"""What every training can be told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.config import RunConfig, Workers
+from pipeline.training.optimisation import Optimisation
+from pipeline.training.parallel import Strategy
+
+SAFE_TO_CHANGE = frozenset(
+    {
+        "optimisation.num_examples",  # a longer training goes on from the last checkpoint of a shorter one
+        "optimisation.accumulation",
+        "strategy",
+        "recompute_activations",
+        "compile",
+        "checkpoint_examples",
+        "keep_checkpoints",
+        "evaluate_examples",
+        "log_every_s",
+        "min_workers",
+        "max_failures",
+        "cache",
+    }
+)
+"""Keys that may change in a training that has begun, besides those of every run."""
+
+
+class TrainingConfig(RunConfig):
+    """What every training needs besides its network."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    """Folders of runs whose shards are trained on; several count as one set."""
+    validation: str
+    """Folder of a run with held-out shards."""
+    validation_rows: int = Field(512, ge=1)
+    """Held-out examples that the network is judged on."""
+    optimisation: Optimisation
+    """The recipe."""
+    workers: Workers = Workers()
+    """Training processes; with GPUs, one each."""
+    min_workers: int = Field(0, ge=0)
+    """Start, and go on after a loss, with as few as these where there is no room for `workers.num`; more are taken in
+    when there is. 0 waits for all."""
+    strategy: Strategy = "ddp"
+    """How several workers share the network: "ddp" keeps all of it in each, "fsdp" a slice of it."""
+    recompute_activations: bool = False
+    """Keep only the inputs of blocks for the backward pass: much less memory, about a third more work."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps on GPUs."""
+    cache: bool = True
+    """Keep the decoded examples in each worker's memory. Off: only those about to come."""
+    checkpoint_examples: int = Field(20_000, ge=1)
+    """Examples between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints that stay; the best one that was judged stays besides."""
+    evaluate_examples: int = Field(0, ge=0)
+    """Examples between judgements on held-out data, each with a checkpoint; 0 judges only at the end."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines and MLflow points."""
+    max_failures: int = Field(3, ge=0)
+    """Restarts from the last checkpoint after workers are lost, until a new one is made; then it counts anew."""
