@@ -27,7 +27,7 @@ def main() -> int:
     set_up_logging()
     name = known_job(options.job)
     job = importlib.import_module(f"jobs.{name}")
-    config = parse(typing.get_type_hints(job.main)["config"], options.arguments, program=f"jobs.{name}")
+    config = parse(typing.get_type_hints(job.main)["config"], options.arguments, program=f"python -m jobs.{name}")
     if not isinstance(config, RunConfig):
         raise ConfigError(f"{name} is no job for a cluster; it runs on this machine")
     submission = Submission(name, config, options.arguments, options.install)

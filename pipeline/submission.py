@@ -28,7 +28,10 @@ SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
 MAX_BUNDLE_BYTES = 200 * 2**20
 STOP_WAIT_S = 600
 """How long a job that is stopped may take to save what it has."""
-INPUTS = ("prompts", "pairs", "train", "validation", "initial", "text", "image_vae", "annotation_vae")
+INPUTS = frozenset(
+    {"prompts", "pairs", "train", "validation", "initial", "text", "image_vae", "annotation_vae"}
+    | {"root", "sbd", "file", "balance"}
+)
 """Keys with paths of what a job reads, but for the bundle, which may go with it."""
 OF_THE_CLUSTER = ("ray", "torch")
 """Packages that the machines bring: their versions go with the cluster's and the driver's of the GPU."""
@@ -114,7 +117,7 @@ class Submission:
         """Keys and paths of what the job reads and what does not go with it."""
         values = self.config.dump()
         for key, value in {**values, **values.get("encoders", {})}.items():
-            if key in INPUTS:
+            if key in INPUTS and not (key == "root" and getattr(self.config, "on_hub", False)):
                 yield from (
                     (key, one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
                 )

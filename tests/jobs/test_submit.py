@@ -15,6 +15,7 @@ from jobs import ending
 from jobs.submit import main as submit_job
 from pipeline.errors import ConfigError
 from pipeline.generate import GenerateConfig
+from pipeline.ingest import IngestConfig
 from pipeline.shards import list_shards, read_ids
 from pipeline.submission import ROOT, Submission, excludes, pinned
 from pipeline.training.joint import JointConfig
@@ -93,6 +94,14 @@ def test_what_a_training_reads_must_be_on_the_cluster(changes, key):
     Submission("train_joint", config, (), install=False).check()
     with pytest.raises(ConfigError, match=f"{key} is '.*', which is not sent"):
         Submission("train_joint", config.model_copy(update=changes), (), install=False).check()
+
+
+def test_a_tree_to_ingest_must_be_there_and_a_name_on_the_hub_need_not():
+    given = {"run": "a", "runs": "s3://bucket/runs", "dataset": "huggingface", "root": "owner/name", "split": "train"}
+    Submission("ingest", IngestConfig.model_validate(given), (), install=False).check()
+    here = IngestConfig.model_validate({**given, "dataset": "voc", "root": "data/VOCdevkit"})
+    with pytest.raises(ConfigError, match="root is 'data/VOCdevkit', which is not sent"):
+        Submission("ingest", here, (), install=False).check()
 
 
 def test_a_password_in_the_address_of_mlflow_is_refused(monkeypatch):
