@@ -172,7 +172,10 @@ def local_copy(folder: str) -> Path:
     if isinstance(filesystem, LocalFileSystem):
         return Path(path)
     with reaching(folder):
-        found = filesystem.find(path, detail=True)
+        try:
+            found = filesystem.find(path, detail=True)
+        except FileNotFoundError:  # no bucket of this name
+            found = {}
         if not found:
             raise DataError(f"{folder}: nothing is there; check the path and your access to it")
         facts = [(name, info.get("size"), str(filesystem.ukey(name))) for name, info in sorted(found.items())]

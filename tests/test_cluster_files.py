@@ -70,7 +70,9 @@ def test_every_command_of_the_page_would_be_sent(words):
     _, _, _, job, *arguments = words
     config_type = get_type_hints(import_module(f"jobs.{job}").main)["config"]
     arguments = [str(ROOT / arguments[0]), *arguments[1:]]
-    Submission(job, parse(config_type, arguments), arguments, install=False).check()
+    submission = Submission(job, parse(config_type, arguments), arguments, install=False)
+    submission.check()
+    assert submission.entrypoint.startswith(f"python -m jobs.{job} jobs/configs/voc/")
 
 
 def test_the_kubernetes_job_runs_a_command_that_there_is():

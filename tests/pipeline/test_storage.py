@@ -147,3 +147,14 @@ def test_a_folder_that_cannot_be_one_is_explained(tmp_path):
         sole_driver(f"{tmp_path}/file/run"),
     ):
         pass
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_error(monkeypatch):
+    filesystem, _ = fsspec.core.url_to_fs("memory://nowhere")
+
+    def find(*_, **__):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(filesystem, "find", find)
+    with pytest.raises(DataError, match="memory://nowhere: nothing is there; check the path"):
+        local_copy("memory://nowhere")
