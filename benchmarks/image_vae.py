@@ -16,8 +16,8 @@ from diffusers import AutoencoderKL
 from benchmarks.objective import trained_segmenter
 from models.frozen import image_to_latent, latent_to_image
 from models.weights import Encoders
+from pipeline.base.log import log, set_up_logging
 from pipeline.evaluation import mean_and_spread
-from pipeline.run import log, set_up_logging
 from pipeline.training.feed import Feed
 from pipeline.training.pictures import chunks, to_float_image
 from pipeline.training.segmenter import SegmenterTask

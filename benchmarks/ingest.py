@@ -24,9 +24,9 @@ import psutil
 from PIL import Image
 
 from models.labels import VOC
+from pipeline.base.config import Workers
 from pipeline.cluster import cluster
 from pipeline.codec import check_mask, decode_mask, encode_mask, read_photograph
-from pipeline.config import Workers
 from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.datasets.voc import PascalVOC
 from pipeline.ingest import IngestConfig, ingest

@@ -30,10 +30,10 @@ from models.jodiffusion import JoDiffusion
 from models.reverse import SamplerSettings, with_preset
 from models.sampler import Pairs, PairSampler
 from models.weights import Bundle, Encoders
-from pipeline.config import load
+from pipeline.base.command_line import load
+from pipeline.base.log import log, set_up_logging
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.proof import prompt_match
-from pipeline.run import log, set_up_logging
 from pipeline.schema import pair_seed, prompt_id, text_digest
 from pipeline.shards import read_shards
 from pipeline.stages.refine import refine_masks

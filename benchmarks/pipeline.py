@@ -22,8 +22,8 @@ import pipeline.generate
 from benchmarks.cheap import CheapStage, cheap_sampler
 from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
+from pipeline.base.config import Workers
 from pipeline.cluster import cluster
-from pipeline.config import Workers
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.stages.sample import SamplePairs
 

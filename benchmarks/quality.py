@@ -24,13 +24,13 @@ from torch import nn
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.sampler import PairSampler
 from models.weights import WEIGHTS, Bundle
+from pipeline.base.config import Workers
+from pipeline.base.log import set_up_logging
 from pipeline.cluster import cluster
-from pipeline.config import Workers
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.proof import ProofConfig, prompt_match, train_segmenters, training
-from pipeline.run import set_up_logging
 from pipeline.shards import load_labels, read_shards
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.pictures import decode_pairs

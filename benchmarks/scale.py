@@ -28,8 +28,8 @@ from benchmarks.pipeline import BUNDLE
 from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
+from pipeline.base.config import Workers
 from pipeline.cluster import cluster
-from pipeline.config import Workers
 from pipeline.finish import scan
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.work import find_work, load_prompts

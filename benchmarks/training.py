@@ -31,9 +31,10 @@ from benchmarks.sampler import chip, evaluation_flops, matrix_peak
 from models.diffusion import Diffusion, LossWeights
 from models.draws import Draws
 from models.jodiffusion import JoDiffusionConfig
+from pipeline.base.config import Workers
+from pipeline.base.log import set_up_logging
 from pipeline.cluster import cluster
-from pipeline.config import Workers
-from pipeline.run import Run, set_up_logging
+from pipeline.run import Run
 from pipeline.shards import write_table
 from pipeline.training import history
 from pipeline.training.feed import Feed

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.base.config import Config
 
 # What Ray says of its inner life, which would drown the lines that a job prints. Ray reads it when it is imported.
 os.environ.setdefault(
@@ -38,7 +38,7 @@ C = TypeVar("C", bound="Config")
 
 def command(main: Callable[[C], object], config_type: type[C]) -> None:
     """Runs one job from the command line, with the exit codes of `ending`."""
-    from pipeline.config import parse  # not above: the list of jobs must not wait for pydantic
+    from pipeline.base.command_line import parse  # not above: the list of jobs must not wait for pydantic
 
     with ending():
         main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
@@ -49,7 +49,7 @@ def ending() -> Iterator[None]:
     """A user's mistake in the body ends in one message and exit code 2, SIGINT and SIGTERM in 130."""
     # Here and not above: the list of jobs must not wait for torch.
     from models.weights import WeightsError
-    from pipeline.errors import JoDiffusionError, Stopped
+    from pipeline.base.errors import JoDiffusionError, Stopped
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

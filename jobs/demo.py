@@ -7,13 +7,14 @@ from pathlib import Path
 from pydantic import Field
 
 from jobs import command
+from pipeline.base.command_line import load
+from pipeline.base.config import Config
+from pipeline.base.log import log, set_up_logging
 from pipeline.cluster import cluster
-from pipeline.config import Config, load
 from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.proof import ProofConfig, train_segmenters
 from pipeline.report import ReportConfig, report
-from pipeline.run import log, set_up_logging
 
 CONFIGS = Path(__file__).parent / "configs" / "demo"
 

@@ -10,15 +10,16 @@ from pydantic import Field
 
 from jobs import command
 from jobs.demo import CONFIGS
+from pipeline.base.command_line import load
+from pipeline.base.config import Config
+from pipeline.base.log import log, set_up_logging
 from pipeline.card import write_card
 from pipeline.cluster import cluster
-from pipeline.config import Config, load
 from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.proof import ProofConfig, train_segmenters
 from pipeline.refine import RefineConfig, refine
-from pipeline.run import log, set_up_logging
 from pipeline.training.joint import JointConfig, train_joint
 from pipeline.training.text import TextConfig, train_text
 from pipeline.training.vae import VAEConfig, score_annotation_vae, train_vae

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jobs import command
+from pipeline.base.log import set_up_logging
 from pipeline.import_weights import ImportConfig, import_weights
-from pipeline.run import set_up_logging
 
 
 def main(config: ImportConfig) -> None:

@@ -1,8 +1,8 @@
 """Plan prompts from captions, templates and files, balanced over classes."""
 
 from jobs import command
+from pipeline.base.log import set_up_logging
 from pipeline.prompt_plan import PromptsConfig, make_prompts
-from pipeline.run import set_up_logging
 
 
 def main(config: PromptsConfig) -> None:

@@ -8,9 +8,9 @@ from PIL import Image
 from pydantic import Field
 
 from jobs import command
-from pipeline.config import Config
+from pipeline.base.config import Config
+from pipeline.base.log import log, set_up_logging
 from pipeline.regenerate import compare, find_row
-from pipeline.run import log, set_up_logging
 
 
 class RegenerateConfig(Config):

@@ -9,9 +9,10 @@ import typing
 
 from jobs import ending
 from jobs.__main__ import known_job
-from pipeline.config import RunConfig, parse
-from pipeline.errors import ConfigError
-from pipeline.run import set_up_logging
+from pipeline.base.command_line import parse
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import set_up_logging
+from pipeline.runs.config import RunConfig
 from pipeline.submission import Submission, submit
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import ray
 
 from jobs import command
+from pipeline.base.config import Config, absolute
+from pipeline.base.errors import DataError
+from pipeline.base.log import log, set_up_logging
 from pipeline.cluster import cluster
-from pipeline.config import Config, absolute
-from pipeline.errors import DataError
-from pipeline.run import log, set_up_logging
 from pipeline.shards import FAILED, MADE, list_shards
 from pipeline.verify import Checked, verify
 from pipeline.work import get

@@ -13,13 +13,15 @@ import yaml
 from pydantic import Field
 
 from models.captioner import Captioner, Precision, check_model
+from pipeline.base.config import Workers, absolute
+from pipeline.base.errors import Stopped
+from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.config import RunConfig, Workers, absolute
-from pipeline.errors import Stopped
 from pipeline.finish import finish
 from pipeline.manifest import Manifest
 from pipeline.progress import Shared
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.shards import LABELS, common_labels, read_pairs, read_texts, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from models.weights import ENCODERS, JOINT, digest
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.evaluation import mean_and_spread
 from pipeline.shards import load_labels
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.config import Workers
-from pipeline.errors import ConfigError
-from pipeline.run import log
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 
 ROOM_CPUS = 1.5
 """What the tasks beside a pool of workers take: one that refines or decodes, one that writes."""

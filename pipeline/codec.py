@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from models.labels import LabelSpace
-from pipeline.errors import DataError, MaskError
+from pipeline.base.errors import DataError, MaskError
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 

@@ -14,10 +14,10 @@ import ray
 import yaml
 from pydantic import Field
 
-from pipeline.config import Config, absolute
-from pipeline.errors import ConfigError
+from pipeline.base.config import Config, absolute
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log, set_up_logging
 from pipeline.manifest import Manifest
-from pipeline.run import log, set_up_logging
 from pipeline.shards import (
     list_shards,
     map_shards,

@@ -14,10 +14,12 @@ import ray.data
 from pydantic import Field
 
 from models.weights import ENCODERS, Encoders, WeightsError, digest
+from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.config import Config, RunConfig, Workers, absolute
-from pipeline.errors import ConfigError
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import captions_of, latent_schema
 from pipeline.shards import (
     MADE,

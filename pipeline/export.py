@@ -13,9 +13,10 @@ from typing import Any, Literal
 import ray
 from pydantic import Field
 
+from pipeline.base.config import Workers, absolute
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import clock, log
 from pipeline.cluster import require
-from pipeline.config import RunConfig, Workers, absolute
-from pipeline.errors import ConfigError
 from pipeline.formats.coco import Coco
 from pipeline.formats.huggingface import HuggingFace
 from pipeline.formats.mds import Mosaic
@@ -24,7 +25,8 @@ from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tre
 from pipeline.formats.plan import plan
 from pipeline.formats.tally import Tally
 from pipeline.formats.webdataset import WebDataset
-from pipeline.run import Run, clock, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import text_digest
 from pipeline.shards import common_labels, map_shards, some_shards
 from pipeline.sink import MAX_RETRIES

@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 import ray
 
+from pipeline.base.log import log
 from pipeline.compact import heal
 from pipeline.manifest import Manifest
-from pipeline.run import Run, log
+from pipeline.run import Run
 from pipeline.shards import remove_shards
 from pipeline.work import get
 

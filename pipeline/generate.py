@@ -14,14 +14,16 @@ from pydantic import Field
 from models.labels import LabelSpace
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
+from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.errors import ShardError, Stopped
+from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.codec import ImageFormat
-from pipeline.config import Config, RunConfig, Workers, absolute
-from pipeline.errors import ShardError, Stopped
 from pipeline.finish import finish
 from pipeline.manifest import THROUGHPUT, Manifest
 from pipeline.progress import Shared, Timed
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import Batch, canonical_json
 from pipeline.shards import LABELS, load_labels, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink

@@ -15,10 +15,10 @@ from models.checkpoints import Source, locate
 from models.labels import LabelSpace
 from models.published import import_bundle
 from models.weights import Bundle
+from pipeline.base.config import Config, absolute
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.card import write_import_card
-from pipeline.config import Config, absolute
-from pipeline.errors import ConfigError
-from pipeline.run import log
 from pipeline.storage import is_folder, is_local, local_copy, upload
 
 

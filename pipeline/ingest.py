@@ -10,15 +10,16 @@ import pyarrow.compute as pc
 import ray.data
 
 from models.labels import LabelSpace
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError, DataError, Stopped
+from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.config import Workers
 from pipeline.datasets.hugging_face import commit_of
 from pipeline.datasets.source import Source
-from pipeline.errors import ConfigError, DataError, Stopped
 from pipeline.finish import finish
 from pipeline.manifest import Manifest
 from pipeline.progress import Shared, Timed
-from pipeline.run import Run, log
+from pipeline.run import Run
 from pipeline.schema import Batch, real_pair_id
 from pipeline.shards import LABELS, left_out, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import ShardError
-from pipeline.prompts import schedule
+from pipeline.base.errors import ShardError
+from pipeline.base.turns import schedule
 
 
 class Order(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.run import clock
+from pipeline.base.log import clock
 from pipeline.schema import Batch
 
 WINDOW_S = 60.0

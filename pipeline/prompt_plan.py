@@ -18,11 +18,13 @@ from pydantic import Field
 
 from models.labels import NAMES, LabelSpace
 from pipeline.balance import balance, shares
-from pipeline.config import RunConfig, absolute
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.config import absolute
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
 from pipeline.manifest import Manifest
 from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import captions_of
 from pipeline.shards import common_labels, load_labels, read_texts
 from pipeline.stages.prompt_classes import classes_in_prompt

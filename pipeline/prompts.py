@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataError, ShardError
+from pipeline.base.errors import DataError, ShardError
 from pipeline.schema import PROMPT, canonical_json, conform, pair_id, pair_seed, prompt_id
 from pipeline.shards import list_shards, read_shards
 from pipeline.storage import read_bytes
@@ -19,6 +19,7 @@ from pipeline.storage import read_bytes
 PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
 """Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a
 prompt asks for, ascending; null where that is not known."""
+
 
 KINDS = (
     "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`, `class_ids`), or a "
@@ -65,35 +66,6 @@ def prompts_digest(prompts: pa.Table) -> str:
     if prompts["class_ids"].null_count < prompts.num_rows:
         found.update(canonical_json(prompts["class_ids"].to_pylist()).encode())
     return found.hexdigest()
-
-
-def schedule(weights: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which prompt each pair of a plan takes, and for which time.
-
-    Repeat r of a prompt of weight w is due at (r + 1/2) / w; pairs come in the order in which they are due, so a longer
-    plan begins like a shorter one, and any part of it uses prompts by their weights.
-
-    Args:
-        weights: (P,) float64, above 0.
-        num_pairs: N.
-
-    Returns:
-        Index of the prompt (N,) int64 and its repeat (N,) int32, from 0.
-    """
-    low, high = 0.0, 1.0
-    while np.floor(weights * high + 0.5).sum() < num_pairs:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        if np.floor(weights * middle + 0.5).sum() < num_pairs:
-            low = middle
-        else:
-            high = middle
-    uses = np.floor(weights * high + 0.5).astype(np.int64) + 1  # one more, for what rounding does at the border
-    index = np.repeat(np.arange(len(weights)), uses)
-    repeat = np.arange(len(index)) - np.repeat(np.cumsum(uses) - uses, uses)
-    order = np.lexsort((index, (repeat + 0.5) / weights[index]))[:num_pairs]
-    return index[order], repeat[order].astype(np.int32)
 
 
 def plan(

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from models.labels import LabelSpace
 from models.segmenters import SegmenterName
 from models.weights import WEIGHTS
-from pipeline.config import RunConfig, Workers
-from pipeline.errors import ConfigError
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import text_digest
 from pipeline.shards import common_labels, list_shards, read_shards
 from pipeline.stages.prompt_classes import classes_in_prompt

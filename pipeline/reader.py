@@ -20,9 +20,9 @@ import torch.distributed as distributed
 import torch.nn.functional as functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from pipeline.base.config import absolute
+from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
 from pipeline.codec import check_mask, decode_image, decode_mask
-from pipeline.config import absolute
-from pipeline.errors import ConfigError, DataError, MaskError, ShardError
 from pipeline.order import Positions, piece_of_worker
 from pipeline.shards import common_labels, map_shards, open_shard, some_shards
 from pipeline.stages.ignore import ignore_uncertain

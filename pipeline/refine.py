@@ -10,13 +10,15 @@ import pyarrow as pa
 import ray.data
 from pydantic import Field
 
+from pipeline.base.config import Workers, absolute
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.codec import decode_image, decode_mask
-from pipeline.config import RunConfig, Workers, absolute
-from pipeline.errors import ConfigError
 from pipeline.finish import finish
 from pipeline.generate import Refine
 from pipeline.manifest import Manifest
-from pipeline.run import Run, log
+from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.schema import Batch, canonical_json, pair_id
 from pipeline.shards import LABELS, load_labels, read_pairs, read_shards, remaining, remove_drafts
 from pipeline.sink import WRITE_ARGS, ShardSink

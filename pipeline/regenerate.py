@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.codec import decode_image, decode_mask
-from pipeline.errors import ConfigError, DataError
 from pipeline.schema import Batch
 from pipeline.shards import list_shards, map_shards, read_columns, read_keys
 from pipeline.stages.refine import refine_masks

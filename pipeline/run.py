@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, Stopped
+from pipeline.base.errors import ConfigError, Stopped
+from pipeline.base.log import set_up_logging
+from pipeline.runs.config import RunConfig
 from pipeline.sole_driver import sole_driver
 from pipeline.storage import is_local, write_bytes
 from pipeline.tracking import KNOWN_RUN, Tracker, flat, open_tracker
-
-log = logging.getLogger("jodiffusion")
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
@@ -73,34 +70,6 @@ class Run:
                 tracker.finish("FAILED")
                 raise
             tracker.finish("FINISHED")
-
-
-def set_up_logging() -> None:
-    """One plain line per message on the terminal; safe to call again."""
-    if not log.handlers:
-        handler = _ToStdout()
-        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-
-
-class _ToStdout(logging.StreamHandler[Any]):
-    """Writes to what `sys.stdout` is at the moment: a live display takes its place for a while."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stdout
-
-    @stream.setter
-    def stream(self, _: Any) -> None: ...
-
-
-def clock(seconds: float) -> str:
-    """Seconds as "m:ss", or "h:mm:ss"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _has_made_nothing(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ShardError
+from pipeline.base.errors import ShardError
 
 Batch = dict[str, np.ndarray]
 """What a stage takes and returns: columns of one length."""

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.labels import LabelSpace
-from pipeline.errors import DataError, JoDiffusionError, ShardError
+from pipeline.base.errors import DataError, JoDiffusionError, ShardError
 from pipeline.schema import PAIR, PICTURE, conform
 from pipeline.storage import describe, filesystem_of, is_local, publish, reaching, read_bytes
 

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from models.labels import LabelSpace
-from pipeline.config import Config, RunConfig, Workers, absolute
+from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.errors import ConfigError
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -18,7 +19,7 @@ from pipeline.datasets.folder import Folder
 from pipeline.datasets.hugging_face import HuggingFace
 from pipeline.datasets.source import Source
 from pipeline.datasets.voc import PascalVOC
-from pipeline.errors import ConfigError
+from pipeline.runs.config import RunConfig
 from pipeline.stages.read import Void
 
 

@@ -22,7 +22,7 @@ import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import ConfigError, DataError, JoDiffusionError, ShardError
+from pipeline.base.errors import ConfigError, DataError, JoDiffusionError, ShardError
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:

@@ -17,10 +17,11 @@ from typing import Any
 from packaging.requirements import Requirement
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from pipeline.config import RunConfig, holds_credentials
-from pipeline.errors import ConfigError
+from pipeline.base.config import holds_credentials
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.provenance import REVISION, revision
-from pipeline.run import log
+from pipeline.runs.config import RunConfig
 from pipeline.storage import describe
 
 ROOT = Path(__file__).resolve().parent.parent

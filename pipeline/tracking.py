@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import RunConfig, holds_credentials
-from pipeline.errors import ConfigError
+from pipeline.base.config import holds_credentials
+from pipeline.base.errors import ConfigError
 from pipeline.outbox import AwayError, Outbox, Parcel, Point
 from pipeline.provenance import DataDigest, code_tags
+from pipeline.runs.config import RunConfig
 from pipeline.storage import read_bytes, write_bytes
 
 log = logging.getLogger("jodiffusion")

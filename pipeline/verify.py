@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError, ShardError
 from pipeline.codec import check_mask, decode_image, decode_mask
-from pipeline.errors import DataError, ShardError
 from pipeline.manifest import Manifest
 from pipeline.schema import PAIR, pair_id
 from pipeline.shards import FAILED, MADE, list_shards, load_labels, map_shards, open_shard, shard_name

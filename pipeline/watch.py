@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from pipeline.base.log import log
 from pipeline.progress import Rate, Shared, StageTime, line, table
-from pipeline.run import Run, log
+from pipeline.run import Run
 
 
 @dataclass

@@ -15,9 +15,10 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import JoDiffusionError
-from pipeline.prompts import plan, prompts_digest, read_prompts, schedule, without_gaps
-from pipeline.run import log
+from pipeline.base.errors import JoDiffusionError
+from pipeline.base.log import log
+from pipeline.base.turns import schedule
+from pipeline.prompts import plan, prompts_digest, read_prompts, without_gaps
 from pipeline.shards import FAILED, MADE, read_ids, set_aside_broken
 
 ROWS_PER_CHUNK = 65_536

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from pipeline.base.turns import schedule
 from pipeline.generate import GenerateConfig
-from pipeline.prompts import plan, read_prompts, schedule
+from pipeline.prompts import plan, read_prompts
 
 
 def planned(config: GenerateConfig, bundle_digest: str) -> pa.Table:

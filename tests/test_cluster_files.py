@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
-from pipeline.config import parse
+from pipeline.base.command_line import parse
 from pipeline.generate import GenerateConfig
 from pipeline.submission import Submission
 

@@ -22,8 +22,8 @@ MAX_LINES = 350
 LAYERS = ("models", "base", "tables", "stages", "graphs", "jobs")  # bottom to top; a file may import its own layer
 LAYER_OF = {
     "models": "models",
-    "pipeline.errors": "base",
-    "pipeline.config": "base",
+    "pipeline.base.errors": "base",
+    "pipeline.base.config": "base",
     "pipeline.codec": "base",
     "pipeline.schema": "base",
     "pipeline.sole_driver": "base",
@@ -52,8 +52,8 @@ ALLOWED = {
     "ray": {
         "": False,
         "pipeline": True,
-        "pipeline.errors": False,
-        "pipeline.config": False,
+        "pipeline.base.errors": False,
+        "pipeline.base.config": False,
         "pipeline.codec": False,
         "pipeline.schema": False,
         "pipeline.storage": False,
@@ -93,7 +93,7 @@ def test_files_are_small() -> None:
     [
         ("models/net.py", "import ray", "must not import ray"),
         ("models/net.py", "import pyarrow.parquet as pq", "must not import pyarrow"),
-        ("models/net.py", "from pipeline.errors import DataError", "points up"),
+        ("models/net.py", "from pipeline.base.errors import DataError", "points up"),
         ("models/net.py", "def f():\n    from jobs import command", "line 2"),
         ("pipeline/schema.py", "from pipeline.shards import write_table", "points up"),
         ("pipeline/schema.py", "from pipeline import shards", "points up"),
@@ -124,7 +124,7 @@ def test_a_wrong_import_is_told(tmp_path: Path, path: str, text: str, told: str)
     [
         ("models/net.py", "import torch\nfrom models.labels import LabelSpace"),
         ("pipeline/codec.py", "from models.labels import LabelSpace\nfrom . import errors"),
-        ("pipeline/tracking.py", "from mlflow import MlflowClient\nfrom pipeline.config import Config"),
+        ("pipeline/tracking.py", "from mlflow import MlflowClient\nfrom pipeline.base.config import Config"),
         ("pipeline/shards.py", "from ray.data import Datasink\nfrom pipeline import schema"),
         ("pipeline/stages/pack.py", "from pipeline.codec import encode_image\nfrom .refine import refine_masks"),
         ("pipeline/encode.py", "import datasets, ray_like\nfrom pipeline.training.vae import load_labels"),

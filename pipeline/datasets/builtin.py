@@ -19,9 +19,9 @@ from PIL import Image
 from scipy import ndimage
 
 from models.labels import GARMENTS, LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.codec import encode_image
 from pipeline.datasets.source import ENTRY, Found
-from pipeline.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 ASSETS = Path(__file__).parent / "builtin_assets"

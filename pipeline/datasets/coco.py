@@ -19,6 +19,7 @@ import pyarrow as pa
 from pycocotools import mask as rle
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.datasets.source import (
     Found,
     PairError,
@@ -28,7 +29,6 @@ from pipeline.datasets.source import (
     read_json,
     without_suffix,
 )
-from pipeline.errors import DataError
 from pipeline.storage import is_file
 
 Crowd = Literal["ignore", "paint"]

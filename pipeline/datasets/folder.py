@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
-from pipeline.errors import DataError
 
 
 @dataclass(frozen=True)

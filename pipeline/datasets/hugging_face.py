@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.codec import decode_mask
 from pipeline.datasets.source import Found, PairError, entry_table, read_file, remapped
-from pipeline.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.codec import decode_mask
-from pipeline.errors import DataError
 from pipeline.storage import filesystem_of, is_local, reaching, read_bytes
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

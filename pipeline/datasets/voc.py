@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import VOC, LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.codec import decode_mask
 from pipeline.datasets.source import (
     Found,
@@ -33,7 +34,6 @@ from pipeline.datasets.source import (
     read_file,
     read_lines,
 )
-from pipeline.errors import DataError
 from pipeline.storage import is_file, is_folder
 
 NUM_TRAINAUG = 10_582

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
 from pipeline.storage import read_bytes, write_bytes

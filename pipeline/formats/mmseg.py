@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from models.labels import LabelSpace
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.formats.card import write_card
 from pipeline.formats.part import SUFFIXES, Pair, Part, Record, Records, Tree
 from pipeline.storage import publish, write_bytes

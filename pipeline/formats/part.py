@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError, MaskError
 from pipeline.codec import ImageFormat, check_mask, class_areas, decode_image, decode_mask, encode_image, encode_mask
-from pipeline.errors import DataError, MaskError
 from pipeline.formats.tally import Tally
 from pipeline.schema import PAIR, captions_of, conform
 from pipeline.shards import open_shard

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.formats.part import Part
 from pipeline.shards import map_shards, read_columns
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from pipeline.base.errors import DataError
 from pipeline.codec import decode_image
-from pipeline.errors import DataError
 from pipeline.schema import PAIR, conform, pair_seed
 
 

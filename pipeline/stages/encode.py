@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.frozen import clip_image_embedding, image_to_latent
 from models.weights import Encoders
+from pipeline.base.errors import DataError, MaskError
 from pipeline.codec import check_mask, decode_image, decode_mask
-from pipeline.errors import DataError, MaskError
 from pipeline.schema import Batch, captions_of, latent_id, object_column
 from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
 from pipeline.storage import local_copy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 
 def ignore_uncertain(mask: np.ndarray, confidence: np.ndarray, ignore_below: float, ignore_index: int) -> np.ndarray:

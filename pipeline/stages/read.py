@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError, MaskError
 from pipeline.codec import check_mask, class_areas, encode_mask, read_photograph
 from pipeline.datasets.source import PairError, Source
-from pipeline.errors import DataError, MaskError
 from pipeline.schema import Batch, object_column
 
 Void = Literal["ignore", "background"]

@@ -10,7 +10,7 @@ import torch
 from models.reverse import SamplerSettings
 from models.sampler import Pairs, PairSampler
 from models.weights import Bundle
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.schema import Batch
 
 HARMLESS = "a"

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.errors import DataError, ShardError
-from pipeline.run import log
+from pipeline.base.errors import DataError, ShardError
+from pipeline.base.log import log
 from pipeline.storage import describe, filesystem_of, is_local, local_file, publish_file, reaching
 
 FOLDER = "checkpoints"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config import RunConfig, Workers
+from pipeline.base.config import Workers
+from pipeline.runs.config import RunConfig
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Strategy
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.errors import ShardError
+from pipeline.base.errors import ShardError
 from pipeline.schema import Batch, object_column
 from pipeline.shards import map_shards, open_shard, some_shards
 from pipeline.stages.view import require_one_size

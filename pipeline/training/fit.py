@@ -14,11 +14,12 @@ import ray.train
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pipeline.base.config import Workers, absolute
+from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
+from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.config import Workers, absolute
-from pipeline.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.provenance import DataDigest
-from pipeline.run import Run, log
+from pipeline.run import Run
 from pipeline.storage import is_file, read_bytes
 from pipeline.training import notice
 from pipeline.training.checkpoints import Checkpoints

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import JoDiffusionError
+from pipeline.base.errors import JoDiffusionError
 from pipeline.storage import filesystem_of, is_local, read_bytes, write_bytes
 
 log = logging.getLogger("jodiffusion")

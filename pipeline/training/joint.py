@@ -19,8 +19,8 @@ from models.labels import LabelSpace
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
-from pipeline.config import absolute
-from pipeline.errors import ConfigError
+from pipeline.base.config import absolute
+from pipeline.base.errors import ConfigError
 from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
 from pipeline.shards import open_shard, some_shards

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.draws import Draws
-from pipeline.errors import JoDiffusionError
+from pipeline.base.errors import JoDiffusionError
 from pipeline.training.optimisation import Optimisation, set_rate
 from pipeline.training.parallel import Group, exchanging, whole
 from pipeline.training.state import TrainState

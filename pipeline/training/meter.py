@@ -7,7 +7,8 @@ import time
 
 import torch
 
-from pipeline.run import Run, clock, log
+from pipeline.base.log import clock, log
+from pipeline.run import Run
 from pipeline.storage import is_local
 from pipeline.training import history
 from pipeline.training.loop import Report

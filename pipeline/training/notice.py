@@ -14,8 +14,8 @@ from enum import IntEnum
 import ray.train
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
-from pipeline.errors import DataError
-from pipeline.run import log, set_up_logging
+from pipeline.base.errors import DataError
+from pipeline.base.log import log, set_up_logging
 from pipeline.storage import filesystem_of, is_file, write_bytes
 
 _leaving = threading.Event()

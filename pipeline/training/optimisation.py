@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Config
-from pipeline.errors import ConfigError
+from pipeline.base.config import Config
+from pipeline.base.errors import ConfigError
 from pipeline.training.parallel import Precision
 
 

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from models.draws import Draws
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.training.optimisation import Optimisation, optimizers
 from pipeline.training.parallel import Strategy, blocks, recompute_activations
 from pipeline.training.task import Task, Tensors

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.training.optimisation import Optimisation, in_float, optimizers, set_rate
 from pipeline.training.parallel import Group, own, put, shard, whole
 

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from models.weights import assigned
-from pipeline.errors import DataError, JoDiffusionError
+from pipeline.base.errors import DataError, JoDiffusionError
+from pipeline.base.log import log, set_up_logging
 from pipeline.provenance import device_name
-from pipeline.run import Run, log, set_up_logging
+from pipeline.run import Run
 from pipeline.storage import is_file, read_bytes, upload, write_bytes
 from pipeline.system_metrics import system_metrics
 from pipeline.training import history

@@ -9,8 +9,8 @@ import time
 
 from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 
+from pipeline.base.command_line import load
 from pipeline.cluster import cluster
-from pipeline.config import load
 from pipeline.generate import GenerateConfig, generate
 from pipeline.shards import list_shards
 

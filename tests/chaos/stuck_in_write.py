@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pipeline.generate
+from pipeline.base.command_line import load
 from pipeline.cluster import cluster
-from pipeline.config import load
 from pipeline.generate import GenerateConfig, generate
 from pipeline.sink import ShardSink
 

@@ -16,8 +16,8 @@ import yaml
 import pipeline.generate
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
-from pipeline.config import Workers
-from pipeline.errors import ConfigError
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
 from pipeline.generate import GenerateConfig, Refine, Sampler, generate
 from pipeline.shards import FAILED, list_shards, read_ids, read_shards
 from pipeline.stages.pack import refine_and_pack

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from models.weights import ENCODERS, JOINT, digest
-from pipeline.config import load
+from pipeline.base.command_line import load
 from pipeline.generate import GenerateConfig, generate
 from pipeline.manifest import Manifest
 from pipeline.shards import list_shards, read_shards

@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.config import load
+from pipeline.base.command_line import load
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.vae import VAEConfig, train_vae
 from tests.chaos.kill import descendants, finish, kill_family, start

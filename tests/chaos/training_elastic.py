@@ -14,9 +14,9 @@ os.environ.update({"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15", "RAY_TRAIN_HE
 
 from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 
+from pipeline.base.command_line import load
+from pipeline.base.errors import Stopped
 from pipeline.cluster import cluster
-from pipeline.config import load
-from pipeline.errors import Stopped
 from pipeline.training import fit, notice
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.vae import VAEConfig, train_vae

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from jobs.demo import DemoConfig
+from pipeline.base.command_line import load, parse
+from pipeline.base.errors import ConfigError
 from pipeline.caption import CaptionConfig
-from pipeline.config import load, parse
 from pipeline.encode import EncodeConfig
-from pipeline.errors import ConfigError
 from pipeline.export import ExportConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig

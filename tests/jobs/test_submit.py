@@ -13,7 +13,7 @@ from ray.job_submission import JobSubmissionClient
 
 from jobs import ending
 from jobs.submit import main as submit_job
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
 from pipeline.shards import list_shards, read_ids

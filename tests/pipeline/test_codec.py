@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from models.labels import GARMENTS, VOC
+from pipeline.base.errors import DataError
 from pipeline.codec import ImageFormat, check_mask, decode_image, decode_mask, encode_image, encode_mask
-from pipeline.errors import DataError
 
 
 @pytest.fixture

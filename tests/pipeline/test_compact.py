@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from pipeline.base.errors import ConfigError
 from pipeline.compact import CompactConfig, compact, grouped, heal, merge
-from pipeline.errors import ConfigError
 from pipeline.shards import list_shards, read_shards, remove_shards, write_table
 from pipeline.verify import verify
 from tests.tiny import save_pairs

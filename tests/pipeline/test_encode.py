@@ -12,8 +12,8 @@ import torch
 from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusionConfig
 from models.weights import ENCODERS, digest
+from pipeline.base.errors import ConfigError
 from pipeline.encode import EncodeConfig, EncoderFolders, collect_encoders, find_todo
-from pipeline.errors import ConfigError
 from pipeline.schema import latent_schema
 from pipeline.shards import write_table
 from pipeline.stages.encode import LATENTS

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from models.labels import VOC, LabelSpace
-from pipeline.errors import ConfigError, DataError, ShardError
+from pipeline.base.errors import ConfigError, DataError, ShardError
 from pipeline.export import FORMATS, ExportConfig, export
 from pipeline.formats.part import Saved
 from tests.pipeline.formats.fabricated import save_set, tree_of, written

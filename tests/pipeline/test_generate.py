@@ -13,9 +13,9 @@ from jobs.verify import VerifyConfig
 from jobs.verify import main as verify_job
 from models.reverse import SamplerSettings
 from models.weights import WeightsError
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.codec import decode_image, encode_mask
-from pipeline.config import Workers
-from pipeline.errors import ConfigError, DataError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.manifest import Manifest
 from pipeline.prompts import read_prompts

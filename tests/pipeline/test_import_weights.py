@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 import models.checkpoints
 from models.weights import Bundle, WeightsError
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.import_weights import ImportConfig, import_weights
 from pipeline.storage import local_copy
 from tests.models.golden import FOLDER

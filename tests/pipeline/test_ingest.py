@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from models.labels import VOC
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.ingest import find_todo, ingest, plan_of
 from pipeline.manifest import ClassShare
 from pipeline.schema import ERROR, conform

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.labels import GARMENTS
+from pipeline.base.errors import ShardError
 from pipeline.codec import encode_image, encode_mask
-from pipeline.errors import ShardError
 from pipeline.manifest import ClassShare, Manifest
 from pipeline.schema import PAIR, conform
 from pipeline.shards import LABELS

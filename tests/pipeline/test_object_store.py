@@ -17,10 +17,10 @@ import pytest
 
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, Bundle, digest
+from pipeline.base.config import Workers
+from pipeline.base.errors import DataError, ShardError
 from pipeline.compact import CompactConfig, compact
-from pipeline.config import Workers
 from pipeline.encode import EncodeConfig, encode
-from pipeline.errors import DataError, ShardError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
 from pipeline.shards import list_shards, read_ids, read_shards

@@ -12,8 +12,8 @@ import pytest
 
 from models.labels import GARMENTS, LabelSpace
 from pipeline.balance import balance, shares
-from pipeline.config import parse
-from pipeline.errors import ConfigError, DataError
+from pipeline.base.command_line import parse
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.prompt_plan import PromptsConfig, add_up, fill, from_captions, from_file, from_templates, make_prompts
 from pipeline.prompts import read_prompts
 from pipeline.schema import PAIR

@@ -13,8 +13,9 @@ import pytest
 from ray.data._internal.arrow_ops.transform_pyarrow import concat
 from ray.data.block import BlockAccessor
 
-from pipeline.errors import DataError
-from pipeline.prompts import PROMPTS, distinct, plan, prompts_digest, read_prompts, schedule, without_gaps
+from pipeline.base.errors import DataError
+from pipeline.base.turns import schedule
+from pipeline.prompts import PROMPTS, distinct, plan, prompts_digest, read_prompts, without_gaps
 from pipeline.schema import Batch, conform
 from pipeline.shards import read_shards
 from pipeline.sink import ShardSink

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.errors import ShardError
+from pipeline.base.errors import ShardError
 from pipeline.provenance import REVISION, DataDigest, code_tags, device_name, revision
 from pipeline.schema import LATENT, conform, latent_schema
 from pipeline.shards import write_table

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from models.labels import LabelSpace
 from pipeline import reader, shards
+from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
 from pipeline.codec import encode_image, encode_mask
-from pipeline.errors import ConfigError, DataError, MaskError, ShardError
 from pipeline.reader import PairDataset, random_crop
 from pipeline.schema import PAIR, conform
 from pipeline.shards import list_shards, write_table

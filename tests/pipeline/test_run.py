@@ -8,10 +8,11 @@ import fsspec
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.config import load, parse
-from pipeline.errors import ConfigError
+from pipeline.base.command_line import load, parse
+from pipeline.base.errors import ConfigError
+from pipeline.base.log import clock
 from pipeline.ingest import IngestConfig
-from pipeline.run import Run, Tracker, clock
+from pipeline.run import Run, Tracker
 
 
 def config(tmp_path, **changes) -> IngestConfig:
@@ -51,7 +52,7 @@ def test_one_folder_is_one_mlflow_run_whose_state_follows(tmp_path):
 
 def test_mlflow_trouble_is_a_warning(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr("pipeline.run.log.warning", lambda *words: warnings.append(words))
+    monkeypatch.setattr("pipeline.base.log.log.warning", lambda *words: warnings.append(words))
     with Run.open(config(tmp_path), "ingest") as run:
         Tracker(run.tracker.uri, "no such run").metrics({"pairs": 1})
     assert len(warnings) == 1 and "MLflow did not take" in warnings[0][0]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from ray.data.block import BlockAccessor
 
-from pipeline.errors import ShardError
+from pipeline.base.errors import ShardError
 from pipeline.schema import (
     ERROR,
     LATENT,

@@ -19,8 +19,8 @@ from datasets import load_dataset
 from PIL import Image
 
 import pipeline.shards as shards
+from pipeline.base.errors import ShardError
 from pipeline.codec import encode_image, encode_mask
-from pipeline.errors import ShardError
 from pipeline.schema import LATENT, PAIR, latent_id, pair_id
 from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts, set_aside_broken
 from pipeline.sink import ShardSink

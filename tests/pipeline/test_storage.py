@@ -10,7 +10,7 @@ import time
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError, DataError, ShardError
+from pipeline.base.errors import ConfigError, DataError, ShardError
 from pipeline.sole_driver import sole_driver
 from pipeline.storage import local_copy, read_bytes, write_bytes
 

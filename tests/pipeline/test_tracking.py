@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline import outbox
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
 from pipeline.provenance import DataDigest
 from pipeline.run import Run
@@ -32,7 +32,7 @@ def config(tmp_path: Path, **changes) -> IngestConfig:
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     words: list[str] = []
-    monkeypatch.setattr("pipeline.run.log.warning", lambda text, *values: words.append(text % values))
+    monkeypatch.setattr("pipeline.base.log.log.warning", lambda text, *values: words.append(text % values))
     monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(outbox, "FLUSHING_PAUSE_S", 0.05)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

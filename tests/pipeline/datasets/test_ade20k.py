@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.base.errors import DataError
 from pipeline.datasets.ade20k import ADE20K
-from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import mask_of, picture, read_all, save_json, save_mask, save_picture
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from models.labels import GARMENTS
+from pipeline.base.errors import DataError
 from pipeline.datasets import builtin
 from pipeline.datasets.builtin import ASSETS, COLOURS, SPLITS, BuiltinScenes
-from pipeline.errors import DataError
 from pipeline.stages.prompt_classes import classes_in_prompt
 
 

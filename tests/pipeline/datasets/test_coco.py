@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.datasets.coco import COCO
-from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import HEIGHT, WIDTH, instances, read_all, save_json, save_picture
 
 GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

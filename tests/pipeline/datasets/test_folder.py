@@ -10,8 +10,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.datasets.folder import Folder
-from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import mask_of, picture, read_all, save_json, save_mask, save_picture
 
 LABELS = LabelSpace.custom("tools", ("bolt", "nut"))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.datasets.hugging_face import HuggingFace
-from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import mask_of, picture, read_all
 
 LABELS = LabelSpace.named("ade20k")

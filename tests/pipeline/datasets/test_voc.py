@@ -8,8 +8,8 @@ import fsspec
 import numpy as np
 import pytest
 
+from pipeline.base.errors import DataError
 from pipeline.datasets.voc import PascalVOC
-from pipeline.errors import DataError
 from tests.pipeline.datasets.trees import (
     mask_of,
     read_all,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from models.labels import VOC
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.formats.mds import Mosaic, merged
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from models.labels import VOC, LabelSpace
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.formats.mmseg import MMSegmentation
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
 

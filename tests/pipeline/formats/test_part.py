@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from models.labels import VOC
+from pipeline.base.errors import DataError
 from pipeline.codec import decode_image, decode_mask, encode_image, encode_mask
-from pipeline.errors import DataError
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, read_pairs, suffix_of
 from pipeline.formats.plan import plan
 from pipeline.shards import list_shards

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import VOC
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.formats.plan import plan
 from pipeline.shards import list_shards, read_columns
 from tests.pipeline.formats.fabricated import save_rows, save_set

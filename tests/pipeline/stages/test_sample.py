@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.reverse import SamplerSettings
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.sample import HARMLESS, SamplePairs
 from tests.tiny import SIZE_PX, save_tiny_bundle

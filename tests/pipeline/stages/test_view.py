@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
 
 

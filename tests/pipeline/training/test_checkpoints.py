@@ -9,8 +9,8 @@ import fsspec
 import pytest
 import torch
 
-from pipeline.errors import DataError
-from pipeline.run import log
+from pipeline.base.errors import DataError
+from pipeline.base.log import log
 from pipeline.training.checkpoints import Checkpoints, Facts, read_facts
 
 

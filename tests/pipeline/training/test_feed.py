@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import ShardError
+from pipeline.base.errors import ShardError
 from pipeline.shards import write_table
 from pipeline.training.feed import GROUPS_AHEAD, Feed, Line
 

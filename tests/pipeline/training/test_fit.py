@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import Workers
-from pipeline.errors import ConfigError
+from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
 from pipeline.training.loop import TrainingError
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.vae import VAEConfig, train_vae

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.training.loop import TrainingError, train
 from pipeline.training.optimisation import Optimisation, optimizers
 from pipeline.training.parallel import Group

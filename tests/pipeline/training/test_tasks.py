@@ -13,7 +13,7 @@ from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.frozen import TextEncoder, image_to_latent, latent_to_image
 from models.labels import GARMENTS
 from models.weights import load_net
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
 from pipeline.training.feed import to_tensors
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation

@@ -1,117 +1,26 @@
-"""Configuration: frozen pydantic models that refuse unknown keys, read from YAML, overridden on the command line."""
+"""Configs read from YAML files and the command line, strictly: a key that does not exist is an error."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
     ValidationError,
-    field_validator,
-    model_validator,
 )
-from upath import UPath
 
-from pipeline.errors import ConfigError
+from pipeline.base.config import _PARSED, NO_CREDENTIALS, Config, _explain, holds_credentials
+from pipeline.base.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
-
-
-_PARSED: ContextVar[str] = ContextVar("parsed", default="")
-"""What the command-line parser builds configs from; it would print pydantic's own page for a wrong value."""
-NO_CREDENTIALS = "credentials do not belong into a URL; give them in the environment"
-
-
-def holds_credentials(value: Any) -> bool:
-    """Whether a text is a URL with a user, a password or a signature in it."""
-    return isinstance(value, str) and bool(re.search(r"://[^/\s]*@|[?&](X-Amz-|X-Goog-|sig=|token=)", value, re.I))
-
-
-class Config(BaseModel):
-    """Base of every configuration. The text under a field is its help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            if not (where := _PARSED.get()):
-                raise
-            raise ConfigError(_explain(error, where)) from error
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _without_credentials(cls, value: Any) -> Any:
-        # Configs are saved, logged and copied into provenance.
-        if any(holds_credentials(one) for one in (value if isinstance(value, tuple | list) else (value,))):
-            raise ValueError(NO_CREDENTIALS)
-        return value
-
-    def dump(self) -> dict[str, Any]:
-        """Plain values, as they are written to YAML and MLflow."""
-        return self.model_dump(mode="json")
-
-
-class Workers(Config):
-    """How many processes run a stage or a training, and what each reserves."""
-
-    num: int = Field(1, ge=1)
-    """Processes at most."""
-    cpus: float = Field(1, ge=0)
-    """CPU cores that each reserves."""
-    gpus: float = Field(0, ge=0)
-    """GPUs that each reserves; a fraction shares one GPU, but not among the workers of a training."""
-    threads: int = Field(0, ge=0)
-    """Torch threads of each; 0 leaves the choice to torch."""
-
-
-class RunConfig(Config):
-    """What every job needs: a name and a place."""
-
-    run: str = Field(min_length=1)
-    """Name of the run; its folder is <runs>/<run>, and the same name goes on with it."""
-    runs: str = "runs"
-    """Folder of all runs: a path that every node sees, or a URL ("s3://bucket/runs")."""
-    seed: int = Field(0, ge=0)
-    """Every random number of the run follows from it."""
-    experiment: str = "jodiffusion"
-    """MLflow experiment."""
-    tracking_uri: str = ""
-    """MLflow server or database; empty: MLFLOW_TRACKING_URI, else a database in the folder of runs, or in the current
-    one where runs are on a store."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of this run, absolute: workers run in folders of their own. A `UPath` where it is on a store."""
-        return cast(Path, UPath(absolute(self.runs)) / self.run)
-
-    @property
-    def mlflow_uri(self) -> str:
-        """Where MLflow's numbers go."""
-        database = os.path.abspath("mlflow.db") if "://" in self.runs else f"{absolute(self.runs)}/mlflow.db"
-        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{database}"
-
-
-def absolute(path: str) -> str:
-    """A local path as every worker finds it, whatever its working directory; URLs stay as they are."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def load(config_type: type[C], path: str | Path, overrides: dict[str, Any] | None = None) -> C:
@@ -183,16 +92,6 @@ def _refuse_wrong(config_type: type[Config], values: dict[str, Any], where: str)
     except ValidationError as error:
         if any(problem["type"] != "missing" for problem in error.errors()):
             raise ConfigError(_explain(error, where, forgive="missing")) from error
-
-
-def _explain(error: ValidationError, where: str, forgive: str = "") -> str:
-    lines = [
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        + ("" if NO_CREDENTIALS in problem["msg"] else f" (got {problem['input']!r})")
-        for problem in error.errors()
-        if problem["type"] != forgive
-    ]
-    return f"{where}: " + "; ".join(lines)
 
 
 def _refuse_unknown(config_type: type[Any], values: dict[str, Any], where: str, prefix: str = "") -> None:

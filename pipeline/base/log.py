@@ -1,0 +1,37 @@
+"""The log: one plain line per message on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+log = logging.getLogger("jodiffusion")
+
+
+def set_up_logging() -> None:
+    """One plain line per message on the terminal; safe to call again."""
+    if not log.handlers:
+        handler = _ToStdout()
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+class _ToStdout(logging.StreamHandler[Any]):
+    """Writes to what `sys.stdout` is at the moment: a live display takes its place for a while."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _: Any) -> None: ...
+
+
+def clock(seconds: float) -> str:
+    """Seconds as "m:ss", or "h:mm:ss"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
