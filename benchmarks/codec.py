@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from benchmarks.sampler import chip
-from pipeline.codec import ImageFormat, decode_image, encode_image, encode_mask
 from pipeline.datasets.builtin import ASSETS
+from pipeline.pictures.codec import ImageFormat, decode_image, encode_image, encode_mask
 
 SIZE_PX, REPEATS = 512, 5
 

@@ -26,11 +26,13 @@ from PIL import Image
 from models.labels import VOC
 from pipeline.base.config import Workers
 from pipeline.cluster import cluster
-from pipeline.codec import check_mask, decode_mask, encode_mask, read_photograph
 from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.datasets.voc import PascalVOC
 from pipeline.ingest import IngestConfig, ingest
-from pipeline.storage import read_bytes
+from pipeline.pictures.codec import decode_mask, encode_mask
+from pipeline.pictures.masks import check_mask
+from pipeline.pictures.photograph import read_photograph
+from pipeline.storage.files import read_bytes
 
 SIZE = (500, 375)
 NUM_TIMED = 300

@@ -26,7 +26,8 @@ from pipeline.shards import LABELS, common_labels, read_pairs, read_texts, remai
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
-from pipeline.storage import read_bytes, write_bytes
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
 from pipeline.watch import Watch
 from pipeline.work import plain_errors
 

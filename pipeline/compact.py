@@ -29,8 +29,8 @@ from pipeline.shards import (
     write_table,
 )  # fmt: skip
 from pipeline.sink import SHARD_BYTES
-from pipeline.sole_driver import sole_driver
-from pipeline.storage import read_bytes
+from pipeline.storage.files import read_bytes
+from pipeline.storage.sole_driver import sole_driver
 from pipeline.work import get
 
 

@@ -37,7 +37,9 @@ from pipeline.shards import (
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
-from pipeline.storage import is_folder, local_copy, upload
+from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_folder
+from pipeline.storage.publish import upload
 from pipeline.work import beside_driver, get, plain_errors
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]

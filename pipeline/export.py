@@ -30,7 +30,8 @@ from pipeline.runs.config import RunConfig
 from pipeline.schema import text_digest
 from pipeline.shards import common_labels, map_shards, some_shards
 from pipeline.sink import MAX_RETRIES
-from pipeline.storage import is_file, is_local, write_bytes
+from pipeline.storage.files import is_file, is_local
+from pipeline.storage.publish import write_bytes
 from pipeline.work import get
 
 FORMATS: dict[str, Callable[[Tree], Format]] = {

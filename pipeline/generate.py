@@ -18,9 +18,9 @@ from pipeline.base.config import Config, Workers, absolute
 from pipeline.base.errors import ShardError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.codec import ImageFormat
 from pipeline.finish import finish
 from pipeline.manifest import THROUGHPUT, Manifest
+from pipeline.pictures.codec import ImageFormat
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
@@ -30,7 +30,8 @@ from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.sample import SamplePairs
-from pipeline.storage import local_copy, write_bytes
+from pipeline.storage.copies import local_copy
+from pipeline.storage.publish import write_bytes
 from pipeline.watch import Watch
 from pipeline.work import Work, find_work, load_prompts, plain_errors
 

@@ -19,7 +19,9 @@ from pipeline.base.config import Config, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.card import write_import_card
-from pipeline.storage import is_folder, is_local, local_copy, upload
+from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_folder, is_local
+from pipeline.storage.publish import upload
 
 
 class ImportConfig(Config):

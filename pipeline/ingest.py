@@ -25,7 +25,7 @@ from pipeline.shards import LABELS, left_out, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.sources import IngestConfig, open_source
 from pipeline.stages.read import ReadPairs
-from pipeline.storage import write_bytes
+from pipeline.storage.publish import write_bytes
 from pipeline.watch import Watch
 from pipeline.work import beside_driver, get, plain_errors
 

@@ -28,7 +28,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.schema import captions_of
 from pipeline.shards import common_labels, load_labels, read_texts
 from pipeline.stages.prompt_classes import classes_in_prompt
-from pipeline.storage import write_bytes
+from pipeline.storage.publish import write_bytes
 
 PLAN = PROMPTS.append(pa.field("kind", pa.string()))
 """The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""

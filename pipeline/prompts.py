@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.base.errors import DataError, ShardError
 from pipeline.schema import PROMPT, canonical_json, conform, pair_id, pair_seed, prompt_id
 from pipeline.shards import list_shards, read_shards
-from pipeline.storage import read_bytes
+from pipeline.storage.files import read_bytes
 
 PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
 """Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a

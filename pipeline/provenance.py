@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.shards import open_shard, some_shards
-from pipeline.storage import filesystem_of, reaching
+from pipeline.storage.files import filesystem_of, reaching
 
 if TYPE_CHECKING:
     import torch

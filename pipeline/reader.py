@@ -22,10 +22,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
-from pipeline.codec import check_mask, decode_image, decode_mask
 from pipeline.order import Positions, piece_of_worker
+from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.pictures.masks import check_mask, ignore_uncertain
 from pipeline.shards import common_labels, map_shards, open_shard, some_shards
-from pipeline.stages.ignore import ignore_uncertain
 
 Example = dict[str, Any]
 """`image` (3, H, W) uint8 and `mask` (H, W) int64, tensors; `ignore_index`, a number; `prompt` (may be empty),

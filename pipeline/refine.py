@@ -13,10 +13,10 @@ from pydantic import Field
 from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.codec import decode_image, decode_mask
 from pipeline.finish import finish
 from pipeline.generate import Refine
 from pipeline.manifest import Manifest
+from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
 from pipeline.schema import Batch, canonical_json, pair_id
@@ -24,7 +24,7 @@ from pipeline.shards import LABELS, load_labels, read_pairs, read_shards, remain
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks
-from pipeline.storage import write_bytes
+from pipeline.storage.publish import write_bytes
 
 
 class RefineConfig(RunConfig):

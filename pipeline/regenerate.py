@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.codec import decode_image, decode_mask
+from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.schema import Batch
 from pipeline.shards import list_shards, map_shards, read_columns, read_keys
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
-from pipeline.storage import local_copy
+from pipeline.storage.copies import local_copy
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from pipeline import chart
 from pipeline.base.config import absolute
 from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.log import log
-from pipeline.codec import check_mask, decode_image, decode_mask
 from pipeline.evaluation import mean_and_spread
 from pipeline.manifest import Manifest
+from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.pictures.masks import check_mask
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
 from pipeline.shards import MADE, list_shards, load_labels, map_shards, open_shard, publish, read_shards

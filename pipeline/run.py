@@ -14,8 +14,9 @@ import yaml
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import set_up_logging
 from pipeline.runs.config import RunConfig
-from pipeline.sole_driver import sole_driver
-from pipeline.storage import is_local, write_bytes
+from pipeline.storage.files import is_local
+from pipeline.storage.publish import write_bytes
+from pipeline.storage.sole_driver import sole_driver
 from pipeline.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})

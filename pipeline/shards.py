@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, JoDiffusionError, ShardError
 from pipeline.schema import PAIR, PICTURE, conform
-from pipeline.storage import describe, filesystem_of, is_local, publish, reaching, read_bytes
+from pipeline.storage.files import describe, filesystem_of, is_local, reaching, read_bytes
+from pipeline.storage.publish import publish
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -14,7 +14,7 @@ from ray.data import Datasink
 from pipeline.progress import Shared
 from pipeline.schema import ERROR, PAIR, REASONS, conform
 from pipeline.shards import FAILED, MADE, write_table
-from pipeline.storage import filesystem_of, is_local
+from pipeline.storage.files import filesystem_of, is_local
 
 SHARD_BYTES = 384 * 10**6
 

@@ -22,7 +22,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.provenance import REVISION, revision
 from pipeline.runs.config import RunConfig
-from pipeline.storage import describe
+from pipeline.storage.files import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")

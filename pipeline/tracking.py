@@ -20,7 +20,8 @@ from pipeline.base.errors import ConfigError
 from pipeline.outbox import AwayError, Outbox, Parcel, Point
 from pipeline.provenance import DataDigest, code_tags
 from pipeline.runs.config import RunConfig
-from pipeline.storage import read_bytes, write_bytes
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
 
 log = logging.getLogger("jodiffusion")
 

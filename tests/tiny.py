@@ -16,8 +16,8 @@ from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import GARMENTS
 from models.weights import Bundle, Encoders
-from pipeline.codec import encode_image, encode_mask
 from pipeline.datasets.builtin import BuiltinScenes
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.schema import PAIR, conform, real_pair_id
 from pipeline.shards import write_table
 

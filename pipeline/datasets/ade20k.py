@@ -17,7 +17,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
-from pipeline.storage import is_file, is_folder
+from pipeline.storage.files import is_file, is_folder
 
 FOLDERS = {"train": "training", "val": "validation"}
 

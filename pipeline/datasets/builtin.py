@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from models.labels import GARMENTS, LabelSpace
 from pipeline.base.errors import DataError
-from pipeline.codec import encode_image
 from pipeline.datasets.source import ENTRY, Found
+from pipeline.pictures.codec import encode_image
 
 SPLITS = ("train", "validation", "test")
 ASSETS = Path(__file__).parent / "builtin_assets"

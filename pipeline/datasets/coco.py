@@ -29,7 +29,7 @@ from pipeline.datasets.source import (
     read_json,
     without_suffix,
 )
-from pipeline.storage import is_file
+from pipeline.storage.files import is_file
 
 Crowd = Literal["ignore", "paint"]
 Overlap = Literal["file", "area"]

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.codec import decode_mask
 from pipeline.datasets.source import Found, PairError, entry_table, read_file, remapped
+from pipeline.pictures.codec import decode_mask
 
 
 @dataclass(frozen=True)

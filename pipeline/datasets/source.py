@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
-from pipeline.codec import decode_mask
-from pipeline.storage import filesystem_of, is_local, reaching, read_bytes
+from pipeline.pictures.codec import decode_mask
+from pipeline.storage.files import filesystem_of, is_local, reaching, read_bytes
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 

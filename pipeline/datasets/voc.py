@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import DataError
-from pipeline.codec import decode_mask
 from pipeline.datasets.source import (
     Found,
     PairError,
@@ -34,7 +33,8 @@ from pipeline.datasets.source import (
     read_file,
     read_lines,
 )
-from pipeline.storage import is_file, is_folder
+from pipeline.pictures.codec import decode_mask
+from pipeline.storage.files import is_file, is_folder
 
 NUM_TRAINAUG = 10_582
 LISTS = "ImageSets/Segmentation"

@@ -16,11 +16,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.labels import LabelSpace
-from pipeline.codec import decode_image, encode_image
 from pipeline.formats.part import Record, Records, Tree
-from pipeline.formats.tally import Tally, sheet
+from pipeline.formats.tally import Tally
+from pipeline.pictures.codec import decode_image, encode_image
+from pipeline.pictures.sheets import row_of_tiles as sheet
 from pipeline.shards import LABELS
-from pipeline.storage import write_bytes
+from pipeline.storage.publish import write_bytes
 
 CARD, SHEET, TEMPLATE = "README.md", "assets/pairs.png", "card.md.j2"
 MAX_NAMED = 100

@@ -19,11 +19,11 @@ import numpy as np
 from pycocotools import mask as rle
 
 from models.labels import LabelSpace
-from pipeline.codec import encode_image
 from pipeline.formats.card import write_card
 from pipeline.formats.coco_ids import coco_category_ids
 from pipeline.formats.part import Pair, Part, Record, Records, Tree
-from pipeline.storage import publish, write_bytes
+from pipeline.pictures.codec import encode_image
+from pipeline.storage.publish import publish, write_bytes
 
 READING = """\
 from pycocotools.coco import COCO

@@ -15,7 +15,7 @@ from pipeline.formats.part import Pair, Part, Records, Tree
 from pipeline.formats.tally import Tally
 from pipeline.schema import PAIR
 from pipeline.shards import MAX_BYTES_PER_GROUP, MAX_ROWS_PER_GROUP, parquet_options
-from pipeline.storage import publish
+from pipeline.storage.publish import publish
 
 READING = """\
 from datasets import load_dataset

@@ -13,7 +13,8 @@ from typing import Any
 from pipeline.base.errors import ConfigError
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
-from pipeline.storage import read_bytes, write_bytes
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
 
 INDEX = "index.json"
 COLUMNS = {"pair_id": "str", "image": "bytes", "mask": "bytes", "prompt": "str", "facts": "json"}

@@ -21,7 +21,7 @@ from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError
 from pipeline.formats.card import write_card
 from pipeline.formats.part import SUFFIXES, Pair, Part, Record, Records, Tree
-from pipeline.storage import publish, write_bytes
+from pipeline.storage.publish import publish, write_bytes
 
 IGNORED = 255
 LISTS = {

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, MaskError
-from pipeline.codec import ImageFormat, check_mask, class_areas, decode_image, decode_mask, encode_image, encode_mask
 from pipeline.formats.tally import Tally
+from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
+from pipeline.pictures.masks import check_mask, class_areas, ignore_uncertain
 from pipeline.schema import PAIR, captions_of, conform
 from pipeline.shards import open_shard
-from pipeline.stages.ignore import ignore_uncertain
-from pipeline.storage import read_bytes, write_bytes
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
 
 ImageChoice = Literal["keep", "png", "webp", "jpeg"]
 SUFFIXES: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}

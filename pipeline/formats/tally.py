@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from pipeline.codec import encode_image
+from pipeline.pictures.codec import encode_image
+from pipeline.pictures.sheets import tile
 from pipeline.schema import captions_of
 
 NUM_SHOWN = 8
-TILE_PX = 192
 
 
 @dataclass
@@ -75,22 +74,3 @@ class Tally:
     @property
     def num_pairs(self) -> int:
         return self.counts["origin"].total()
-
-
-def tile(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """An image above its mask, both (H, W, 3) uint8 -> (2 TILE_PX, TILE_PX, 3) uint8, scaled to fit, white around."""
-    height, width = pixels.shape[:2]
-    scale = TILE_PX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS  # enlarged pixels stay what they are
-    made = np.full((2, TILE_PX, TILE_PX, 3), 255, np.uint8)
-    top, left = (TILE_PX - size[1]) // 2, (TILE_PX - size[0]) // 2
-    for place, picture, how in ((made[0], pixels, smooth), (made[1], colours, Image.Resampling.NEAREST)):
-        place[top : top + size[1], left : left + size[0]] = Image.fromarray(picture).resize(size, how)
-    return made.reshape(2 * TILE_PX, TILE_PX, 3)
-
-
-def sheet(tiles: list[np.ndarray]) -> np.ndarray:
-    """Tiles side by side, with a white gap between them."""
-    gap = np.full((2 * TILE_PX, 4, 3), 255, np.uint8)
-    return np.concatenate([piece for one in tiles for piece in (one, gap)][:-1], axis=1)

@@ -11,7 +11,7 @@ from typing import IO, Any
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
 from pipeline.schema import canonical_json
-from pipeline.storage import publish
+from pipeline.storage.publish import publish
 
 READING = """\
 import io

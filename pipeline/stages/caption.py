@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline.base.errors import DataError
-from pipeline.codec import decode_image
+from pipeline.pictures.codec import decode_image
 from pipeline.schema import PAIR, conform, pair_seed
 
 

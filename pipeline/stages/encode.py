@@ -13,10 +13,11 @@ from torch import Tensor
 from models.frozen import clip_image_embedding, image_to_latent
 from models.weights import Encoders
 from pipeline.base.errors import DataError, MaskError
-from pipeline.codec import check_mask, decode_image, decode_mask
+from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.pictures.masks import check_mask
+from pipeline.pictures.squares import View, centre, require_one_size, seen, seen_mask, somewhere
 from pipeline.schema import Batch, captions_of, latent_id, object_column
-from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
-from pipeline.storage import local_copy
+from pipeline.storage.copies import local_copy
 
 ENCODED_PIXELS = 2**20
 """Of the pictures that the encoders take at once, four of 512 x 512: autoencoders have hundreds of channels."""

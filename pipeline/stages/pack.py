@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.codec import ImageFormat, class_areas, encode_image, encode_mask
+from pipeline.pictures.codec import ImageFormat, encode_image, encode_mask
+from pipeline.pictures.masks import class_areas
 from pipeline.schema import Batch, object_column
 from pipeline.stages.refine import refine_masks
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, MaskError
-from pipeline.codec import check_mask, class_areas, encode_mask, read_photograph
 from pipeline.datasets.source import PairError, Source
+from pipeline.pictures.codec import encode_mask
+from pipeline.pictures.masks import check_mask, class_areas
+from pipeline.pictures.photograph import read_photograph
 from pipeline.schema import Batch, object_column
 
 Void = Literal["ignore", "background"]

@@ -27,7 +27,9 @@ from torch import Tensor
 
 from pipeline.base.errors import DataError, ShardError
 from pipeline.base.log import log
-from pipeline.storage import describe, filesystem_of, is_local, local_file, publish_file, reaching
+from pipeline.storage.copies import local_file
+from pipeline.storage.files import describe, filesystem_of, is_local, reaching
+from pipeline.storage.publish import publish_file
 
 FOLDER = "checkpoints"
 MAX_HEADER_BYTES = 10**8

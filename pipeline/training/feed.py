@@ -22,9 +22,9 @@ import pyarrow as pa
 import torch
 
 from pipeline.base.errors import ShardError
+from pipeline.pictures.squares import require_one_size
 from pipeline.schema import Batch, object_column
 from pipeline.shards import map_shards, open_shard, some_shards
-from pipeline.stages.view import require_one_size
 from pipeline.training.task import Tensors
 
 GROUPS_AHEAD, BATCHES_AHEAD = 8, 2

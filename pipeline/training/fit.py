@@ -20,7 +20,7 @@ from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.provenance import DataDigest
 from pipeline.run import Run
-from pipeline.storage import is_file, read_bytes
+from pipeline.storage.files import is_file, read_bytes
 from pipeline.training import notice
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig

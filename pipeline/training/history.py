@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import JoDiffusionError
-from pipeline.storage import filesystem_of, is_local, read_bytes, write_bytes
+from pipeline.storage.files import filesystem_of, is_local, read_bytes
+from pipeline.storage.publish import write_bytes
 
 log = logging.getLogger("jodiffusion")
 

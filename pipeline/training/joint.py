@@ -21,13 +21,13 @@ from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError
+from pipeline.pictures.sheets import sheet
 from pipeline.run import Run
 from pipeline.schema import Batch, latent_shapes
 from pipeline.shards import open_shard, some_shards
-from pipeline.storage import local_copy
+from pipeline.storage.copies import local_copy
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import WEIGHTS, fit
-from pipeline.training.pictures import sheet
 from pipeline.training.task import Evaluation, Tensors
 
 JUDGED_ROWS = 16

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.base.log import clock, log
 from pipeline.run import Run
-from pipeline.storage import is_local
+from pipeline.storage.files import is_local
 from pipeline.training import history
 from pipeline.training.loop import Report
 from pipeline.training.notice import Notice, drained, heard

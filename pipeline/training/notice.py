@@ -16,7 +16,8 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from pipeline.base.errors import DataError
 from pipeline.base.log import log, set_up_logging
-from pipeline.storage import filesystem_of, is_file, write_bytes
+from pipeline.storage.files import filesystem_of, is_file
+from pipeline.storage.publish import write_bytes
 
 _leaving = threading.Event()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from models.draws import Draws
-from pipeline.codec import decode_image, decode_mask
+from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.pictures.squares import centre, require_one_size, seen, seen_mask
 from pipeline.schema import Batch
-from pipeline.stages.view import centre, require_one_size, seen, seen_mask
 from pipeline.training.task import Tensors
 
 MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64
@@ -59,8 +57,3 @@ def chunks(pictures: Tensor) -> tuple[Tensor, ...]:
 def to_float_image(image: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
     return image.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def sheet(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows of (N, H, W, 3) uint8 pictures -> one picture, row under row."""
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

@@ -15,8 +15,9 @@ from models.labels import LabelSpace
 from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
+from pipeline.pictures.sheets import sheet
 from pipeline.schema import Batch
-from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
 from pipeline.training.task import Evaluation, Tensors
 
 NUM_SHOWN = 8

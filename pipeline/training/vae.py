@@ -19,12 +19,13 @@ from models.draws import Draws
 from models.labels import LabelSpace
 from models.weights import load_net, save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
+from pipeline.pictures.sheets import sheet
 from pipeline.run import Run
 from pipeline.schema import Batch
 from pipeline.shards import common_labels, read_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
-from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, sheet, to_float_image
+from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
 from pipeline.training.task import Evaluation, Task, Tensors
 
 if TYPE_CHECKING:

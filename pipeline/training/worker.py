@@ -21,7 +21,8 @@ from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.log import log, set_up_logging
 from pipeline.provenance import device_name
 from pipeline.run import Run
-from pipeline.storage import is_file, read_bytes, upload, write_bytes
+from pipeline.storage.files import is_file, read_bytes
+from pipeline.storage.publish import upload, write_bytes
 from pipeline.system_metrics import system_metrics
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts

@@ -12,7 +12,7 @@ from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
 from pipeline.caption import CaptionConfig, caption
-from pipeline.codec import encode_image, encode_mask
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.schema import PAIR, conform, pair_seed, real_pair_id
 from pipeline.shards import read_shards, write_table
 from pipeline.sink import split_errors

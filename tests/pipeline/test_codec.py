@@ -11,7 +11,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from models.labels import GARMENTS, VOC
 from pipeline.base.errors import DataError
-from pipeline.codec import ImageFormat, check_mask, decode_image, decode_mask, encode_image, encode_mask
+from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
+from pipeline.pictures.masks import check_mask
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from models.reverse import SamplerSettings
 from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.codec import decode_image, encode_mask
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.manifest import Manifest
+from pipeline.pictures.codec import decode_image, encode_mask
 from pipeline.prompts import read_prompts
 from pipeline.refine import RefineConfig, refine
 from pipeline.regenerate import compare, find_row, regenerate

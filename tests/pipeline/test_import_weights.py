@@ -13,7 +13,7 @@ import models.checkpoints
 from models.weights import Bundle, WeightsError
 from pipeline.base.errors import ConfigError
 from pipeline.import_weights import ImportConfig, import_weights
-from pipeline.storage import local_copy
+from pipeline.storage.copies import local_copy
 from tests.models.golden import FOLDER
 
 TINY = FOLDER / "tiny_checkpoints"

@@ -13,8 +13,8 @@ import pytest
 
 from models.labels import GARMENTS
 from pipeline.base.errors import ShardError
-from pipeline.codec import encode_image, encode_mask
 from pipeline.manifest import ClassShare, Manifest
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.schema import PAIR, conform
 from pipeline.shards import LABELS
 from pipeline.sink import ShardSink

@@ -24,7 +24,7 @@ from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
 from pipeline.shards import list_shards, read_ids, read_shards
-from pipeline.storage import local_copy
+from pipeline.storage.copies import local_copy
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.joint import JointConfig, train_joint
@@ -53,7 +53,7 @@ def store():
 @pytest.fixture
 def soon_mine(monkeypatch):
     """A second driver is looked out for half a second at every start, not three."""
-    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 4.0)
+    monkeypatch.setattr("pipeline.storage.sole_driver.LEASE_PATIENCE_S", 4.0)
 
 
 @pytest.mark.ray
@@ -169,7 +169,7 @@ def test_a_store_that_goes_away_costs_nothing_but_time(store, ray_session, tmp_p
     SERVERS.append(ThreadedMotoServer(port=int(os.environ["AWS_ENDPOINT_URL"].rsplit(":", 1)[1]), verbose=False))
     SERVERS[-1].start()
     assert 0 < len(read_ids(folder)) < 40
-    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 2.0)  # for what the first start left
+    monkeypatch.setattr("pipeline.storage.sole_driver.LEASE_PATIENCE_S", 2.0)  # for what the first start left
     manifest = generate(config)
     assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (40, 0, 0)
     assert verify(folder, deep=True) == []

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from models.labels import LabelSpace
 from pipeline import reader, shards
 from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
-from pipeline.codec import encode_image, encode_mask
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.reader import PairDataset, random_crop
 from pipeline.schema import PAIR, conform
 from pipeline.shards import list_shards, write_table
-from pipeline.storage import write_bytes
+from pipeline.storage.publish import write_bytes
 
 LABELS = LabelSpace.custom("shapes", ("disc", "box"))
 ROWS_PER_GROUP = 4

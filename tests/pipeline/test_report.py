@@ -13,7 +13,7 @@ import pytest
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
-from pipeline.codec import encode_image, encode_mask
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.report import ReportConfig, render
 from pipeline.schema import ERROR, PAIR, conform
 from pipeline.shards import write_table

@@ -20,7 +20,7 @@ from PIL import Image
 
 import pipeline.shards as shards
 from pipeline.base.errors import ShardError
-from pipeline.codec import encode_image, encode_mask
+from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.schema import LATENT, PAIR, latent_id, pair_id
 from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts, set_aside_broken
 from pipeline.sink import ShardSink

@@ -11,8 +11,10 @@ import fsspec
 import pytest
 
 from pipeline.base.errors import ConfigError, DataError, ShardError
-from pipeline.sole_driver import sole_driver
-from pipeline.storage import local_copy, read_bytes, write_bytes
+from pipeline.storage.copies import local_copy
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
+from pipeline.storage.sole_driver import sole_driver
 
 
 @pytest.fixture
@@ -24,8 +26,8 @@ def memory():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("pipeline.sole_driver.LEASE_RENEWAL_S", 0.02)
-    monkeypatch.setattr("pipeline.sole_driver.LEASE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("pipeline.storage.sole_driver.LEASE_RENEWAL_S", 0.02)
+    monkeypatch.setattr("pipeline.storage.sole_driver.LEASE_PATIENCE_S", 0.2)
 
 
 @pytest.mark.parametrize("place", ["{tmp}/a/b", "memory://a/b"])

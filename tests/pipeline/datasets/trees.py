@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from models.labels import voc_palette
-from pipeline.codec import decode_image, decode_mask
 from pipeline.datasets.source import Source
+from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.schema import Batch
 from pipeline.stages.read import ReadPairs
 

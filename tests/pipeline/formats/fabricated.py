@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
-from pipeline.codec import ImageFormat, decode_image, encode_image, encode_mask
 from pipeline.formats.part import Format, Record, Tree, write_part
 from pipeline.formats.plan import plan
+from pipeline.pictures.codec import ImageFormat, decode_image, encode_image, encode_mask
 from pipeline.schema import PAIR, conform, real_pair_id
 from pipeline.shards import list_shards, write_table
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from models.labels import VOC, LabelSpace
-from pipeline.codec import decode_image
 from pipeline.formats.huggingface import READING, HuggingFace
+from pipeline.pictures.codec import decode_image
 from pipeline.schema import PAIR
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of, written
 

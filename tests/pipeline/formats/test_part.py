@@ -9,11 +9,11 @@ from PIL import Image
 
 from models.labels import VOC
 from pipeline.base.errors import DataError
-from pipeline.codec import decode_image, decode_mask, encode_image, encode_mask
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, read_pairs, suffix_of
 from pipeline.formats.plan import plan
+from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
+from pipeline.pictures.masks import ignore_uncertain
 from pipeline.shards import list_shards
-from pipeline.stages.ignore import ignore_uncertain
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models.frozen import image_to_latent
-from pipeline.codec import encode_image, encode_mask
+from pipeline.pictures.codec import encode_image, encode_mask
+from pipeline.pictures.squares import View, seen, seen_mask
 from pipeline.schema import captions_of, object_column
 from pipeline.stages.encode import EncodePairs, Views
-from pipeline.stages.view import View, seen, seen_mask
 from tests.pipeline.datasets.trees import mask_of, picture
 from tests.tiny import tiny_encoders
 

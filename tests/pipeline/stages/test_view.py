@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import DataError
-from pipeline.stages.view import View, centre, require_one_size, seen, seen_mask, somewhere
+from pipeline.pictures.squares import View, centre, require_one_size, seen, seen_mask, somewhere
 
 
 @pytest.mark.parametrize(("height", "width", "top", "left"), [(6, 10, 0, 2), (10, 6, 2, 0), (8, 8, 0, 0)])

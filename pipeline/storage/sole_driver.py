@@ -18,9 +18,11 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.storage import describe, filesystem_of, reaching
+from pipeline.storage.files import describe, filesystem_of, reaching
 
 LEASE_RENEWAL_S = 10.0
+
+
 LEASE_PATIENCE_S = 25.0
 """A lease that has not changed for this long belongs to nobody: no two machines' clocks are compared."""
 

@@ -1,0 +1,101 @@
+"""Pictures from cameras, as data sets hold them: turned upright, RGB."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from pipeline.base.errors import DataError
+from pipeline.pictures.codec import _open, _save
+
+# Eight bits a channel, three of them, and the right way up: what every reader of a pair shows alike.
+_KEPT_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
+
+
+_TOO_DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture with this EXIF orientation is turned upright."""
+
+
+_QUARTERS = frozenset(
+    {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
+)
+
+
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has: Pillow reads 16 of them as 8 where there are three channels."""
+
+
+_LONGEST_WEBP_PX = 16_383
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture from a camera, upright and RGB.
+
+    Attributes:
+        encoded: the bytes as they were given where those are so already, else lossless WebP.
+        height, width: upright.
+        turn: how it was turned; None where it stands as it was stored.
+    """
+
+    encoded: bytes
+    height: int
+    width: int
+    turn: Image.Transpose | None = None
+
+    def turned(self, mask: np.ndarray, as_stored: bool = False) -> np.ndarray:
+        """`mask`, (H, W), as it lies on the upright picture.
+
+        Args:
+            mask: a mask that only fits the picture as stored is turned with it. One that fits both was drawn on what
+                viewers and trainers show, the upright picture, and stays.
+            as_stored: it was drawn on the picture as stored, also where it fits both.
+        """
+        if self.turn is None:
+            return mask
+        fits = mask.shape == (self.height, self.width)
+        sideways = mask.shape == (self.width, self.height)
+        is_quarter = self.turn in _QUARTERS
+        if (sideways and is_quarter and (as_stored or not fits)) or (fits and not is_quarter and as_stored):
+            return np.array(Image.fromarray(mask).transpose(self.turn))
+        return mask
+
+
+def read_photograph(encoded: bytes, where: str) -> Photograph:
+    """Reads a picture of a real data set: grey, palette and CMYK pictures become RGB, rotated ones (EXIF) upright.
+
+    Raises:
+        DataError: undecodable, cut short, or of more than 8 bits a channel; `where` is named.
+    """
+    picture = _open(encoded, where)
+    if picture.mode in _TOO_DEEP or (picture.format == "PNG" and encoded[_PNG_DEPTH] > 8):
+        raise DataError(
+            f"{where}: a picture of mode {picture.mode} with more than 8 bits a channel; scale it to 8 bits first"
+        )
+    turn = _TURNS.get(_orientation(picture))
+    if picture.mode == "RGB" and picture.format in _KEPT_FORMATS and turn is None:
+        return Photograph(encoded, picture.height, picture.width)
+    upright = picture.convert("RGB") if turn is None else picture.convert("RGB").transpose(turn)
+    format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
+    return Photograph(_save(upright, format), upright.height, upright.width, turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):  # damaged EXIF says nothing of the picture
+        return 1
