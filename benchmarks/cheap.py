@@ -11,8 +11,8 @@ from PIL import Image
 from pipeline.datasets.builtin import ASSETS
 from pipeline.generate import Sampler
 from pipeline.progress import Shared, Timed
-from pipeline.schema import Batch
 from pipeline.stages.guard import Guard
+from pipeline.tables.schema import Batch
 
 
 class CheapStage:

@@ -34,9 +34,9 @@ from pipeline.base.command_line import load
 from pipeline.base.log import log, set_up_logging
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.proof import prompt_match
-from pipeline.schema import pair_seed, prompt_id, text_digest
-from pipeline.shards import read_shards
 from pipeline.stages.refine import refine_masks
+from pipeline.tables.ids import pair_seed, prompt_id, text_digest
+from pipeline.tables.rows import read_shards
 from pipeline.training.feed import Feed, to_tensors
 from pipeline.training.joint import JointConfig, JointTask, check_latents
 from pipeline.training.loop import train

@@ -31,7 +31,8 @@ from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.proof import ProofConfig, prompt_match, train_segmenters, training
-from pipeline.shards import load_labels, read_shards
+from pipeline.tables.label_space import load_labels
+from pipeline.tables.rows import read_shards
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.pictures import decode_pairs
 from pipeline.training.segmenter import SegmenterTask

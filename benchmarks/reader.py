@@ -24,10 +24,13 @@ import torch
 from benchmarks.cheap import CheapStage
 from benchmarks.sampler import chip
 from models.labels import GARMENTS
-from pipeline.reader import PairDataset
-from pipeline.schema import PAIR, conform, real_pair_id
-from pipeline.shards import LABELS, list_shards, write_table
+from pipeline.reader.pair_dataset import PairDataset
 from pipeline.stages.pack import pack_pairs
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import real_pair_id
+from pipeline.tables.label_space import LABELS
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import list_shards, write_table
 
 NUM_PAIRS, ROWS_PER_SHARD, SIZE_PX, REPEATS = 2000, 500, 256, 2
 NUM_TIMED, NUM_COLD, MIXED_ROWS = 1000, 100, 800

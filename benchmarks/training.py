@@ -35,7 +35,7 @@ from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
 from pipeline.cluster import cluster
 from pipeline.run import Run
-from pipeline.shards import write_table
+from pipeline.tables.shards import write_table
 from pipeline.training import history
 from pipeline.training.feed import Feed
 from pipeline.training.fit import fit

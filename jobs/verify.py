@@ -11,7 +11,7 @@ from pipeline.base.config import Config, absolute
 from pipeline.base.errors import DataError
 from pipeline.base.log import log, set_up_logging
 from pipeline.cluster import cluster
-from pipeline.shards import FAILED, MADE, list_shards
+from pipeline.tables.shards import FAILED, MADE, list_shards
 from pipeline.verify import Checked, verify
 from pipeline.work import get
 

@@ -18,16 +18,19 @@ from pipeline.base.errors import Stopped
 from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.finish import finish
-from pipeline.manifest import Manifest
 from pipeline.progress import Shared
+from pipeline.reader.ray_data import read_pairs
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.shards import LABELS, common_labels, read_pairs, read_texts, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.label_space import LABELS, common_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import read_texts, remaining
+from pipeline.tables.shards import remove_drafts
 from pipeline.watch import Watch
 from pipeline.work import plain_errors
 

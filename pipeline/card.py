@@ -11,7 +11,7 @@ import yaml
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
 from pipeline.evaluation import mean_and_spread
-from pipeline.shards import load_labels
+from pipeline.tables.label_space import load_labels
 
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
 

@@ -18,28 +18,19 @@ from pipeline.base.config import Config, Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.cluster import require
+from pipeline.reader.ray_data import read_pairs
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import captions_of, latent_schema
-from pipeline.shards import (
-    MADE,
-    common_labels,
-    left_out,
-    list_shards,
-    open_shard,
-    read_ids,
-    read_pairs,
-    read_shards,
-    read_texts,
-    remaining,
-    remove_drafts,
-)
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder
 from pipeline.storage.publish import upload
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.rows import left_out, read_ids, read_shards, read_texts, remaining
+from pipeline.tables.schema import captions_of, latent_schema
+from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
 from pipeline.work import beside_driver, get, plain_errors
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]

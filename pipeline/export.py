@@ -27,11 +27,12 @@ from pipeline.formats.tally import Tally
 from pipeline.formats.webdataset import WebDataset
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import text_digest
-from pipeline.shards import common_labels, map_shards, some_shards
 from pipeline.sink import MAX_RETRIES
 from pipeline.storage.files import is_file, is_local
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import text_digest
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.shards import map_shards, some_shards
 from pipeline.work import get
 
 FORMATS: dict[str, Callable[[Tree], Format]] = {

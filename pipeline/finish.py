@@ -8,10 +8,9 @@ from dataclasses import asdict
 import ray
 
 from pipeline.base.log import log
-from pipeline.compact import heal
-from pipeline.manifest import Manifest
 from pipeline.run import Run
-from pipeline.shards import remove_shards
+from pipeline.tables.healing import heal, remove_shards
+from pipeline.tables.manifest import Manifest
 from pipeline.work import get
 
 

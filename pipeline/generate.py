@@ -19,19 +19,21 @@ from pipeline.base.errors import ShardError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.finish import finish
-from pipeline.manifest import THROUGHPUT, Manifest
 from pipeline.pictures.codec import ImageFormat
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import Batch, canonical_json
-from pipeline.shards import LABELS, load_labels, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import canonical_json
+from pipeline.tables.label_space import LABELS, load_labels
+from pipeline.tables.manifest import THROUGHPUT, Manifest
+from pipeline.tables.schema import Batch
+from pipeline.tables.shards import remove_drafts
 from pipeline.watch import Watch
 from pipeline.work import Work, find_work, load_prompts, plain_errors
 

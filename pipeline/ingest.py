@@ -17,15 +17,18 @@ from pipeline.cluster import require
 from pipeline.datasets.hugging_face import commit_of
 from pipeline.datasets.source import Source
 from pipeline.finish import finish
-from pipeline.manifest import Manifest
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run
-from pipeline.schema import Batch, real_pair_id
-from pipeline.shards import LABELS, left_out, remaining, remove_drafts
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.sources import IngestConfig, open_source
 from pipeline.stages.read import ReadPairs
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import real_pair_id
+from pipeline.tables.label_space import LABELS
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import left_out, remaining
+from pipeline.tables.schema import Batch
+from pipeline.tables.shards import remove_drafts
 from pipeline.watch import Watch
 from pipeline.work import beside_driver, get, plain_errors
 

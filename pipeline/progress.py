@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.base.log import clock
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 
 WINDOW_S = 60.0
 """The rate that is shown is that of the last minute."""

@@ -21,14 +21,15 @@ from pipeline.balance import balance, shares
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.manifest import Manifest
 from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import captions_of
-from pipeline.shards import common_labels, load_labels, read_texts
 from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.label_space import common_labels, load_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import read_texts
+from pipeline.tables.schema import captions_of
 
 PLAN = PROMPTS.append(pa.field("kind", pa.string()))
 """The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""

@@ -12,15 +12,16 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import DataError, ShardError
-from pipeline.schema import PROMPT, canonical_json, conform, pair_id, pair_seed, prompt_id
-from pipeline.shards import list_shards, read_shards
 from pipeline.storage.files import read_bytes
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import canonical_json, pair_id, pair_seed, prompt_id
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import PROMPT
+from pipeline.tables.shards import list_shards
 
 PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
 """Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a
 prompt asks for, ascending; null where that is not known."""
-
-
 KINDS = (
     "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`, `class_ids`), or a "
     "run"
@@ -83,7 +84,7 @@ def plan(
         prompts: text of each pair.
         repeats: of its prompt.
         class_ids: that its prompt asks for, lists of int32; None where that is known of no prompt.
-        run_seed, bundle_digest, sampler_settings: as in `pipeline.schema.pair_seed` and `pair_id`.
+        run_seed, bundle_digest, sampler_settings: as in `pipeline.tables.ids.pair_seed` and `pair_id`.
     """
     rows = []
     ids: dict[str, str] = {}

@@ -23,9 +23,11 @@ from pipeline.base.log import log
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import text_digest
-from pipeline.shards import common_labels, list_shards, read_shards
 from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.tables.ids import text_digest
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import list_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
 from pipeline.training.fit import fit

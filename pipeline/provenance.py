@@ -7,17 +7,13 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.shards import open_shard, some_shards
-from pipeline.storage.files import filesystem_of, reaching
-
 if TYPE_CHECKING:
     import torch
+
 
 ROOT = Path(__file__).resolve().parent.parent
 REVISION = "JODIFFUSION_REVISION"
@@ -65,40 +61,3 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-@dataclass(frozen=True)
-class DataDigest:
-    """What tells one set of shards from another.
-
-    Attributes:
-        folder: of the run that holds the shards.
-        digest: 16 hex digits over names (hashes of the ids inside) and sizes of the shards, and the encoders.
-        num_shards: number of them.
-        num_bytes: of all of them.
-        encoders: digest of the encoders that made latents; "" for pairs.
-    """
-
-    folder: str
-    digest: str
-    num_shards: int
-    num_bytes: int
-    encoders: str
-
-    @classmethod
-    def of(cls, folder: str) -> DataDigest:
-        """Reads names, sizes and one footer.
-
-        Raises:
-            ShardError: there are no shards, or the first one is broken.
-        """
-        shards = some_shards(folder)
-        with open_shard(shards[0]) as shard:
-            encoders = (shard.schema_arrow.metadata or {}).get(b"encoders", b"").decode()
-        parent = shards[0].rpartition("/")[0]
-        filesystem, path = filesystem_of(parent)
-        with reaching(parent):
-            found = {info["name"].rpartition("/")[2]: int(info["size"]) for info in filesystem.ls(path, detail=True)}
-        sizes = [(name, found[name]) for name in (shard.rpartition("/")[2] for shard in shards)]
-        total = blake2b(repr((encoders, sizes)).encode(), digest_size=8).hexdigest()
-        return cls(folder, total, len(sizes), sum(size for _, size in sizes), encoders)

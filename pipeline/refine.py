@@ -15,16 +15,20 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.finish import finish
 from pipeline.generate import Refine
-from pipeline.manifest import Manifest
 from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.reader.ray_data import read_pairs
 from pipeline.run import Run
 from pipeline.runs.config import RunConfig
-from pipeline.schema import Batch, canonical_json, pair_id
-from pipeline.shards import LABELS, load_labels, read_pairs, read_shards, remaining, remove_drafts
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import canonical_json, pair_id
+from pipeline.tables.label_space import LABELS, load_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import read_shards, remaining
+from pipeline.tables.schema import Batch
+from pipeline.tables.shards import remove_drafts
 
 
 class RefineConfig(RunConfig):

@@ -12,11 +12,12 @@ from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.schema import Batch
-from pipeline.shards import list_shards, map_shards, read_columns, read_keys
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage.copies import local_copy
+from pipeline.tables.rows import read_columns, read_keys
+from pipeline.tables.schema import Batch
+from pipeline.tables.shards import list_shards, map_shards
 
 
 @dataclass(frozen=True)

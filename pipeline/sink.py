@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from ray.data import Datasink
 
 from pipeline.progress import Shared
-from pipeline.schema import ERROR, PAIR, REASONS, conform
-from pipeline.shards import FAILED, MADE, write_table
 from pipeline.storage.files import filesystem_of, is_local
+from pipeline.tables.conform import conform
+from pipeline.tables.schema import ERROR, PAIR, REASONS
+from pipeline.tables.shards import FAILED, MADE, write_table
 
 SHARD_BYTES = 384 * 10**6
 

@@ -18,10 +18,11 @@ import numpy as np
 from pipeline.base.config import holds_credentials
 from pipeline.base.errors import ConfigError
 from pipeline.outbox import AwayError, Outbox, Parcel, Point
-from pipeline.provenance import DataDigest, code_tags
+from pipeline.provenance import code_tags
 from pipeline.runs.config import RunConfig
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.digest import DataDigest
 
 log = logging.getLogger("jodiffusion")
 

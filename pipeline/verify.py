@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
-from pipeline.manifest import Manifest
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.pictures.masks import check_mask
-from pipeline.schema import PAIR, pair_id
-from pipeline.shards import FAILED, MADE, list_shards, load_labels, map_shards, open_shard, shard_name
 from pipeline.storage.files import read_bytes
+from pipeline.tables.ids import pair_id
+from pipeline.tables.label_space import load_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_name
 
 ROWS_AT_A_TIME = 32
 Checked = tuple[pa.ChunkedArray, list[str]]

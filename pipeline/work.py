@@ -19,7 +19,9 @@ from pipeline.base.errors import JoDiffusionError
 from pipeline.base.log import log
 from pipeline.base.turns import schedule
 from pipeline.prompts import plan, prompts_digest, read_prompts, without_gaps
-from pipeline.shards import FAILED, MADE, read_ids, set_aside_broken
+from pipeline.tables.healing import set_aside_broken
+from pipeline.tables.rows import read_ids
+from pipeline.tables.shards import FAILED, MADE
 
 ROWS_PER_CHUNK = 65_536
 CHUNKS_AT_ONCE = 4

@@ -25,22 +25,22 @@ LAYER_OF = {
     "pipeline.base.errors": "base",
     "pipeline.base.config": "base",
     "pipeline.pictures.codec": "base",
-    "pipeline.schema": "base",
+    "pipeline.tables.schema": "base",
     "pipeline.storage.sole_driver": "base",
     "pipeline.storage.files": "base",
-    "pipeline.shards": "tables",
+    "pipeline.tables.shards": "tables",
     "pipeline.prompts": "tables",
-    "pipeline.order": "tables",
+    "pipeline.reader.order": "tables",
     "pipeline.progress": "tables",
     "pipeline.sink": "tables",
-    "pipeline.manifest": "tables",
+    "pipeline.tables.manifest": "tables",
     "pipeline.run": "tables",
     "pipeline.tracking": "tables",
     "pipeline.outbox": "tables",
     "pipeline.provenance": "tables",
     "pipeline.stages": "stages",
     "pipeline.datasets": "stages",
-    "pipeline.reader": "stages",
+    "pipeline.reader.pair_dataset": "stages",
     "pipeline.formats": "stages",
     "pipeline": "graphs",  # whatever is not named above, training included
     "jobs": "jobs",
@@ -55,18 +55,18 @@ ALLOWED = {
         "pipeline.base.errors": False,
         "pipeline.base.config": False,
         "pipeline.pictures.codec": False,
-        "pipeline.schema": False,
+        "pipeline.tables.schema": False,
         "pipeline.storage.files": False,
         "pipeline.prompts": False,
-        "pipeline.manifest": False,
+        "pipeline.tables.manifest": False,
         "pipeline.run": False,
         "pipeline.tracking": False,
         "pipeline.outbox": False,
         "pipeline.provenance": False,
         "pipeline.stages": False,
         "pipeline.datasets": False,
-        "pipeline.order": False,
-        "pipeline.reader": False,  # people read what was made where Ray is not installed
+        "pipeline.reader.order": False,
+        "pipeline.reader.pair_dataset": False,  # people read what was made where Ray is not installed
         "pipeline.formats": False,
         "pipeline.training.loop": False,  # runs where Ray is not installed, as do the next three
         "pipeline.training.state": False,
@@ -95,11 +95,11 @@ def test_files_are_small() -> None:
         ("models/net.py", "import pyarrow.parquet as pq", "must not import pyarrow"),
         ("models/net.py", "from pipeline.base.errors import DataError", "points up"),
         ("models/net.py", "def f():\n    from jobs import command", "line 2"),
-        ("pipeline/schema.py", "from pipeline.shards import write_table", "points up"),
-        ("pipeline/schema.py", "from pipeline import shards", "points up"),
-        ("pipeline/schema.py", "from . import shards", "points up"),
-        ("pipeline/schema.py", "from .stages.pack import pack_pairs", "points up"),
-        ("pipeline/shards.py", "import pipeline.stages.pack", "points up"),
+        ("pipeline/tables/schema.py", "from pipeline.tables.shards import write_table", "points up"),
+        ("pipeline/tables/schema.py", "from pipeline import shards", "points up"),
+        ("pipeline/tables/schema.py", "from . import shards", "points up"),
+        ("pipeline/tables/schema.py", "from .stages.pack import pack_pairs", "points up"),
+        ("pipeline/tables/shards.py", "import pipeline.stages.pack", "points up"),
         ("pipeline/stages/pack.py", "if TYPE_CHECKING:\n    from ray.data import Dataset", "must not import ray"),
         ("pipeline/stages/pack.py", "from ..generate import graph", "points up"),
         ("pipeline/stages/pack.py", "from pipeline.training.loop import train", "points up"),
@@ -125,7 +125,7 @@ def test_a_wrong_import_is_told(tmp_path: Path, path: str, text: str, told: str)
         ("models/net.py", "import torch\nfrom models.labels import LabelSpace"),
         ("pipeline/pictures/codec.py", "from models.labels import LabelSpace\nfrom . import errors"),
         ("pipeline/tracking.py", "from mlflow import MlflowClient\nfrom pipeline.base.config import Config"),
-        ("pipeline/shards.py", "from ray.data import Datasink\nfrom pipeline import schema"),
+        ("pipeline/tables/shards.py", "from ray.data import Datasink\nfrom pipeline import schema"),
         (
             "pipeline/stages/pack.py",
             "from pipeline.pictures.codec import encode_image\nfrom .refine import refine_masks",
@@ -142,11 +142,11 @@ def test_a_right_import_passes(tmp_path: Path, path: str, text: str) -> None:
 
 def test_a_long_file_is_told(tmp_path: Path) -> None:
     fabricate(tmp_path, "pipeline/stages/pack.py", "x = 1\n" * MAX_LINES)
-    fabricate(tmp_path, "pipeline/shards.py", "x = 1\n" * (MAX_LINES + 1))
+    fabricate(tmp_path, "pipeline/tables/shards.py", "x = 1\n" * (MAX_LINES + 1))
 
     (message,) = long_files(tmp_path)
 
-    assert message.startswith("pipeline/shards.py") and "351 lines" in message
+    assert message.startswith("pipeline/tables/shards.py") and "351 lines" in message
 
 
 def fabricate(root: Path, path: str, text: str) -> None:

@@ -15,10 +15,10 @@ import pytest
 from models.weights import Bundle
 from pipeline.prompts import read_prompts
 from pipeline.proof import ProofConfig, train_segmenters
-from pipeline.reader import PairDataset
+from pipeline.reader.pair_dataset import PairDataset
 from pipeline.report import ReportConfig, report
-from pipeline.schema import PAIR
-from pipeline.shards import read_shards
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import PAIR
 from tests.models.golden import FOLDER
 from tests.models.test_captioner import save_tiny_captioner
 from tests.pipeline.datasets.trees import save_voc

@@ -18,8 +18,10 @@ from models.labels import GARMENTS
 from models.weights import Bundle, Encoders
 from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.schema import PAIR, conform, real_pair_id
-from pipeline.shards import write_table
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import real_pair_id
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import write_table
 
 SIZE_PX = 16
 NUM_TOKENS = 12

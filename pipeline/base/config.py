@@ -21,8 +21,6 @@ from pipeline.base.errors import ConfigError
 
 _PARSED: ContextVar[str] = ContextVar("parsed", default="")
 """What the command-line parser builds configs from; it would print pydantic's own page for a wrong value."""
-
-
 NO_CREDENTIALS = "credentials do not belong into a URL; give them in the environment"
 
 

@@ -31,7 +31,7 @@ knows them by), and its captions. Ordered by `key`, which is unique."""
 
 
 class PairError(DataError):
-    """A pair that cannot be read; `reason` is one of `pipeline.schema.REASONS`."""
+    """A pair that cannot be read; `reason` is one of `pipeline.tables.schema.REASONS`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

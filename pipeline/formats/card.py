@@ -20,8 +20,8 @@ from pipeline.formats.part import Record, Records, Tree
 from pipeline.formats.tally import Tally
 from pipeline.pictures.codec import decode_image, encode_image
 from pipeline.pictures.sheets import row_of_tiles as sheet
-from pipeline.shards import LABELS
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.label_space import LABELS
 
 CARD, SHEET, TEMPLATE = "README.md", "assets/pairs.png", "card.md.j2"
 MAX_NAMED = 100

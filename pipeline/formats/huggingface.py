@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
 from pipeline.formats.tally import Tally
-from pipeline.schema import PAIR
-from pipeline.shards import MAX_BYTES_PER_GROUP, MAX_ROWS_PER_GROUP, parquet_options
 from pipeline.storage.publish import publish
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import MAX_BYTES_PER_GROUP, MAX_ROWS_PER_GROUP, parquet_options
 
 READING = """\
 from datasets import load_dataset

@@ -15,10 +15,11 @@ from pipeline.base.errors import DataError, MaskError
 from pipeline.formats.tally import Tally
 from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import check_mask, class_areas, ignore_uncertain
-from pipeline.schema import PAIR, captions_of, conform
-from pipeline.shards import open_shard
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.conform import conform
+from pipeline.tables.schema import PAIR, captions_of
+from pipeline.tables.shards import open_shard
 
 ImageChoice = Literal["keep", "png", "webp", "jpeg"]
 SUFFIXES: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}

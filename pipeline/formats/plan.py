@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import DataError
 from pipeline.formats.part import Part
-from pipeline.shards import map_shards, read_columns
+from pipeline.tables.rows import read_columns
+from pipeline.tables.shards import map_shards
 
 NAME = "^[A-Za-z0-9_-]+$"
 """What a pair id must be, because files are named by it."""

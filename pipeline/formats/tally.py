@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.pictures.codec import encode_image
 from pipeline.pictures.sheets import tile
-from pipeline.schema import captions_of
+from pipeline.tables.schema import captions_of
 
 NUM_SHOWN = 8
 

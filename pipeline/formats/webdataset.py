@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Records, Tree
-from pipeline.schema import canonical_json
 from pipeline.storage.publish import publish
+from pipeline.tables.ids import canonical_json
 
 READING = """\
 import io

@@ -12,7 +12,6 @@ from pipeline.base.errors import DataError, MaskError
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 
-
 # Speed over size for the lossless formats: encoding runs in the sampler's shadow, and a higher level of PNG or WebP
 # costs several times the time for a few per cent of the bytes. 4:4:4 keeps JPEG colours sharp at the edges of objects.
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {

@@ -13,11 +13,7 @@ from pipeline.pictures.codec import _open, _save
 
 # Eight bits a channel, three of them, and the right way up: what every reader of a pair shows alike.
 _KEPT_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
-
-
 _TOO_DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
-
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,17 +24,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How a picture with this EXIF orientation is turned upright."""
-
-
 _QUARTERS = frozenset(
     {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
 )
-
-
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a channel has: Pillow reads 16 of them as 8 where there are three channels."""
-
-
 _LONGEST_WEBP_PX = 16_383
 
 

@@ -12,7 +12,9 @@ import torch
 
 from pipeline.base.errors import DataError
 from pipeline.pictures.codec import decode_image
-from pipeline.schema import PAIR, conform, pair_seed
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import pair_seed
+from pipeline.tables.schema import PAIR
 
 
 class Captions(Protocol):

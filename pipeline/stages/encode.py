@@ -16,8 +16,10 @@ from pipeline.base.errors import DataError, MaskError
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.pictures.masks import check_mask
 from pipeline.pictures.squares import View, centre, require_one_size, seen, seen_mask, somewhere
-from pipeline.schema import Batch, captions_of, latent_id, object_column
 from pipeline.storage.copies import local_copy
+from pipeline.tables.conform import object_column
+from pipeline.tables.ids import latent_id
+from pipeline.tables.schema import Batch, captions_of
 
 ENCODED_PIXELS = 2**20
 """Of the pictures that the encoders take at once, four of 512 x 512: autoencoders have hundreds of channels."""

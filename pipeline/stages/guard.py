@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 
 MAX_TRIES = 2
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from pipeline.pictures.codec import ImageFormat, encode_image, encode_mask
 from pipeline.pictures.masks import class_areas
-from pipeline.schema import Batch, object_column
 from pipeline.stages.refine import refine_masks
+from pipeline.tables.conform import object_column
+from pipeline.tables.schema import Batch
 
 
 def pack_pairs(batch: Batch, *, image_format: ImageFormat = "png", keep_confidence: bool = False) -> Batch:

@@ -13,7 +13,8 @@ from pipeline.datasets.source import PairError, Source
 from pipeline.pictures.codec import encode_mask
 from pipeline.pictures.masks import check_mask, class_areas
 from pipeline.pictures.photograph import read_photograph
-from pipeline.schema import Batch, object_column
+from pipeline.tables.conform import object_column
+from pipeline.tables.schema import Batch
 
 Void = Literal["ignore", "background"]
 

@@ -11,7 +11,7 @@ from models.reverse import SamplerSettings
 from models.sampler import Pairs, PairSampler
 from models.weights import Bundle
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 
 HARMLESS = "a"
 

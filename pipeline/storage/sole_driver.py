@@ -21,8 +21,6 @@ from pipeline.base.errors import ConfigError, DataError
 from pipeline.storage.files import describe, filesystem_of, reaching
 
 LEASE_RENEWAL_S = 10.0
-
-
 LEASE_PATIENCE_S = 25.0
 """A lease that has not changed for this long belongs to nobody: no two machines' clocks are compared."""
 

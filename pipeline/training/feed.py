@@ -23,8 +23,9 @@ import torch
 
 from pipeline.base.errors import ShardError
 from pipeline.pictures.squares import require_one_size
-from pipeline.schema import Batch, object_column
-from pipeline.shards import map_shards, open_shard, some_shards
+from pipeline.tables.conform import object_column
+from pipeline.tables.schema import Batch
+from pipeline.tables.shards import map_shards, open_shard, some_shards
 from pipeline.training.task import Tensors
 
 GROUPS_AHEAD, BATCHES_AHEAD = 8, 2

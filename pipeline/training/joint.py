@@ -23,9 +23,9 @@ from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError
 from pipeline.pictures.sheets import sheet
 from pipeline.run import Run
-from pipeline.schema import Batch, latent_shapes
-from pipeline.shards import open_shard, some_shards
 from pipeline.storage.copies import local_copy
+from pipeline.tables.schema import Batch, latent_shapes
+from pipeline.tables.shards import open_shard, some_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import WEIGHTS, fit
 from pipeline.training.task import Evaluation, Tensors

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.draws import Draws
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.pictures.squares import centre, require_one_size, seen, seen_mask
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 from pipeline.training.task import Tensors
 
 MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64

@@ -16,7 +16,7 @@ from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.pictures.sheets import sheet
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
 from pipeline.training.task import Evaluation, Tensors
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from models.draws import Draws
-from pipeline.schema import Batch
+from pipeline.tables.schema import Batch
 
 Tensors = dict[str, Tensor]
 

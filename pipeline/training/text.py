@@ -24,8 +24,8 @@ from transformers import (
 from models.draws import Draws
 from models.frozen import clip_pixels
 from pipeline.run import Run
-from pipeline.schema import Batch
-from pipeline.shards import read_shards
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
 from pipeline.training.pictures import decode_pairs, to_float_image

@@ -21,8 +21,9 @@ from models.weights import load_net, save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.pictures.sheets import sheet
 from pipeline.run import Run
-from pipeline.schema import Batch
-from pipeline.shards import common_labels, read_shards
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
 from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image

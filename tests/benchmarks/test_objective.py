@@ -17,9 +17,10 @@ from benchmarks.objective import REAL, print_table, study
 from benchmarks.objective_options import OPTIONS, rescaled, with_statistics
 from models.diffusion import Diffusion
 from models.weights import ENCODERS, digest
-from pipeline.schema import latent_schema
-from pipeline.shards import read_shards, write_table
 from pipeline.stages.encode import EncodePairs, Views
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import latent_schema
+from pipeline.tables.shards import write_table
 from tests.tiny import NUM_TOKENS, SIZE_PX, save_pairs, tiny_encoders
 
 SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding": (1, 8), "text_embedding": (12, 16)}

@@ -12,7 +12,7 @@ from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 from pipeline.base.command_line import load
 from pipeline.cluster import cluster
 from pipeline.generate import GenerateConfig, generate
-from pipeline.shards import list_shards
+from pipeline.tables.shards import list_shards
 
 
 def main() -> None:

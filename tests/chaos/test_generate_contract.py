@@ -19,8 +19,9 @@ from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.generate import GenerateConfig, Refine, Sampler, generate
-from pipeline.shards import FAILED, list_shards, read_ids, read_shards
 from pipeline.stages.pack import refine_and_pack
+from pipeline.tables.rows import read_ids, read_shards
+from pipeline.tables.shards import FAILED, list_shards
 from pipeline.verify import verify
 from tests.chaos.kill import finish, first_time, start
 from tests.plans import planned

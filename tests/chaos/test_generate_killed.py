@@ -9,8 +9,9 @@ import yaml
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.command_line import load
 from pipeline.generate import GenerateConfig, generate
-from pipeline.manifest import Manifest
-from pipeline.shards import list_shards, read_shards
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import list_shards
 from pipeline.verify import verify
 from tests.chaos.kill import finish, kill_when
 from tests.plans import planned

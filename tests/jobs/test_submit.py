@@ -16,8 +16,9 @@ from jobs.submit import main as submit_job
 from pipeline.base.errors import ConfigError
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
-from pipeline.shards import list_shards, read_ids
 from pipeline.submission import ROOT, Submission, excludes, pinned
+from pipeline.tables.rows import read_ids
+from pipeline.tables.shards import list_shards
 from pipeline.training.joint import JointConfig
 from pipeline.verify import verify
 from tests.chaos.kill import kill_family

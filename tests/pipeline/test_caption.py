@@ -13,10 +13,13 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
 from pipeline.caption import CaptionConfig, caption
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.schema import PAIR, conform, pair_seed, real_pair_id
-from pipeline.shards import read_shards, write_table
 from pipeline.sink import split_errors
 from pipeline.stages.caption import CaptionPairs, has_captions
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import pair_seed, real_pair_id
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import write_table
 from tests.models.test_captioner import save_tiny_captioner
 from tests.tiny import save_pairs
 

@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.compact import CompactConfig, compact, grouped, heal, merge
-from pipeline.shards import list_shards, read_shards, remove_shards, write_table
+from pipeline.compact import CompactConfig, compact, grouped
+from pipeline.tables.healing import heal, merge, remove_shards
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import list_shards, write_table
 from pipeline.verify import verify
 from tests.tiny import save_pairs
 

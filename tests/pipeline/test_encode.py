@@ -14,9 +14,9 @@ from models.jodiffusion import JoDiffusionConfig
 from models.weights import ENCODERS, digest
 from pipeline.base.errors import ConfigError
 from pipeline.encode import EncodeConfig, EncoderFolders, collect_encoders, find_todo
-from pipeline.schema import latent_schema
-from pipeline.shards import write_table
 from pipeline.stages.encode import LATENTS
+from pipeline.tables.schema import latent_schema
+from pipeline.tables.shards import write_table
 from pipeline.training.joint import JointConfig, check_latents
 from pipeline.training.loop import Optimisation
 from tests.tiny import save_pairs, tiny_encoders

@@ -16,12 +16,12 @@ from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.generate import GenerateConfig, Refine, generate
-from pipeline.manifest import Manifest
 from pipeline.pictures.codec import decode_image, encode_mask
 from pipeline.prompts import read_prompts
 from pipeline.refine import RefineConfig, refine
 from pipeline.regenerate import compare, find_row, regenerate
-from pipeline.shards import read_shards
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import read_shards
 from pipeline.verify import verify
 from tests.plans import planned
 from tests.tiny import save_tiny_bundle

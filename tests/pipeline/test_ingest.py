@@ -9,10 +9,13 @@ import pytest
 from models.labels import VOC
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.ingest import find_todo, ingest, plan_of
-from pipeline.manifest import ClassShare
-from pipeline.schema import ERROR, conform
-from pipeline.shards import FAILED, left_out, list_shards, load_labels, read_columns, read_shards, write_table
 from pipeline.sources import IngestConfig, open_source
+from pipeline.tables.conform import conform
+from pipeline.tables.label_space import load_labels
+from pipeline.tables.manifest import ClassShare
+from pipeline.tables.rows import left_out, read_columns, read_shards
+from pipeline.tables.schema import ERROR
+from pipeline.tables.shards import FAILED, list_shards, write_table
 from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_json, save_mask, save_picture, save_voc
 
 FOLDER = {"dataset": "folder", "labels": "voc", "name": "mine"}

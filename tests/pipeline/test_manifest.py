@@ -13,11 +13,12 @@ import pytest
 
 from models.labels import GARMENTS
 from pipeline.base.errors import ShardError
-from pipeline.manifest import ClassShare, Manifest
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.schema import PAIR, conform
-from pipeline.shards import LABELS
 from pipeline.sink import ShardSink
+from pipeline.tables.conform import conform
+from pipeline.tables.label_space import LABELS
+from pipeline.tables.manifest import ClassShare, Manifest
+from pipeline.tables.schema import PAIR
 from pipeline.verify import verify
 
 IDS = [f"{row:032x}" for row in range(100)]

@@ -23,8 +23,9 @@ from pipeline.compact import CompactConfig, compact
 from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
-from pipeline.shards import list_shards, read_ids, read_shards
 from pipeline.storage.copies import local_copy
+from pipeline.tables.rows import read_ids, read_shards
+from pipeline.tables.shards import list_shards
 from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.joint import JointConfig, train_joint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.order import Positions, piece_of_worker
+from pipeline.reader.order import Positions, piece_of_worker
 
 
 def test_a_small_set_is_shuffled_evenly():

@@ -16,8 +16,8 @@ from pipeline.base.command_line import parse
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.prompt_plan import PromptsConfig, add_up, fill, from_captions, from_file, from_templates, make_prompts
 from pipeline.prompts import read_prompts
-from pipeline.schema import PAIR
-from pipeline.shards import write_table
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import write_table
 
 STREET = LabelSpace.custom("street", ("aeroplane", "bus", "traffic light", "hour glass", "unicorn"))
 

@@ -16,10 +16,11 @@ from ray.data.block import BlockAccessor
 from pipeline.base.errors import DataError
 from pipeline.base.turns import schedule
 from pipeline.prompts import PROMPTS, distinct, plan, prompts_digest, read_prompts, without_gaps
-from pipeline.schema import Batch, conform
-from pipeline.shards import read_shards
 from pipeline.sink import ShardSink
 from pipeline.stages.pack import refine_and_pack
+from pipeline.tables.conform import conform
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import Batch
 from pipeline.work import _left
 from tests.tiny import save_pairs
 

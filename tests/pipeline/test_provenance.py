@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from pipeline.base.errors import ShardError
-from pipeline.provenance import REVISION, DataDigest, code_tags, device_name, revision
-from pipeline.schema import LATENT, conform, latent_schema
-from pipeline.shards import write_table
+from pipeline.provenance import REVISION, code_tags, device_name, revision
+from pipeline.tables.conform import conform
+from pipeline.tables.digest import DataDigest
+from pipeline.tables.schema import LATENT, latent_schema
+from pipeline.tables.shards import write_table
 
 
 @pytest.fixture(autouse=True)

@@ -18,13 +18,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from models.labels import LabelSpace
-from pipeline import reader, shards
 from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.reader import PairDataset, random_crop
-from pipeline.schema import PAIR, conform
-from pipeline.shards import list_shards, write_table
+from pipeline.reader import pair_dataset as reader
+from pipeline.reader.pair_dataset import PairDataset, random_crop
 from pipeline.storage.publish import write_bytes
+from pipeline.tables import shards
+from pipeline.tables.conform import conform
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import list_shards, write_table
 
 LABELS = LabelSpace.custom("shapes", ("disc", "box"))
 ROWS_PER_GROUP = 4

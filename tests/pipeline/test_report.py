@@ -15,8 +15,9 @@ from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.report import ReportConfig, render
-from pipeline.schema import ERROR, PAIR, conform
-from pipeline.shards import write_table
+from pipeline.tables.conform import conform
+from pipeline.tables.schema import ERROR, PAIR
+from pipeline.tables.shards import write_table
 from pipeline.training import history
 
 NUM_PAIRS = 24

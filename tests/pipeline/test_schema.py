@@ -10,24 +10,9 @@ import pytest
 from ray.data.block import BlockAccessor
 
 from pipeline.base.errors import ShardError
-from pipeline.schema import (
-    ERROR,
-    LATENT,
-    PAIR,
-    PICTURE,
-    PROMPT,
-    canonical_json,
-    conform,
-    latent_id,
-    latent_schema,
-    latent_shapes,
-    pair_id,
-    pair_seed,
-    prompt_id,
-    real_pair_id,
-    text_digest,
-    viewable,
-)
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import canonical_json, latent_id, pair_id, pair_seed, prompt_id, real_pair_id, text_digest
+from pipeline.tables.schema import ERROR, LATENT, PAIR, PICTURE, PROMPT, latent_schema, latent_shapes, viewable
 
 
 def _objects(values: list[object]) -> np.ndarray:

@@ -18,12 +18,15 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-import pipeline.shards as shards
 from pipeline.base.errors import ShardError
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.schema import LATENT, PAIR, latent_id, pair_id
-from pipeline.shards import list_shards, read_ids, read_shards, remaining, remove_drafts, set_aside_broken
 from pipeline.sink import ShardSink
+from pipeline.tables import rows, shards
+from pipeline.tables.healing import set_aside_broken
+from pipeline.tables.ids import latent_id, pair_id
+from pipeline.tables.rows import read_ids, read_shards, remaining
+from pipeline.tables.schema import LATENT, PAIR
+from pipeline.tables.shards import list_shards, remove_drafts
 
 IDS = [pair_id("prompt", seed, "bundle", "{}") for seed in range(1000)]
 
@@ -302,13 +305,13 @@ def test_ids_of_many_shards_are_read_alone(tmp_path: Path, monkeypatch: pytest.M
     """Resuming touches the key column only, never pictures."""
     sink(tmp_path, rows_per_shard=10).write([packed(IDS)], None)
     asked: list[list[str] | None] = []
-    read = shards.read_columns
+    read = rows.read_columns
 
     def note_columns(path: str, columns: list[str] | None) -> pa.Table:
         asked.append(columns)
         return read(path, columns)
 
-    monkeypatch.setattr(shards, "read_columns", note_columns)
+    monkeypatch.setattr(rows, "read_columns", note_columns)
     assert sorted(read_ids(str(tmp_path)).to_pylist()) == sorted(IDS)
     assert asked == [["pair_id"]] * 100
 

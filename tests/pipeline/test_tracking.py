@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from pipeline import outbox
 from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
-from pipeline.provenance import DataDigest
 from pipeline.run import Run
+from pipeline.tables.digest import DataDigest
 from pipeline.tracking import KNOWN_RUN, Tracker
 from tests.conftest import free_port
 

@@ -15,8 +15,8 @@ from scipy.io import savemat
 from models.labels import voc_palette
 from pipeline.datasets.source import Source
 from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.schema import Batch
 from pipeline.stages.read import ReadPairs
+from pipeline.tables.schema import Batch
 
 WIDTH, HEIGHT = 10, 6  # not square, so that sides that are mixed up show
 

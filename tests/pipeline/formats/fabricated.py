@@ -13,8 +13,10 @@ from models.labels import LabelSpace
 from pipeline.formats.part import Format, Record, Tree, write_part
 from pipeline.formats.plan import plan
 from pipeline.pictures.codec import ImageFormat, decode_image, encode_image, encode_mask
-from pipeline.schema import PAIR, conform, real_pair_id
-from pipeline.shards import list_shards, write_table
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import real_pair_id
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import list_shards, write_table
 
 SIZES = ((32, 32), (24, 40), (40, 24))
 """Height and width of pairs, one after the other."""

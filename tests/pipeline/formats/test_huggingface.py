@@ -11,7 +11,7 @@ import yaml
 from models.labels import VOC, LabelSpace
 from pipeline.formats.huggingface import READING, HuggingFace
 from pipeline.pictures.codec import decode_image
-from pipeline.schema import PAIR
+from pipeline.tables.schema import PAIR
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of, written
 
 ADE20K = LabelSpace.named("ade20k")

@@ -13,7 +13,7 @@ from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, read_pairs, suf
 from pipeline.formats.plan import plan
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import ignore_uncertain
-from pipeline.shards import list_shards
+from pipeline.tables.shards import list_shards
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 
 

@@ -5,7 +5,8 @@ import pytest
 from models.labels import VOC
 from pipeline.base.errors import DataError
 from pipeline.formats.plan import plan
-from pipeline.shards import list_shards, read_columns
+from pipeline.tables.rows import read_columns
+from pipeline.tables.shards import list_shards
 from tests.pipeline.formats.fabricated import save_rows, save_set
 
 

@@ -11,8 +11,9 @@ import torch
 from models.frozen import image_to_latent
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.pictures.squares import View, seen, seen_mask
-from pipeline.schema import captions_of, object_column
 from pipeline.stages.encode import EncodePairs, Views
+from pipeline.tables.conform import object_column
+from pipeline.tables.schema import captions_of
 from tests.pipeline.datasets.trees import mask_of, picture
 from tests.tiny import tiny_encoders
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.base.errors import ShardError
-from pipeline.shards import write_table
+from pipeline.tables.shards import write_table
 from pipeline.training.feed import GROUPS_AHEAD, Feed, Line
 
 

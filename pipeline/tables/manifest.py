@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_bytes
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_bytes
 
 THROUGHPUT = "throughput.json"
 _SMALL_COLUMNS = ("class_ids", "class_pixels", "bundle", "sampler", "reason")

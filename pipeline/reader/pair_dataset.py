@@ -1,6 +1,6 @@
 """PairDataset: the pairs of runs for a training loop in plain torch, by index or as a stream. No Ray.
 
-Parquet is read by row groups of at most 100 rows; `pipeline.order` says which rows of which group come when.
+Parquet is read by row groups of at most 100 rows; `pipeline.reader.order` says which rows of which group come when.
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
-from pipeline.order import Positions, piece_of_worker
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.pictures.masks import check_mask, ignore_uncertain
-from pipeline.shards import common_labels, map_shards, open_shard, some_shards
+from pipeline.reader.order import Positions, piece_of_worker
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 Example = dict[str, Any]
 """`image` (3, H, W) uint8 and `mask` (H, W) int64, tensors; `ignore_index`, a number; `prompt` (may be empty),
 `pair_id` and `origin`, text; and the further columns that were asked for."""
 
+
 Folder = str | os.PathLike[str]
 
+
 READ_AHEAD = 2  # row groups that a stream fetches while it decodes others
+
+
 NEEDED = ("pair_id", "image", "mask", "origin")
 
 

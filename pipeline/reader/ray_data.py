@@ -1,0 +1,36 @@
+"""Pairs as a Ray data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.storage.files import filesystem_of, is_local
+from pipeline.tables.shards import open_shard, some_shards
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Dataset:
+    """All rows of runs as a lazy Ray data set, for sets of any size.
+
+    Raises:
+        ShardError: a folder without shards.
+    """
+    import ray.data
+
+    parts: dict[Any, list[str]] = {}
+    for folder in folders:
+        shards = some_shards(folder)
+        with open_shard(shards[0]) as first:  # a run of an older release may have fewer columns
+            present = columns and tuple(name for name in columns if name in first.schema_arrow.names)
+        for url in shards:
+            store, path = filesystem_of(url)
+            # Ray's own reader of local files is faster than fsspec's, hence None.
+            parts.setdefault((None if is_local(url) else store, present), []).append(path)
+    read = [
+        ray.data.read_parquet(paths, columns=names and list(names), filesystem=store)
+        for (store, names), paths in parts.items()
+    ]
+    return read[0].union(*read[1:]) if len(read) > 1 else read[0]

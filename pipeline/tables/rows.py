@@ -1,0 +1,87 @@
+"""Rows: reading the small columns of many shards, and what is still missing from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base.errors import ShardError
+from pipeline.tables.conform import conform
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, some_shards
+
+TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
+"""The columns of PAIR that say what a prompt may be made of."""
+
+
+def read_columns(path: str, columns: list[str] | None = None) -> pa.Table:
+    """One shard; of `columns`, those that it has."""
+    with open_shard(path) as file:
+        present = columns and [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=present, use_threads=False)
+
+
+def read_keys(path: str) -> pa.ChunkedArray:
+    """The first column of a shard."""
+    with open_shard(path) as file:
+        return file.read(columns=file.schema_arrow.names[:1], use_threads=False).column(0)
+
+
+def read_ids(folder: str, column: str = "pair_id", kinds: Sequence[str] = (MADE, FAILED)) -> pa.ChunkedArray:
+    """The values of a string column in all shards of a run; a run that has none yet gives none."""
+    paths = [path for kind in kinds for path in list_shards(folder, kind)]
+    chunks = map_shards(lambda path: read_columns(path, [column]), paths)
+    return pa.chunked_array(
+        [chunk for table in chunks if column in table.column_names for chunk in table[column].chunks], pa.string()
+    )
+
+
+def remaining(plan: pa.Table, folder: str, retry_errors: bool = False, key: str = "pair_id") -> pa.Table:
+    """The rows of `plan` that a run has not made.
+
+    Args:
+        plan: a table with the columns `key` and `pair_id`.
+        folder: the run's.
+        retry_errors: also gives the rows that failed before.
+        key: the first column of the run's table.
+    """
+    wanted = pc.invert(pc.is_in(plan[key], read_ids(folder, key, [MADE])))
+    if not retry_errors:
+        wanted = pc.and_not(wanted, pc.is_in(plan["pair_id"], read_ids(folder, "pair_id", [FAILED])))
+    return plan.filter(wanted)
+
+
+def read_shards(folders: Sequence[str], columns: list[str] | None = None) -> pa.Table:
+    """All rows of the runs `folders`, in memory: for small sets or few columns.
+
+    Raises:
+        ShardError: a folder without shards, a broken shard, or a column that no shard has.
+    """
+    paths = [path for folder in folders for path in some_shards(folder)]
+    tables = map_shards(lambda path: read_columns(path, columns), paths)
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    absent = set(columns or ()).difference(rows.column_names)
+    if absent:
+        raise ShardError(f"no shard in {', '.join(folders)} has a column {', '.join(sorted(absent))}")
+    return rows
+
+
+def read_texts(folders: Sequence[str]) -> pa.Table:
+    """The columns TEXTS of all rows of runs, in the order of ids; those that an older release did not write are null.
+
+    Raises:
+        ShardError: a folder without shards, or a broken shard.
+    """
+    paths = [path for folder in folders for path in some_shards(folder)]
+    tables = map_shards(lambda path: conform(read_columns(path, TEXTS.names), TEXTS), paths)
+    return pa.concat_tables(tables).sort_by("pair_id")
+
+
+def left_out(folder: str) -> dict[str, str]:
+    """Pair id -> why a run could not make it at the last try; pairs that a later try made are not among them."""
+    rows = [read_columns(path, ["pair_id", "detail"]).to_pylist() for path in list_shards(folder, FAILED)]
+    why = {row["pair_id"]: row["detail"] for one in rows for row in one}
+    made = set(read_ids(folder, kinds=[MADE]).to_pylist())
+    return {key: detail for key, detail in sorted(why.items()) if key not in made}
