@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+from pydantic import Field
 
 from models.labels import LabelSpace
 from pipeline.base.config import Workers
@@ -15,13 +16,14 @@ from pipeline.base.errors import ConfigError, DataError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.datasets.hugging_face import commit_of
+from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
 from pipeline.datasets.source import Source
 from pipeline.finish import finish
 from pipeline.progress import Shared, Timed
 from pipeline.run import Run
+from pipeline.runs.config import RunConfig
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
-from pipeline.sources import IngestConfig, open_source
-from pipeline.stages.read import ReadPairs
+from pipeline.stages.read import ReadPairs, Void
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import real_pair_id
 from pipeline.tables.label_space import LABELS
@@ -40,6 +42,26 @@ NUM_TRIED = 16
 """Pairs that are read before all others: a wrong root or palette should be told at once, not in every row."""
 
 
+class IngestConfig(RunConfig, SourceConfig):
+    """Reads one split of a real data set into PAIR shards."""
+
+    origin: Literal["real", "synthetic"] = "real"
+    """What the pairs are: "synthetic" for those of another generator."""
+    void: Void = "ignore"
+    """What pixels of unknown class become: the ignore index, or background as in the paper's code."""
+    exif: Literal["upright", "stored"] = "upright"
+    """What the masks of rotated pictures were drawn on, where they fit both: on the picture as viewers turn it, or as
+    it is stored."""
+    rows_per_shard: int = Field(512, ge=1)
+    """Pairs per Parquet file."""
+    retry_errors: bool = False
+    """Read again what failed in an earlier start of this run."""
+    workers: Workers = Workers(num=2)
+    """Reading processes."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines, and between points in MLflow."""
+
+
 def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then.
 
@@ -49,7 +71,7 @@ def ingest(config: IngestConfig) -> Manifest:
         Stopped: SIGINT; what had begun is written.
     """
     commit = commit_of(config.root, config.revision) if config.on_hub else ""
-    source = open_source(config, commit)
+    source = open_source(config, config.seed, commit)
     facts = {"commit": commit, "with_sbd": str(bool(config.sbd))}
     with Run.open(config, "ingest", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
@@ -65,7 +87,7 @@ def ingest(config: IngestConfig) -> Manifest:
         )  # fmt: skip
         if num:
             require(config.workers)
-            stage = read_pairs(source, labels, config)
+            stage = reading_stage(source, labels, config)
             read(todo, num, planned, stage, config, run)
         manifest = finish(run)
         say_what_is_wrong(manifest, labels, folder)
@@ -126,7 +148,7 @@ def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Tab
     tried = todo.take(np.unique(np.linspace(0, max(todo.num_rows - 1, 0), NUM_TRIED).astype(int))[: todo.num_rows])
     if tried.num_rows:
         columns: Batch = {name: np.array(tried[name].to_pylist(), object) for name in tried.column_names}
-        rows = read_pairs(source, source.labels, config)(columns)
+        rows = reading_stage(source, source.labels, config)(columns)
         if all(rows["error"]) and todo.num_rows == plan.num_rows:
             raise DataError(
                 f"none of {tried.num_rows} pairs that were tried first can be read. {rows['error_detail'][0]}"
@@ -134,11 +156,7 @@ def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Tab
     return todo, (todo.num_rows, plan.num_rows, captioned, source.labels)
 
 
-KEYS_ARE_UNIQUE = frozenset({"voc", "coco", "ade20k", "cityscapes"})
-"""Data sets whose keys name a picture in all their splits: in "train" and in "trainval" it is the same pair."""
-
-
-def read_pairs(source: Source, labels: LabelSpace, config: IngestConfig) -> ReadPairs:
+def reading_stage(source: Source, labels: LabelSpace, config: IngestConfig) -> ReadPairs:
     """The stage that reads, as configured."""
     origin, as_stored = config.origin, config.exif == "stored"
     return ReadPairs(source, labels, config.dataset_name, config.split, origin, config.void, as_stored)
@@ -152,7 +170,7 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
     if config.dataset == "builtin":
         name += f"/{config.split}/{config.seed}/{config.size_px}"
-    elif config.dataset not in KEYS_ARE_UNIQUE or (config.dataset == "coco" and labels.name != "coco"):
+    elif not DATASETS[config.dataset].has_unique_keys or (config.dataset == "coco" and labels.name != "coco"):
         name += f"/{config.split}"
     plan = entries.add_column(0, "pair_id", pa.array([real_pair_id(name, key) for key in entries["key"].to_pylist()]))
     if len(pc.unique(plan["key"])) < plan.num_rows:

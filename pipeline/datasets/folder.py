@@ -9,8 +9,20 @@ from typing import Any
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.config import Config
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
+
+
+class FolderLayout(Config):
+    """Where a plain folder has its pictures and masks; a mask is called as its picture is."""
+
+    images: str = "images"
+    """Folder of pictures, below `root`."""
+    masks: str = "masks"
+    """Folder of masks, below `root`."""
+    mask_suffix: str = ""
+    """What the name of a mask has more than its picture's, before the dot: "_mask"."""
 
 
 @dataclass(frozen=True)

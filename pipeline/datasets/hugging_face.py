@@ -11,9 +11,24 @@ from typing import Any
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.datasets.source import Found, PairError, entry_table, read_file, remapped
 from pipeline.pictures.codec import decode_mask
+
+
+class Columns(Config):
+    """Where a Hugging Face data set has what makes a pair."""
+
+    subset: str = ""
+    """Name of a part ("config") of a data set that has several."""
+
+    image: str = "image"
+    """Pictures."""
+    mask: str = "mask"
+    """Pictures of class ids."""
+    caption: str = ""
+    """Texts or lists of texts; empty: none."""
 
 
 @dataclass(frozen=True)

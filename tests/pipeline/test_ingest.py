@@ -8,8 +8,7 @@ import pytest
 
 from models.labels import VOC
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.ingest import find_todo, ingest, plan_of
-from pipeline.sources import IngestConfig, open_source
+from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_of
 from pipeline.tables.conform import conform
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import ClassShare

@@ -1,55 +1,34 @@
-"""Sources: which real data set an ingest run reads, by its config."""
+"""Registry: the data sets that can be read, by name.
+
+A new one is a file in this folder and its entry in `DATASETS` (and `DatasetName`).
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from models.labels import LabelSpace
-from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.config import Config, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
 from pipeline.datasets.coco import COCO, Crowd, Overlap
-from pipeline.datasets.folder import Folder
-from pipeline.datasets.hugging_face import HuggingFace
+from pipeline.datasets.folder import Folder, FolderLayout
+from pipeline.datasets.hugging_face import Columns, HuggingFace
 from pipeline.datasets.source import Source
 from pipeline.datasets.voc import PascalVOC
-from pipeline.runs.config import RunConfig
-from pipeline.stages.read import Void
+
+DatasetName = Literal["builtin", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
 
 
-class FolderLayout(Config):
-    """Where a plain folder has its pictures and masks; a mask is called as its picture is."""
-
-    images: str = "images"
-    """Folder of pictures, below `root`."""
-    masks: str = "masks"
-    """Folder of masks, below `root`."""
-    mask_suffix: str = ""
-    """What the name of a mask has more than its picture's, before the dot: "_mask"."""
-
-
-class Columns(Config):
-    """Where a Hugging Face data set has what makes a pair."""
-
-    subset: str = ""
-    """Name of a part ("config") of a data set that has several."""
-
-    image: str = "image"
-    """Pictures."""
-    mask: str = "mask"
-    """Pictures of class ids."""
-    caption: str = ""
-    """Texts or lists of texts; empty: none."""
-
-
-class IngestConfig(RunConfig):
-    """Reads one split of a real data set into PAIR shards."""
+class SourceConfig(Config):
+    """Which data set is read, and how its parts are known; what a job that reads one builds its config on."""
 
     dataset: Literal["builtin", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
     """"builtin": composited real photographs with exact masks, made on the fly. "coco" takes any set in COCO's form."""
@@ -61,21 +40,14 @@ class IngestConfig(RunConfig):
     name: str = ""
     """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
     COCO's form need one: two pairs of one name, split and key count as the same pair."""
-    origin: Literal["real", "synthetic"] = "real"
-    """What the pairs are: "synthetic" for those of another generator."""
     labels: str = ""
     """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin, which has no end, 4,096)."""
-    void: Void = "ignore"
-    """What pixels of unknown class become: the ignore index, or background as in the paper's code."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
     """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
-    exif: Literal["upright", "stored"] = "upright"
-    """What the masks of rotated pictures were drawn on, where they fit both: on the picture as viewers turn it, or as
-    it is stored."""
     sbd: str = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
     captions: str = ""
@@ -90,14 +62,6 @@ class IngestConfig(RunConfig):
     """Commit, branch or tag of a data set on the hub."""
     size_px: int = Field(64, ge=32)
     """Side of the square pictures of builtin; all others keep their size."""
-    rows_per_shard: int = Field(512, ge=1)
-    """Pairs per Parquet file."""
-    retry_errors: bool = False
-    """Read again what failed in an earlier start of this run."""
-    workers: Workers = Workers(num=2)
-    """Reading processes."""
-    log_every_s: float = Field(10.0, gt=0)
-    """Seconds between progress lines, and between points in MLflow."""
 
     @property
     def dataset_name(self) -> str:
@@ -110,65 +74,105 @@ class IngestConfig(RunConfig):
         return self.dataset == "huggingface" and not os.path.exists(self.root)
 
 
-def open_source(config: IngestConfig, commit: str = "") -> Source:
+@dataclass(frozen=True)
+class Place:
+    """What a source is opened with, beside its config.
+
+    Attributes:
+        root: as every worker finds it.
+        captions: the same of the file, "" where there is none.
+        seed: of the run; the built-in set follows from it.
+        commit: of a data set on the hub.
+    """
+
+    root: str
+    captions: str
+    seed: int
+    commit: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set that can be read.
+
+    Attributes:
+        open: what makes its source.
+        keys: of SourceConfig that it knows beside `dataset`, `root`, `split`, `name` and `pairs`; others are refused.
+        has_unique_keys: a key of its entries names a picture in all its splits: in "train" and "trainval" it is the
+            same pair.
+    """
+
+    open: Callable[[SourceConfig, Place], Source]
+    keys: tuple[str, ...] = ()
+    has_unique_keys: bool = False
+
+
+DATASETS: dict[DatasetName, Known] = {
+    "builtin": Known(
+        lambda config, at: Builtin(config.split, at.seed, config.size_px, config.pairs or 4096), ("size_px",)
+    ),
+    "voc": Known(
+        lambda config, at: PascalVOC(at.root, config.split, config.sbd and absolute(config.sbd), at.captions),
+        ("sbd", "captions"),
+        has_unique_keys=True,
+    ),
+    "coco": Known(
+        lambda config, at: COCO(
+            at.root, config.split, config.crowd, config.overlap, at.captions,
+            label_space(config) if config.labels else None,
+        ),
+        ("crowd", "overlap", "labels", "captions"),
+        has_unique_keys=True,
+    ),
+    "ade20k": Known(
+        lambda config, at: ADE20K(at.root, config.split, at.captions), ("captions",), has_unique_keys=True
+    ),
+    "cityscapes": Known(
+        lambda config, at: Cityscapes(at.root, config.split, at.captions), ("captions",), has_unique_keys=True
+    ),
+    "folder": Known(
+        lambda config, at: Folder(
+            at.root, label_space(config), **config.folder_layout.dump(), values=config.mask_values, captions=at.captions
+        ),
+        ("labels", "mask_values", "folder_layout", "captions"),
+    ),
+    "huggingface": Known(
+        lambda config, at: HuggingFace(
+            at.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
+            revision=at.commit,
+        ),
+        ("labels", "mask_values", "columns", "revision"),
+    ),
+}  # fmt: skip
+assert set(DATASETS) == set(get_args(DatasetName))
+
+
+def open_source(config: SourceConfig, seed: int = 0, commit: str = "") -> Source:
     """What the config names; `commit` is of a data set on the hub.
 
     Raises:
         ConfigError: a key is missing, or set for another data set.
     """
     refuse_keys_of_others(config)
-    root, split, captions = _place(config), config.split, config.captions and absolute(config.captions)
-    makers: dict[str, Callable[[], Source]] = {
-        "builtin": lambda: Builtin(split, config.seed, config.size_px, config.pairs or 4096),
-        "voc": lambda: PascalVOC(root, split, config.sbd and absolute(config.sbd), captions),
-        "coco": lambda: COCO(
-            root, split, config.crowd, config.overlap, captions, label_space(config) if config.labels else None
-        ),
-        "ade20k": lambda: ADE20K(root, split, captions),
-        "cityscapes": lambda: Cityscapes(root, split, captions),
-        "folder": lambda: Folder(
-            root, label_space(config), **config.folder_layout.dump(), values=config.mask_values, captions=captions
-        ),
-        "huggingface": lambda: HuggingFace(
-            root, split, label_space(config), **config.columns.dump(), values=config.mask_values, revision=commit,
-        ),
-    }  # fmt: skip
-    return makers[config.dataset]()
+    captions = config.captions and absolute(config.captions)
+    return DATASETS[config.dataset].open(config, Place(_root(config), captions, seed, commit))
 
 
-KEYS_OF = {
-    "sbd": ("voc",),
-    "crowd": ("coco",),
-    "overlap": ("coco",),
-    "labels": ("coco", "folder", "huggingface"),
-    "mask_values": ("folder", "huggingface"),
-    "folder_layout": ("folder",),
-    "columns": ("huggingface",),
-    "revision": ("huggingface",),
-    "captions": ("voc", "coco", "ade20k", "cityscapes", "folder"),
-    "size_px": ("builtin",),
-}
-"""Keys that some data sets alone know."""
-
-
-def refuse_keys_of_others(config: IngestConfig) -> None:
+def refuse_keys_of_others(config: SourceConfig) -> None:
     """Raises ConfigError for a key that was set and would be ignored, or that is missing."""
     local = config.dataset == "folder" or (config.dataset == "huggingface" and not config.on_hub)
     if local and not config.name:
-        raise ConfigError(
-            f"name: dataset {config.dataset} needs a name for what lies in {config.root or 'root'}, which ids and "
-            "exports know it by"
-        )
+        raise ConfigError(f"name: give the data in {config.root or 'root'} a name; ids and exports use it")
     if any(value < 0 or class_id < 0 for value, class_id in config.mask_values.items()):
         raise ConfigError(f"mask_values: raw values and class ids are 0 and above, got {config.mask_values}")
-    for key, datasets in KEYS_OF.items():
-        if config.dataset not in datasets and getattr(config, key) != IngestConfig.model_fields[key].get_default(
-            call_default_factory=True
-        ):
-            raise ConfigError(f"{key}: only for dataset {', '.join(datasets)}, not {config.dataset}; leave it out")
+    for key in dict.fromkeys(key for known in DATASETS.values() for key in known.keys):
+        default = SourceConfig.model_fields[key].get_default(call_default_factory=True)
+        if key not in DATASETS[config.dataset].keys and getattr(config, key) != default:
+            owners = [name for name, known in DATASETS.items() if key in known.keys]
+            raise ConfigError(f"{key}: only for dataset {', '.join(owners)}, not {config.dataset}; leave it out")
 
 
-def label_space(config: IngestConfig) -> LabelSpace:
+def label_space(config: SourceConfig) -> LabelSpace:
     """Raises ConfigError where there is none."""
     if not config.labels:
         raise ConfigError(
@@ -181,7 +185,7 @@ def label_space(config: IngestConfig) -> LabelSpace:
         raise ConfigError(f"labels: {error}") from error
 
 
-def _place(config: IngestConfig) -> str:
+def _root(config: SourceConfig) -> str:
     """`root` as every worker finds it."""
     if config.dataset == "builtin":
         return ""
