@@ -34,9 +34,9 @@ from models.jodiffusion import JoDiffusionConfig
 from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
 from pipeline.cluster import cluster
-from pipeline.run import Run
+from pipeline.runs import history
+from pipeline.runs.run import Run
 from pipeline.tables.shards import write_table
-from pipeline.training import history
 from pipeline.training.feed import Feed
 from pipeline.training.fit import fit
 from pipeline.training.joint import JointConfig, JointTask

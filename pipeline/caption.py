@@ -20,8 +20,8 @@ from pipeline.cluster import require
 from pipeline.finish import finish
 from pipeline.progress import Shared
 from pipeline.reader.ray_data import read_pairs
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned

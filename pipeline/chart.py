@@ -67,7 +67,7 @@ class Chart:
 
 
 def losses_chart(title: str, points: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """The chart of a history (pipeline.training.history), or None where it holds no two losses of any kind."""
+    """The chart of a history (pipeline.runs.history), or None where it holds no two losses of any kind."""
     training = _series(points)
     held_out = _series([{"examples": point["examples"], **point.get("validation", {})} for point in points])
     several = [name for name, series in training.items() if len(series) > 1]

@@ -19,8 +19,8 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.cluster import require
 from pipeline.reader.ray_data import read_pairs
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned

@@ -25,8 +25,8 @@ from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tre
 from pipeline.formats.plan import plan
 from pipeline.formats.tally import Tally
 from pipeline.formats.webdataset import WebDataset
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import MAX_RETRIES
 from pipeline.storage.files import is_file, is_local
 from pipeline.storage.publish import write_bytes

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import ray
 
 from pipeline.base.log import log
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.tables.healing import heal, remove_shards
 from pipeline.tables.manifest import Manifest
 from pipeline.work import get

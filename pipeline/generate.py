@@ -21,8 +21,8 @@ from pipeline.cluster import require
 from pipeline.finish import finish
 from pipeline.pictures.codec import ImageFormat
 from pipeline.progress import Shared, Timed
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack

@@ -20,8 +20,8 @@ from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
 from pipeline.datasets.source import Source
 from pipeline.finish import finish
 from pipeline.progress import Shared, Timed
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.read import ReadPairs, Void
 from pipeline.storage.publish import write_bytes

@@ -22,8 +22,8 @@ from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
 from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import common_labels, load_labels

@@ -17,8 +17,8 @@ from pipeline.finish import finish
 from pipeline.generate import Refine
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.reader.ray_data import read_pairs
-from pipeline.run import Run
 from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
 from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.pack import pack_pairs
 from pipeline.stages.refine import refine_masks

@@ -29,14 +29,14 @@ from pipeline.base.log import log
 from pipeline.evaluation import mean_and_spread
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.pictures.masks import check_mask
-from pipeline.run import Run
+from pipeline.runs import history
 from pipeline.runs.config import RunConfig
-from pipeline.shards import publish
+from pipeline.runs.run import Run
+from pipeline.storage.publish import publish
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
-from pipeline.training import history
 
 TEMPLATE = "report.html.j2"
 SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings"})

@@ -20,8 +20,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.base.config import holds_credentials
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.provenance import REVISION, revision
 from pipeline.runs.config import RunConfig
+from pipeline.runs.provenance import REVISION, revision
 from pipeline.storage.files import describe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.base.log import log
 from pipeline.progress import Rate, Shared, StageTime, line, table
-from pipeline.run import Run
+from pipeline.runs.run import Run
 
 
 @dataclass

@@ -32,13 +32,9 @@ Example = dict[str, Any]
 """`image` (3, H, W) uint8 and `mask` (H, W) int64, tensors; `ignore_index`, a number; `prompt` (may be empty),
 `pair_id` and `origin`, text; and the further columns that were asked for."""
 
-
 Folder = str | os.PathLike[str]
 
-
 READ_AHEAD = 2  # row groups that a stream fetches while it decodes others
-
-
 NEEDED = ("pair_id", "image", "mask", "origin")
 
 

@@ -18,7 +18,7 @@ from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster import require
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.training import notice

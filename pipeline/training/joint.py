@@ -22,7 +22,7 @@ from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_confi
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError
 from pipeline.pictures.sheets import sheet
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
 from pipeline.tables.schema import Batch, latent_shapes
 from pipeline.tables.shards import open_shard, some_shards

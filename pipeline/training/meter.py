@@ -8,9 +8,9 @@ import time
 import torch
 
 from pipeline.base.log import clock, log
-from pipeline.run import Run
+from pipeline.runs import history
+from pipeline.runs.run import Run
 from pipeline.storage.files import is_local
-from pipeline.training import history
 from pipeline.training.loop import Report
 from pipeline.training.notice import Notice, drained, heard
 from pipeline.training.optimisation import Optimisation

@@ -23,7 +23,7 @@ from transformers import (
 
 from models.draws import Draws
 from models.frozen import clip_pixels
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig

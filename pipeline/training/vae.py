@@ -20,7 +20,7 @@ from models.labels import LabelSpace
 from models.weights import load_net, save_net
 from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
 from pipeline.pictures.sheets import sheet
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch

@@ -19,12 +19,12 @@ from torch import nn
 from models.weights import assigned
 from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.log import log, set_up_logging
-from pipeline.provenance import device_name
-from pipeline.run import Run
+from pipeline.runs import history
+from pipeline.runs.provenance import device_name
+from pipeline.runs.run import Run
+from pipeline.runs.system_metrics import system_metrics
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.storage.publish import upload, write_bytes
-from pipeline.system_metrics import system_metrics
-from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints, Facts
 from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed

@@ -23,10 +23,10 @@ from pipeline.compact import CompactConfig, compact
 from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.regenerate import compare, find_row
+from pipeline.runs import history
 from pipeline.storage.copies import local_copy
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import list_shards
-from pipeline.training import history
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.joint import JointConfig, train_joint
 from pipeline.verify import verify

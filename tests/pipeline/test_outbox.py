@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from pipeline import outbox
-from pipeline.outbox import AwayError, Outbox, Parcel, Point
+from pipeline.runs import outbox
+from pipeline.runs.outbox import AwayError, Outbox, Parcel, Point
 
 
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     """Warnings, as they would be read."""
     words: list[str] = []
-    monkeypatch.setattr("pipeline.outbox.log.warning", lambda text, *values: words.append(text % values))
+    monkeypatch.setattr("pipeline.runs.outbox.log.warning", lambda text, *values: words.append(text % values))
     monkeypatch.setattr(outbox, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(outbox, "FLUSHING_PAUSE_S", 0.01)
     return words

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import ShardError
-from pipeline.provenance import REVISION, code_tags, device_name, revision
+from pipeline.runs.provenance import REVISION, code_tags, device_name, revision
 from pipeline.tables.conform import conform
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.schema import LATENT, latent_schema
@@ -46,9 +46,9 @@ def test_without_a_checkout_the_environment_tells_or_nothing_does(tmp_path, monk
     revision.cache_clear()
     monkeypatch.setenv(REVISION, "abc-dirty")
     assert revision(tmp_path) == "abc-dirty"
-    monkeypatch.setattr("pipeline.provenance.revision", lambda: "abc-dirty")
+    monkeypatch.setattr("pipeline.runs.provenance.revision", lambda: "abc-dirty")
     assert {"mlflow.source.git.commit": "abc", "git_dirty": "true"}.items() <= code_tags().items()
-    monkeypatch.setattr("pipeline.provenance.revision", lambda: "")
+    monkeypatch.setattr("pipeline.runs.provenance.revision", lambda: "")
     assert set(code_tags()) == {"version.python", "version.torch", "version.ray"}
 
 

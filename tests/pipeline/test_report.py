@@ -15,10 +15,10 @@ from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.report import ReportConfig, render
+from pipeline.runs import history
 from pipeline.tables.conform import conform
 from pipeline.tables.schema import ERROR, PAIR
 from pipeline.tables.shards import write_table
-from pipeline.training import history
 
 NUM_PAIRS = 24
 EVIL = '<script>alert("1")</script>'

@@ -12,7 +12,8 @@ from pipeline.base.command_line import load, parse
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import clock
 from pipeline.ingest import IngestConfig
-from pipeline.run import Run, Tracker
+from pipeline.runs.run import Run
+from pipeline.runs.tracking import Tracker
 
 
 def config(tmp_path, **changes) -> IngestConfig:

@@ -6,8 +6,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-from pipeline.system_metrics import sampler, system_metrics
-from pipeline.tracking import Tracker
+from pipeline.runs.system_metrics import sampler, system_metrics
+from pipeline.runs.tracking import Tracker
 
 
 def test_samples_are_logged_until_the_block_ends(monkeypatch):

@@ -16,12 +16,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline import outbox
 from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
-from pipeline.run import Run
+from pipeline.runs import outbox
+from pipeline.runs.run import Run
+from pipeline.runs.tracking import KNOWN_RUN, Tracker
 from pipeline.tables.digest import DataDigest
-from pipeline.tracking import KNOWN_RUN, Tracker
 from tests.conftest import free_port
 
 
@@ -81,7 +81,7 @@ def test_points_wait_for_a_server_that_is_away(said):
     assert [metric["step"] for metric in metrics if metric["key"] == "train/loss"] == list(range(20))
     assert {metric["key"] for metric in metrics} == {"train/loss", "lr_ peak"}
     assert {request["run_id"] for request in GOT[port]} == {"0" * 32}
-    assert "does not answer" in said[0] and "lost if this process ends" in said[1]
+    assert "does not answer" in said[0] and "lost if the job ends" in said[1]
     assert "20 points were kept" in said[2] and len(said) == 3
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training import history
+from pipeline.runs import history
 
 
 @pytest.fixture(params=["local", "store"])
@@ -64,7 +64,7 @@ def test_on_a_store_the_file_stays_small_and_keeps_scores(monkeypatch, tmp_path)
 
 def test_a_history_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr("pipeline.training.history.log.warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr("pipeline.runs.history.log.warning", lambda text, *values: said.append(text % values))
     (tmp_path / "file").write_text("")
     history.append(tmp_path / "file", {"examples": 1})
     assert len(said) == 1 and "lacks a point" in said[0]

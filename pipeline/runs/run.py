@@ -14,10 +14,10 @@ import yaml
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import set_up_logging
 from pipeline.runs.config import RunConfig
+from pipeline.runs.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.storage.sole_driver import sole_driver
-from pipeline.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""

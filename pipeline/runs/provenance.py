@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REVISION = "JODIFFUSION_REVISION"
 """Environment variable with what `revision` gives, for code that was sent to a cluster without its history."""
 DIRTY = "-dirty"

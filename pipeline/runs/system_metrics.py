@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.tracking import Tracker
+from pipeline.runs.tracking import Tracker
 
 MB = 1e6
 

@@ -1,0 +1,221 @@
+"""The MLflow server or database: the only place that imports MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.base.config import holds_credentials
+from pipeline.base.errors import ConfigError
+from pipeline.runs.config import RunConfig
+from pipeline.runs.outbox import AwayError, Point
+from pipeline.tables.digest import DataDigest
+
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # MLflow's own (7 tries, 120 s) keep a job waiting for minutes; the outbox tries again anyway.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+UPLOAD_TIMEOUT_S = 600
+"""The answer to a file of gigabytes comes when the server has stored it."""
+ALIAS = "newest"  # MLflow keeps "latest" to itself
+AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
+
+
+def find_or_create(config: RunConfig, folder: Path, job: str) -> str:
+    """Id of the MLflow run whose tag is `folder`.
+
+    Raises:
+        AwayError: the server does not answer.
+        ConfigError: what is there is no database of MLflow, or it cannot be made.
+    """
+    with answering(), making_database(config.mlflow_uri) as client:
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment:
+            experiment_id = experiment.experiment_id
+        else:
+            database = database_here(config.mlflow_uri)
+            artifacts = (database.parent / "mlflow-artifacts").as_uri() if database else None
+            experiment_id = client.create_experiment(config.experiment, artifact_location=artifacts)
+        quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
+        found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
+        if found:
+            return found[0].info.run_id
+        tags = {"folder": str(folder), "job": job}
+        return client.create_run(experiment_id, run_name=config.run, tags=tags).info.run_id
+
+
+@contextmanager
+def making_database(uri: str) -> Iterator[Any]:
+    """MLflow's client. A database of this machine is made first where there is none: beside its place, since one that
+    was half made when its job was stopped could never be opened; and by one job of several that begin at once."""
+    database = database_here(uri)
+    if not database:
+        yield connect(uri)
+        return
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = database.with_name(f".{database.name}.lock")
+        with FileLock(lock):
+            if not database.exists():
+                draft = database.with_name(f".{database.name}.draft")
+                draft.unlink(missing_ok=True)
+                try:
+                    connect(f"sqlite:///{draft}")
+                    os.replace(draft, database)
+                finally:
+                    for left in database.parent.glob(f"{draft.name}*"):
+                        left.unlink(missing_ok=True)
+            client = connect(uri)
+        yield client
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "sqlalchemy" and not isinstance(error, OSError):
+            raise
+        raise ConfigError(
+            f"{database}: MLflow cannot use this database: {shown(error)}. Free the disk or correct access to it; if "
+            "it is damaged or something else, move it away, or name another one with tracking_uri"
+        ) from error
+
+
+def register_version(uri: str, run_id: str, folder: str, name: str, tags: Mapping[str, str]) -> str:
+    """Makes a folder of weights a version of a registered model; returns its number, as `Tracker.register` says."""
+    from mlflow.exceptions import MlflowException
+
+    client, name = connect(uri), re.sub(r"[/:]", "-", name)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if tags.get("digest") and version.tags.get("digest") == tags["digest"]:
+            return str(version.version)
+    if "://" in folder:
+        source = folder
+    elif database_here(uri):
+        source = Path(folder).absolute().as_uri()
+    else:
+        inside = f"bundles/{tags.get('digest') or name}"  # not one place for all versions
+        client.log_artifacts(run_id, folder, artifact_path=inside)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{inside}"
+    made = client.create_model_version(name, source, run_id, tags=tags)
+    client.set_registered_model_alias(name, ALIAS, made.version)
+    return str(made.version)
+
+
+def dataset_inputs(sets: Mapping[str, Sequence[DataDigest]]) -> list[Any]:
+    """MLflow's form of what a run reads, by purpose."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for purpose, digests in sets.items():
+        for one in digests:
+            facts = {"num_shards": one.num_shards, "num_bytes": one.num_bytes, "encoders": one.encoders}
+            source = json.dumps({"uri": one.folder})
+            dataset = Dataset(Path(one.folder).name, one.digest, "shards", source, profile=json.dumps(facts))
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", purpose)]))
+    return inputs
+
+
+def send_points(uri: str, points: list[Point]) -> None:
+    """Logs points of one run."""
+    client = connect(uri)
+    from mlflow.entities import Metric
+
+    metrics = [Metric(key, value, one.time_ms, one.step) for one in points for key, value in one.values.items()]
+    with answering():
+        client.log_batch(points[0].run_id, metrics)
+
+
+def set_defaults() -> None:
+    """To be called before MLflow is imported, which is when it takes some of them."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def connect(uri: str) -> Any:
+    """MLflow's client."""
+    set_defaults()
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):  # after the import, which sets them
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri, registry_uri=uri)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Long waits for answers, where it is not the user who has set how long."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name, "")
+    try:
+        if before == DEFAULTS[name]:
+            os.environ[name] = str(UPLOAD_TIMEOUT_S)
+        yield
+    finally:
+        os.environ[name] = before or DEFAULTS[name]
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turns what passes of itself (no connection, a server in trouble) into AwayError; refusals stay what they are."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in AWAY:
+            raise AwayError(shown(error)) from error
+        raise
+    except OSError as error:  # those of HTTP libraries have no number, those of files have one
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+        if isinstance(error, ConnectionError | TimeoutError) or (error.errno is None and status >= 500):
+            raise AwayError(shown(error)) from error
+        raise
+
+
+def log_parameters(client: Any, run_id: str, values: Mapping[str, str]) -> None:
+    """Logs those that the run does not have yet."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    new = [Param(key, value) for key, value in values.items() if key not in known]
+    for start in range(0, len(new), 100):
+        client.log_batch(run_id, params=new[start : start + 100])
+
+
+def set_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
+    """Sets tags; the latest value of each stays."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+
+def database_here(uri: str) -> Path | None:
+    """MLflow's database where it is a file of this machine."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def where(uri: str) -> str:
+    """An address to show."""
+    return "its address" if holds_credentials(uri) else uri
+
+
+def shown(error: Exception) -> str:
+    """An error in one line, without the credentials that an address in it may hold."""
+    return re.sub(r"://[^@/\s]*@", "://", " ".join(str(error).split()))[:500]
+
+
+def legal(key: str) -> str:
+    """MLflow refuses other characters in names."""
+    return re.sub(r"[^\w./ -]", "_", key)

@@ -1,0 +1,197 @@
+"""Tracking: numbers, pictures and files of a run in MLflow. MLflow may be away: that costs numbers, never a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.base.errors import ConfigError
+from pipeline.runs.config import RunConfig
+from pipeline.runs.mlflow_server import (
+    answering,
+    connect,
+    dataset_inputs,
+    find_or_create,
+    legal,
+    log_parameters,
+    patience,
+    register_version,
+    send_points,
+    set_defaults,
+    set_tags,
+    shown,
+    where,
+)
+from pipeline.runs.outbox import AwayError, Outbox, Parcel, Point
+from pipeline.runs.provenance import code_tags
+from pipeline.storage.files import read_bytes
+from pipeline.storage.publish import write_bytes
+from pipeline.tables.digest import DataDigest
+
+log = logging.getLogger("jodiffusion")
+
+KNOWN_RUN = "mlflow.json"
+"""File in a run's folder that says which MLflow run is its own."""
+FLUSH_S = 30.0
+"""How long the end of a job waits for a server that is away."""
+HASTY_FLUSH_S = 5.0
+"""The same where the job was stopped: whoever stops it may not wait for longer."""
+
+_outboxes: dict[tuple[int, str], Outbox] = {}
+"""By process, because a fork inherits no thread, and server."""
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """One MLflow run that any process may log to; travels to workers as two strings.
+
+    No method waits for the server, and none fails because of it: `pipeline.runs.outbox` sends, keeps what a server
+    that is away cannot take, and warns. Only `flush`, `finish` and `register` take time.
+    """
+
+    uri: str
+    run_id: str
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Logs numbers at a step."""
+        numbers = {legal(key): float(value) for key, value in values.items()}
+        self._outbox().put(Point(self.run_id, numbers, int(time.time() * 1000), step))
+
+    def picture(self, name: str, picture: np.ndarray) -> None:
+        """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
+        own = np.array(picture)  # the caller may go on to write into it
+        self._post(lambda client: client.log_image(self.run_id, own, artifact_file=name), own.nbytes)
+
+    def artifact(self, path: str | Path) -> None:
+        """Logs a file as it is when it is sent."""
+        self._post(lambda client: client.log_artifact(self.run_id, str(path)))
+
+    def text(self, name: str, text: str) -> None:
+        """Logs a text as a file."""
+        self._post(lambda client: client.log_text(self.run_id, text, name), len(text))
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Logs a nested config as flat `a.b` parameters; keys that are there already keep their values."""
+        wanted = {legal(key): str(value)[:500] for key, value in flat(values).items()}
+        self._post(lambda client: log_parameters(client, self.run_id, wanted))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags; the latest value of each stays."""
+        wanted = {legal(key): str(value)[:5000] for key, value in values.items()}
+        self._post(lambda client: set_tags(client, self.run_id, wanted))
+
+    def inputs(self, sets: Mapping[str, Sequence[DataDigest]]) -> None:
+        """Logs what a run reads, by purpose ("training", "validation"): as MLflow's dataset inputs, and the digests as
+        parameters `data.<purpose>`."""
+        self._post(lambda client: client.log_inputs(self.run_id, dataset_inputs(sets)))
+        self.parameters({"data": {purpose: " ".join(one.digest for one in some) for purpose, some in sets.items()}})
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Waits until all that this process has logged is sent; returns whether it is. For the end of a process, whose
+        thread ends with it."""
+        if left := self._outbox().flush(timeout_s):
+            log.warning(
+                "%d entries have not reached MLflow; they are lost if the job ends before it answers", left
+            )
+        return not left
+
+    def finish(self, status: str) -> None:
+        """Ends the MLflow run as FINISHED, FAILED or KILLED, and flushes."""
+        self._post(lambda client: client.set_terminated(self.run_id, status))
+        self.flush(HASTY_FLUSH_S if status == "KILLED" else FLUSH_S)
+
+    def register(
+        self, folder: str | Path, name: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+    ) -> str | None:
+        """Makes a folder of weights the newest version of the registered model `name`; waits for uploads.
+
+        The version points to a folder on a store, and one of this machine where MLflow's database is here too; a server
+        takes no paths of others, so such a folder is uploaded into the run's artifacts. A version of this run with the
+        same tag `digest` is not made twice.
+
+        Args:
+            folder: a finished bundle, or any folder.
+            name: of the model; it is made where it is not there.
+            metrics: scores, which become tags "score.<name>".
+            tags: of the version, e.g. digest, guidance, label space.
+
+        Returns:
+            The version's number; None where MLflow refused, which is a warning.
+        """
+        tags = {**tags, **{f"score.{key}": f"{value:.6g}" for key, value in metrics.items()}}
+        try:
+            with patience():
+                version = register_version(self.uri, self.run_id, str(folder), name, tags)
+        except Exception as error:  # of MLflow, its stores and their libraries: weights are made, that is what counts
+            log.warning("MLflow did not register %s as %s, the run goes on: %s", folder, name, shown(error))
+            return None
+        log.info("registered as model %s, version %s", name, version)
+        return version
+
+    def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
+        def deliver() -> None:
+            client = connect(self.uri)
+            with answering():
+                send(client)
+
+        self._outbox().put(Parcel(deliver, num_bytes))
+
+    def _outbox(self) -> Outbox:
+        key = (os.getpid(), self.uri)
+        if key not in _outboxes:
+            name = f"MLflow at {where(self.uri)}"
+            _outboxes.setdefault(key, Outbox(name, lambda points: send_points(self.uri, points)))
+        return _outboxes[key]
+
+
+def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
+    """The MLflow run of a run's folder, found or new.
+
+    Raises:
+        ConfigError: MLflow does not answer, and the folder knows of no MLflow run to go on with.
+    """
+    set_defaults()
+    from mlflow.exceptions import MlflowException
+
+    uri = config.mlflow_uri
+    known_by = {"server": where(uri), "experiment": config.experiment}
+    known = _known_run(folder)
+    try:
+        tracker = Tracker(uri, find_or_create(config, folder, job))
+        if known != {**known_by, "run_id": tracker.run_id}:
+            write_bytes(f"{folder}/{KNOWN_RUN}", json.dumps({**known_by, "run_id": tracker.run_id}).encode())
+    except (AwayError, MlflowException) as error:
+        if not isinstance(error, AwayError) or not known_by.items() <= known.items():
+            problem = "does not answer" if isinstance(error, AwayError) else "refuses"
+            raise ConfigError(f"MLflow at {where(uri)} {problem}: {shown(error)}; check tracking_uri") from error
+        tracker = Tracker(uri, known["run_id"])
+        log.warning("MLflow at %s does not answer; the run goes on without: %s", where(uri), shown(error))
+    tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))
+    tracker.tags(code_tags())
+    return tracker
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> one with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def _known_run(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(read_bytes(f"{folder}/{KNOWN_RUN}")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
