@@ -2,12 +2,12 @@
 
 from jobs import command
 from pipeline.base.log import set_up_logging
-from pipeline.prompt_plan import PromptsConfig, make_prompts
+from pipeline.plan_prompts import PromptsConfig, plan_prompts
 
 
 def main(config: PromptsConfig) -> None:
     set_up_logging()
-    make_prompts(config)
+    plan_prompts(config)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pipeline.formats.huggingface import HuggingFace
 from pipeline.formats.mds import Mosaic
 from pipeline.formats.mmseg import MMSegmentation
 from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
-from pipeline.formats.plan import plan
+from pipeline.formats.parts import parts_of
 from pipeline.formats.tally import Tally
 from pipeline.formats.webdataset import WebDataset
 from pipeline.runs.config import RunConfig
@@ -97,7 +97,7 @@ def export(config: ExportConfig) -> str:
     names = {split: list(map(_name, paths)) for split, paths in shards.items()}
     with Run.open(config, "export", facts={"shards": text_digest(names)}, on_store=True) as run:
         require(config.workers)
-        parts = plan(shards, min_confidence=config.min_confidence, pairs=config.pairs)
+        parts = parts_of(shards, min_confidence=config.min_confidence, pairs=config.pairs)
         tree = Tree(
             folder=f"{run.folder}/export",
             name=config.name or config.run,

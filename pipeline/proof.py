@@ -21,9 +21,9 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
+from pipeline.prompts.classes import classes_in_prompt
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards

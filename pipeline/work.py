@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.base.errors import JoDiffusionError
 from pipeline.base.log import log
 from pipeline.base.turns import schedule
-from pipeline.prompts import plan, prompts_digest, read_prompts, without_gaps
+from pipeline.prompts.read import prompts_digest, read_prompts, without_gaps
+from pipeline.prompts.rows import prompt_rows as plan
 from pipeline.tables.healing import set_aside_broken
 from pipeline.tables.rows import read_ids
 from pipeline.tables.shards import FAILED, MADE
@@ -52,7 +53,7 @@ class Work:
 
 
 def load_prompts(source: str) -> Prompts:
-    """Reads a source of prompts (`pipeline.prompts.read_prompts`, whose errors it raises)."""
+    """Reads a source of prompts (`pipeline.prompts.read.read_prompts`, whose errors it raises)."""
     table, facts = beside_driver(_load, num_returns=2).remote(source)
     return Prompts(table, *get(facts))
 
@@ -65,7 +66,7 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
         folder: the run's.
         num_pairs: of the plan.
         retry_errors: also gives the rows that failed before.
-        identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.plan`.
+        identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.rows.prompt_rows`.
     """
     order = beside_driver(_schedule).remote(prompts.table, num_pairs)
     done, broken = beside_driver(_done, num_returns=2).remote(folder, retry_errors)

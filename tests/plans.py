@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from pipeline.base.turns import schedule
 from pipeline.generate import GenerateConfig
-from pipeline.prompts import plan, read_prompts
+from pipeline.prompts.read import read_prompts
+from pipeline.prompts.rows import prompt_rows as plan
 
 
 def planned(config: GenerateConfig, bundle_digest: str) -> pa.Table:

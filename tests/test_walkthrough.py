@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from models.weights import Bundle
-from pipeline.prompts import read_prompts
+from pipeline.prompts.read import read_prompts
 from pipeline.proof import ProofConfig, train_segmenters
 from pipeline.reader.pair_dataset import PairDataset
 from pipeline.report import ReportConfig, report

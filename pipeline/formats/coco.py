@@ -20,7 +20,6 @@ from pycocotools import mask as rle
 
 from models.labels import LabelSpace
 from pipeline.formats.card import write_card
-from pipeline.formats.coco_ids import coco_category_ids
 from pipeline.formats.part import Pair, Part, Record, Records, Tree
 from pipeline.pictures.codec import encode_image
 from pipeline.storage.publish import publish, write_bytes
@@ -36,6 +35,8 @@ for image in coco.loadImgs(coco.getImgIds()):
 """
 
 THINGS = LabelSpace.named("coco").classes[1:]
+UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+"""Of COCO's official category ids, those between 1 and 90 that were planned and never annotated."""
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,8 @@ def _write_json(file: IO[bytes], kind: str, head: dict[str, Any], parts: Iterabl
             file.write((",\n" if place else "\n").encode() + json.dumps(value, ensure_ascii=False).encode())
         file.write(b"]")
     file.write(b"}\n")
+
+
+def coco_category_ids() -> tuple[int, ...]:
+    """The official id of each of the 80 things, in the order of the label space "coco": class id 1 + its place here."""
+    return tuple(category for category in range(1, 91) if category not in UNUSED_IDS)

@@ -98,9 +98,7 @@ class Tracker:
         """Waits until all that this process has logged is sent; returns whether it is. For the end of a process, whose
         thread ends with it."""
         if left := self._outbox().flush(timeout_s):
-            log.warning(
-                "%d entries have not reached MLflow; they are lost if the job ends before it answers", left
-            )
+            log.warning("%d entries have not reached MLflow; they are lost if the job ends before it answers", left)
         return not left
 
     def finish(self, status: str) -> None:

@@ -15,7 +15,7 @@ from pipeline.encode import EncodeConfig
 from pipeline.export import ExportConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
-from pipeline.prompt_plan import PromptsConfig
+from pipeline.plan_prompts import PromptsConfig
 from pipeline.proof import ProofConfig
 from pipeline.report import ReportConfig
 from pipeline.training.joint import JointConfig

@@ -17,7 +17,7 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.pictures.codec import decode_image, encode_mask
-from pipeline.prompts import read_prompts
+from pipeline.prompts.read import read_prompts
 from pipeline.refine import RefineConfig, refine
 from pipeline.regenerate import compare, find_row, regenerate
 from pipeline.tables.manifest import Manifest

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.labels import GARMENTS, LabelSpace
-from pipeline.balance import balance, shares
 from pipeline.base.command_line import parse
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.prompt_plan import PromptsConfig, add_up, fill, from_captions, from_file, from_templates, make_prompts
-from pipeline.prompts import read_prompts
+from pipeline.plan_prompts import PromptsConfig, plan_prompts
+from pipeline.prompts.balance import balance, shares
+from pipeline.prompts.read import read_prompts
+from pipeline.prompts.sources import add_up, fill, from_captions, from_file, from_templates
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import write_table
 
@@ -60,12 +61,12 @@ def short(rows) -> list[tuple[str, float, list[int] | None, str]]:
 
 
 def test_captions_ask_for_what_all_their_masks_show(tmp_path, pairs):
-    assert short(from_captions(config(tmp_path, pairs=[pairs]), STREET)) == [
+    assert short(from_captions([str(pairs)], STREET, all_of_them=False, append_classes=False)) == [
         ("a street", 2.0, [2], "caption"),
         ("a lamp", 1.0, [3], "caption"),
         ("", 1.0, [1], "caption"),
     ]
-    rows = short(from_captions(config(tmp_path, pairs=[pairs], captions="all", append_classes=True), STREET))
+    rows = short(from_captions([str(pairs)], STREET, all_of_them=True, append_classes=True))
     assert rows == [
         ("a street; bus", 1.0, [2], "caption; classes"),
         ("a bus; bus", 1.0, [2], "caption; classes"),
@@ -77,15 +78,16 @@ def test_captions_ask_for_what_all_their_masks_show(tmp_path, pairs):
 
 def test_templates_name_every_class_and_every_two(tmp_path):
     templates = ("A {a} at night", "a {b} and a {a}")
-    rows = short(from_templates(config(tmp_path, templates=templates), STREET))
+    rows = short(from_templates(templates, (), STREET))
     assert [row[0] for row in rows[:5]] == [
         "An aeroplane at night", "A bus at night", "A traffic light at night", "An hour glass at night",
         "A unicorn at night",
     ]  # fmt: skip
     assert len(rows) == 5 + 10 and rows[5] == ("a bus and an aeroplane", 1.0, [1, 2], "template")
     assert not any("background" in row[0] for row in rows)
-    limited = config(tmp_path, templates=templates, template_classes=("unicorn", "bus"))
-    assert [row[0] for row in short(from_templates(limited, STREET))][2:] == ["a unicorn and a bus"]
+    assert [row[0] for row in short(from_templates(templates, ("unicorn", "bus"), STREET))][2:] == [
+        "a unicorn and a bus"
+    ]
     assert fill("a photo of {a}", ["dining table"]) == "a photo of dining table"
 
 
@@ -104,34 +106,33 @@ def test_templates_name_every_class_and_every_two(tmp_path):
 )
 def test_mistakes_are_explained(tmp_path, values, message):
     with pytest.raises(ConfigError, match=message):
-        make_prompts(config(tmp_path, **values))
+        plan_prompts(config(tmp_path, **values))
 
 
 def test_wrong_sets_are_explained(tmp_path, pairs):
     with pytest.raises(ConfigError, match="labels: voc has other classes than"):
-        make_prompts(config(tmp_path, pairs=[pairs], labels="voc"))
+        plan_prompts(config(tmp_path, pairs=[pairs], labels="voc"))
     with pytest.raises(DataError, match="nowhere/label_space.json: missing"):
-        make_prompts(config(tmp_path, pairs=[str(tmp_path / "nowhere")]))
+        plan_prompts(config(tmp_path, pairs=[str(tmp_path / "nowhere")]))
     (tmp_path / "mute").mkdir()
     mute = save_set(tmp_path / "mute", [(None, None, [1]), ("", [], [2])])
     with pytest.raises(DataError, match="none of its 2 pairs has a caption; make them with jobs.caption first"):
-        make_prompts(config(tmp_path, pairs=[pairs, mute]))
+        plan_prompts(config(tmp_path, pairs=[pairs, mute]))
 
 
 def test_classes_of_a_file_are_its_own_or_those_that_it_names(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "two buses", "weight": 3}\n{"prompt": "a jet", "class_ids": [1]}\n{"prompt": "fog"}\n')
-    given = config(tmp_path, file=str(path))
     known = [("two buses", 3.0, [2], "file"), ("a jet", 1.0, [1], "file"), ("fog", 1.0, [], "file")]
-    assert short(from_file(given, STREET)) == known
-    assert [row[2] for row in short(from_file(given, None))] == [None, [1], None]
+    assert short(from_file(str(path), STREET)) == known
+    assert [row[2] for row in short(from_file(str(path), None))] == [None, [1], None]
 
 
 def test_a_plan_is_written_balanced_explained_and_read_by_generate(tmp_path, pairs, capsys):
     (tmp_path / "real").mkdir()
     real = save_set(tmp_path / "real", [("", None, [0, 2])] * 18 + [("", None, [3]), ("", None, [1, 2])])
     given = config(tmp_path, pairs=[pairs], balance=real, target_share=0.3, max_weight=4)
-    plan = make_prompts(given)
+    plan = plan_prompts(given)
     folder = tmp_path / "runs" / "plan"
     assert pq.read_table(folder / "prompts.parquet").equals(plan)
     assert plan["prompt"].to_pylist() == ["a street", "a lamp"]
@@ -144,9 +145,9 @@ def test_a_plan_is_written_balanced_explained_and_read_by_generate(tmp_path, pai
     assert classes["unicorn"]["prompts"] == 0 and not classes["unicorn"]["is_reached"]
     told = " ".join(capsys.readouterr().out.split())
     assert "--template-classes aeroplane 'hour glass' unicorn" in told and "4 classes are in less than 0.3" in told
-    make_prompts(given)  # the same again
+    plan_prompts(given)  # the same again
     with pytest.raises(ConfigError, match=r"max_weight: 4.0 -> 5.0"):
-        make_prompts(given.model_copy(update={"max_weight": 5.0}))
+        plan_prompts(given.model_copy(update={"max_weight": 5.0}))
 
 
 def test_balancing_gives_rare_classes_their_share_and_leaves_others_as_they_are():
@@ -197,7 +198,7 @@ def test_the_command_line_takes_lists():
 
 
 def test_the_built_in_classes_have_names_that_fill_templates(tmp_path):
-    rows = short(from_templates(config(tmp_path, templates=("a {a}",)), GARMENTS))
+    rows = short(from_templates(("a {a}",), (), GARMENTS))
     assert len(rows) == GARMENTS.num_classes
 
 
@@ -206,4 +207,4 @@ def test_classes_that_the_label_space_does_not_have_are_told(tmp_path):
     path.write_text('{"prompt": "a bus", "class_ids": [2, 99]}\n')
 
     with pytest.raises(DataError, match=r"'a bus' asks for \[2, 99\]; label space 'street' has classes 1 to 5"):
-        list(from_file(PromptsConfig(run="prompts", file=str(path)), STREET))
+        list(from_file(str(path), STREET))

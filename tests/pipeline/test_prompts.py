@@ -15,7 +15,8 @@ from ray.data.block import BlockAccessor
 
 from pipeline.base.errors import DataError
 from pipeline.base.turns import schedule
-from pipeline.prompts import PROMPTS, distinct, plan, prompts_digest, read_prompts, without_gaps
+from pipeline.prompts.read import PROMPTS, distinct, prompts_digest, read_prompts, without_gaps
+from pipeline.prompts.rows import prompt_rows as plan
 from pipeline.sink import ShardSink
 from pipeline.stages.pack import refine_and_pack
 from pipeline.tables.conform import conform

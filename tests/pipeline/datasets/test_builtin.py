@@ -12,7 +12,7 @@ from models.labels import GARMENTS
 from pipeline.base.errors import DataError
 from pipeline.datasets import builtin
 from pipeline.datasets.builtin import ASSETS, COLOURS, SPLITS, BuiltinScenes
-from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.prompts.classes import classes_in_prompt
 
 
 def test_a_scene_is_a_function_of_split_seed_and_index() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.formats.part import Format, Record, Tree, write_part
-from pipeline.formats.plan import plan
+from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import ImageFormat, decode_image, encode_image, encode_mask
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
@@ -104,7 +104,7 @@ def row_of(name: str, index: int, mask: np.ndarray, *, synthetic: bool) -> dict[
 
 def written(format: Format, records: Path | str, **folders: Path) -> dict[str, list[Record]]:
     """Writes whole splits without Ray, and finishes; returns the records."""
-    parts = plan({split: list_shards(str(folder)) for split, folder in folders.items()})
+    parts = parts_of({split: list_shards(str(folder)) for split, folder in folders.items()})
     made: dict[str, list[Record]] = {split: [] for split in folders}
     for part in parts:
         made[part.split].append(write_part(format, part, f"{records}/{part.name}.json"))

@@ -12,8 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from models.labels import VOC, LabelSpace
-from pipeline.formats.coco import READING, Coco, category_ids, segments_of
-from pipeline.formats.coco_ids import coco_category_ids
+from pipeline.formats.coco import READING, Coco, category_ids, coco_category_ids, segments_of
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
 
 OFFICIAL, ADE20K = LabelSpace.named("coco"), LabelSpace.named("ade20k")

@@ -10,7 +10,7 @@ from PIL import Image
 from models.labels import VOC
 from pipeline.base.errors import DataError
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, read_pairs, suffix_of
-from pipeline.formats.plan import plan
+from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import ignore_uncertain
 from pipeline.tables.shards import list_shards
@@ -19,7 +19,7 @@ from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 
 def read(folder, tree):
     left_out: dict[str, str] = {}
-    parts = plan({"train": list_shards(str(folder))})
+    parts = parts_of({"train": list_shards(str(folder))})
     return {pair.name: pair for part in parts for pair in read_pairs(part, tree, left_out)}, left_out
 
 
@@ -108,7 +108,7 @@ def test_pictures_are_encoded_only_where_they_are_not_as_chosen():
 
 def test_all_jpeg_looks_at_the_chosen_rows(tmp_path):
     save_set(tmp_path / "a", VOC, 3, num_shards=1)
-    (part,) = plan({"train": list_shards(str(tmp_path / "a"))})
+    (part,) = parts_of({"train": list_shards(str(tmp_path / "a"))})
 
     assert not all_jpeg(part)
     assert all_jpeg(replace(part, rows=np.array([1])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import GARMENTS, VOC, LabelSpace
-from pipeline.stages.prompt_classes import classes_in_prompt
+from pipeline.prompts.classes import classes_in_prompt
 
 STREET = LabelSpace.custom(
     "street", ("person", "traffic light", "dog", "hot dog", "light", "knife", "bus", "baby", "C++ book")

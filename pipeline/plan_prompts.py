@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,27 +13,17 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from models.labels import NAMES, LabelSpace
-from pipeline.balance import balance, shares
 from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.prompts import PROMPTS, distinct, prompts_digest, read_prompts
+from pipeline.prompts.balance import balance, shares
+from pipeline.prompts.read import prompts_digest
+from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages.prompt_classes import classes_in_prompt
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import common_labels, load_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.rows import read_texts
-from pipeline.tables.schema import captions_of
-
-PLAN = PROMPTS.append(pa.field("kind", pa.string()))
-"""The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
-SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-"""Class names that are no words, and what a text encoder knows them by."""
-
-PLACE = re.compile(r"(?:\b(an?) )?\{(.*?)\}", re.IGNORECASE)
-AN_SOUND = re.compile(r"(?!uni|us[ae]|eu|one)[aeiou]|hour|honest", re.IGNORECASE)
 
 
 class PromptsConfig(RunConfig):
@@ -67,16 +53,7 @@ class PromptsConfig(RunConfig):
     """Balancing uses no prompt more often than another by more than this factor."""
 
 
-class Asked(NamedTuple):
-    """One prompt of one source; a row of PLAN."""
-
-    prompt: str
-    weight: float
-    class_ids: list[int] | None
-    kind: str
-
-
-def make_prompts(config: PromptsConfig) -> pa.Table:
+def plan_prompts(config: PromptsConfig) -> pa.Table:
     """Writes the plan, with what to expect of it in prompts.json; returns it (PLAN).
 
     Raises:
@@ -85,7 +62,16 @@ def make_prompts(config: PromptsConfig) -> pa.Table:
     """
     labels = find_labels(config)
     rows, num_empty = without_empty(
-        [*from_captions(config, labels), *from_templates(config, labels), *from_file(config, labels)]
+        [
+            *from_captions(
+                list(map(absolute, config.pairs)),
+                labels,
+                all_of_them=config.captions == "all",
+                append_classes=config.append_classes,
+            ),
+            *from_templates(config.templates, config.template_classes, labels),
+            *from_file(config.file and absolute(config.file), labels),
+        ]
     )
     if not rows:
         raise ConfigError("no prompts to plan with: give `pairs`, `templates` or a `file`")
@@ -130,108 +116,6 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
     if found and found.classes != named.classes:
         raise ConfigError(f"labels: {config.labels} has other classes than {folders[0]}; leave `labels` empty")
     return named
-
-
-def from_captions(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
-    """The captions of pairs.
-
-    Raises:
-        DataError: a set without any.
-    """
-    for folder in map(absolute, config.pairs):
-        assert labels is not None, "a pair set has a label space"
-        rows = read_texts([folder]).to_pylist()
-        if not any(map(captions_of, rows)):
-            raise DataError(
-                f"{folder}: none of its {len(rows):,} pairs has a caption; make them with jobs.caption first"
-            )
-        for row in rows:
-            class_ids = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
-            names = ", ".join(spoken(labels.classes[one]) for one in class_ids) if config.append_classes else ""
-            texts = captions_of(row)
-            for text in (texts if config.captions == "all" else texts[:1]) or [""]:
-                is_appended = bool(names and text)
-                prompt = f"{text}; {names}" if is_appended else text
-                yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
-
-
-def from_templates(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
-    """Templates filled with classes.
-
-    Raises:
-        ConfigError: a wrong template or class, or no label space.
-    """
-    if config.templates and labels is None:
-        raise ConfigError("labels: templates need a label space: voc, coco, ..., a YAML file or the folder of a run")
-    for template in config.templates:
-        assert labels is not None
-        places = {place for _, place in PLACE.findall(template)}
-        if places not in ({"a"}, {"a", "b"}):
-            raise ConfigError(
-                f'templates: {template!r} should have the place {{a}}, or {{a}} and {{b}}: "a photo of a {{a}}"'
-            )
-        for class_ids in combinations(template_ids(config, labels), len(places)):
-            yield Asked(
-                fill(template, [spoken(labels.classes[one]) for one in class_ids]), 1.0, list(class_ids), "template"
-            )
-
-
-def template_ids(config: PromptsConfig, labels: LabelSpace) -> list[int]:
-    """Ids of the classes that templates are filled with, ascending; never 0."""
-    known = {name: one for one, given in enumerate(labels.classes) if one for name in (given, spoken(given))}
-    for name in config.template_classes:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(labels.classes[1:])}"
-            raise ConfigError(f"template_classes: label space {labels.name!r} has no class {name!r}; {hint}")
-    return sorted({known[name] for name in config.template_classes or known})
-
-
-def fill(template: str, names: list[str]) -> str:
-    """A template with names in the places {a} and {b}, each behind the right one of "a" and "an"."""
-
-    def place(match: re.Match[str]) -> str:
-        article, name = match[1], names["ab".index(match[2])]
-        if not article:
-            return name
-        right = "an" if AN_SOUND.match(name) else "a"
-        return f"{right.capitalize() if article[0] == 'A' else right} {name}"
-
-    return PLACE.sub(place, template)
-
-
-def spoken(name: str) -> str:
-    """A class's name as people write it."""
-    return SPOKEN.get(name, name.replace("_", " "))
-
-
-def from_file(config: PromptsConfig, labels: LabelSpace | None) -> Iterator[Asked]:
-    """The user's own prompts; where their file does not say what they ask for, it is the classes that they name."""
-    for row in read_prompts(absolute(config.file)).to_pylist() if config.file else []:
-        class_ids = row["class_ids"]
-        if class_ids is None and labels:
-            class_ids = list(classes_in_prompt(row["prompt"], labels))
-        if class_ids and labels and not all(1 <= one <= labels.num_classes for one in class_ids):
-            raise DataError(
-                f"{config.file}: prompt {row['prompt']!r} asks for {class_ids}; label space {labels.name!r} has "
-                f"classes 1 to {labels.num_classes}, and the background is not asked for"
-            )
-        yield Asked(row["prompt"], row["weight"], class_ids, "file")
-
-
-def without_empty(rows: Iterable[Asked]) -> tuple[list[Asked], int]:
-    """The prompts that hold a text, without space around it, and how many do not."""
-    found = [row._replace(prompt=row.prompt.strip()) for row in rows]
-    kept = [row for row in found if row.prompt]
-    return kept, len(found) - len(kept)
-
-
-def add_up(rows: list[Asked]) -> pa.Table:
-    """PLAN with every prompt once (`pipeline.prompts.distinct`); its kind is that of its first use."""
-    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), PLAN, strict=True)]
-    kinds = {row.prompt: row.kind for row in reversed(rows)}
-    found = distinct(pa.table(columns, schema=PLAN).select(PROMPTS.names))
-    return found.append_column(PLAN.field("kind"), pa.array([kinds[text] for text in found["prompt"].to_pylist()]))
 
 
 def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple[pa.Table, dict[str, Any]]:

@@ -4,7 +4,7 @@ import pytest
 
 from models.labels import VOC
 from pipeline.base.errors import DataError
-from pipeline.formats.plan import plan
+from pipeline.formats.parts import parts_of
 from pipeline.tables.rows import read_columns
 from pipeline.tables.shards import list_shards
 from tests.pipeline.formats.fabricated import save_rows, save_set
@@ -21,7 +21,7 @@ def shards(*folders):
 def test_every_pair_is_in_one_part_and_numbered(tmp_path):
     train, test = save_set(tmp_path / "a", VOC, 5), save_set(tmp_path / "b", VOC, 3)
 
-    parts = plan({"train": shards(tmp_path / "a"), "test": shards(tmp_path / "b")})
+    parts = parts_of({"train": shards(tmp_path / "a"), "test": shards(tmp_path / "b")})
 
     assert sorted(ids(parts)) == sorted([*train.rows, *test.rows])
     assert [(part.split, part.index, part.total) for part in parts] == [
@@ -35,7 +35,7 @@ def test_the_first_of_a_doubled_pair_counts(tmp_path):
     made = save_set(tmp_path / "a", VOC, 5)
     save_rows(list(made.rows.values())[:3], tmp_path / "again")
 
-    parts = plan({"train": shards(tmp_path / "a", tmp_path / "again")})
+    parts = parts_of({"train": shards(tmp_path / "a", tmp_path / "again")})
 
     assert sorted(ids(parts)) == sorted(made.rows)
     assert all("/a/" in part.shard for part in parts)
@@ -46,28 +46,28 @@ def test_a_pair_in_two_splits_is_refused(tmp_path):
     save_rows(list(made.rows.values())[2:3], tmp_path / "b")
 
     with pytest.raises(DataError, match=f"1 pairs of train are in test too, the first is {list(made.rows)[2]}"):
-        plan({"train": shards(tmp_path / "a"), "test": shards(tmp_path / "b")})
+        parts_of({"train": shards(tmp_path / "a"), "test": shards(tmp_path / "b")})
 
 
 def test_pairs_are_chosen_by_content(tmp_path):
     made = save_set(tmp_path / "a", VOC, 12)
     save_rows(list(made.rows.values()), tmp_path / "one")  # the same pairs in one shard
 
-    chosen = [ids(plan({"train": shards(tmp_path / name)}, pairs=4)) for name in ("a", "one")]
+    chosen = [ids(parts_of({"train": shards(tmp_path / name)}, pairs=4)) for name in ("a", "one")]
 
     assert sorted(chosen[0]) == sorted(chosen[1]) == sorted(made.rows)[:4]
-    assert len(ids(plan({"train": shards(tmp_path / "one")}, pairs=100))) == 12
+    assert len(ids(parts_of({"train": shards(tmp_path / "one")}, pairs=100))) == 12
 
 
 def test_real_pairs_have_no_confidence_and_stay(tmp_path):
     made = save_set(tmp_path / "a", VOC, 5)
 
-    assert sorted(ids(plan({"train": shards(tmp_path / "a")}, min_confidence=0.75))) == sorted(made.rows)
-    assert sorted(ids(plan({"train": shards(tmp_path / "a")}, min_confidence=0.8))) == sorted(list(made.rows)[:4])
+    assert sorted(ids(parts_of({"train": shards(tmp_path / "a")}, min_confidence=0.75))) == sorted(made.rows)
+    assert sorted(ids(parts_of({"train": shards(tmp_path / "a")}, min_confidence=0.8))) == sorted(list(made.rows)[:4])
 
     low = save_set(tmp_path / "low", VOC, 3, confidence_mean=0.1)
     with pytest.raises(DataError, match=f"test: none of its {len(low.rows)} pairs is left"):
-        plan({"test": shards(tmp_path / "low")}, min_confidence=0.5)
+        parts_of({"test": shards(tmp_path / "low")}, min_confidence=0.5)
 
 
 @pytest.mark.parametrize("name", ["../../up", "a.b", "", "a\nb"])
@@ -76,4 +76,4 @@ def test_an_id_that_cannot_name_a_file_is_refused(tmp_path, name):
     save_rows([{**rows[0], "pair_id": name}], tmp_path / "b")
 
     with pytest.raises(DataError, match="cannot name a file"):
-        plan({"train": shards(tmp_path / "a", tmp_path / "b")})
+        parts_of({"train": shards(tmp_path / "a", tmp_path / "b")})

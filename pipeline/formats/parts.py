@@ -18,7 +18,7 @@ NAME = "^[A-Za-z0-9_-]+$"
 """What a pair id must be, because files are named by it."""
 
 
-def plan(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0, pairs: int = 0) -> list[Part]:
+def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0, pairs: int = 0) -> list[Part]:
     """A part for every shard of which something is taken; the small columns are read, no picture is touched.
 
     Args:

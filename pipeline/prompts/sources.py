@@ -1,0 +1,138 @@
+"""Where prompts come from: captions of pairs, templates over classes, files of the user."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.prompts.classes import classes_in_prompt
+from pipeline.prompts.read import PROMPTS, distinct, read_prompts
+from pipeline.tables.rows import read_texts
+from pipeline.tables.schema import captions_of
+
+PLAN = PROMPTS.append(pa.field("kind", pa.string()))
+"""The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+"""Class names that are no words, and what a text encoder knows them by."""
+PLACE = re.compile(r"(?:\b(an?) )?\{(.*?)\}", re.IGNORECASE)
+AN_SOUND = re.compile(r"(?!uni|us[ae]|eu|one)[aeiou]|hour|honest", re.IGNORECASE)
+
+
+class Asked(NamedTuple):
+    """One prompt of one source; a row of PLAN."""
+
+    prompt: str
+    weight: float
+    class_ids: list[int] | None
+    kind: str
+
+
+def from_captions(
+    folders: Sequence[str], labels: LabelSpace | None, *, all_of_them: bool, append_classes: bool
+) -> Iterator[Asked]:
+    """The captions of pairs, the first of each or all; with the names of the classes in the mask behind, if asked for.
+
+    Raises:
+        DataError: a set without any.
+    """
+    for folder in folders:
+        assert labels is not None, "a pair set has a label space"
+        rows = read_texts([folder]).to_pylist()
+        if not any(map(captions_of, rows)):
+            raise DataError(
+                f"{folder}: none of its {len(rows):,} pairs has a caption; make them with jobs.caption first"
+            )
+        for row in rows:
+            class_ids = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
+            names = ", ".join(spoken(labels.classes[one]) for one in class_ids) if append_classes else ""
+            texts = captions_of(row)
+            for text in (texts if all_of_them else texts[:1]) or [""]:
+                is_appended = bool(names and text)
+                prompt = f"{text}; {names}" if is_appended else text
+                yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
+
+
+def from_templates(templates: Sequence[str], classes: Sequence[str], labels: LabelSpace | None) -> Iterator[Asked]:
+    """Templates filled with `classes`, or with all but the background where none are named.
+
+    Raises:
+        ConfigError: a wrong template or class, or no label space.
+    """
+    if templates and labels is None:
+        raise ConfigError("labels: templates need a label space: voc, coco, ..., a YAML file or the folder of a run")
+    for template in templates:
+        assert labels is not None
+        places = {place for _, place in PLACE.findall(template)}
+        if places not in ({"a"}, {"a", "b"}):
+            raise ConfigError(
+                f'templates: {template!r} should have the place {{a}}, or {{a}} and {{b}}: "a photo of a {{a}}"'
+            )
+        for class_ids in combinations(template_ids(classes, labels), len(places)):
+            yield Asked(
+                fill(template, [spoken(labels.classes[one]) for one in class_ids]), 1.0, list(class_ids), "template"
+            )
+
+
+def template_ids(classes: Sequence[str], labels: LabelSpace) -> list[int]:
+    """Ids of the classes that templates are filled with, ascending; never 0."""
+    known = {name: one for one, given in enumerate(labels.classes) if one for name in (given, spoken(given))}
+    for name in classes:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(labels.classes[1:])}"
+            raise ConfigError(f"template_classes: label space {labels.name!r} has no class {name!r}; {hint}")
+    return sorted({known[name] for name in classes or known})
+
+
+def fill(template: str, names: list[str]) -> str:
+    """A template with names in the places {a} and {b}, each behind the right one of "a" and "an"."""
+
+    def place(match: re.Match[str]) -> str:
+        article, name = match[1], names["ab".index(match[2])]
+        if not article:
+            return name
+        right = "an" if AN_SOUND.match(name) else "a"
+        return f"{right.capitalize() if article[0] == 'A' else right} {name}"
+
+    return PLACE.sub(place, template)
+
+
+def spoken(name: str) -> str:
+    """A class's name as people write it."""
+    return SPOKEN.get(name, name.replace("_", " "))
+
+
+def from_file(file: str, labels: LabelSpace | None) -> Iterator[Asked]:
+    """The user's own prompts; where their file does not say what they ask for, it is the classes that they name."""
+    for row in read_prompts(file).to_pylist() if file else []:
+        class_ids = row["class_ids"]
+        if class_ids is None and labels:
+            class_ids = list(classes_in_prompt(row["prompt"], labels))
+        if class_ids and labels and not all(1 <= one <= labels.num_classes for one in class_ids):
+            raise DataError(
+                f"{file}: prompt {row['prompt']!r} asks for {class_ids}; label space {labels.name!r} has "
+                f"classes 1 to {labels.num_classes}, and the background is not asked for"
+            )
+        yield Asked(row["prompt"], row["weight"], class_ids, "file")
+
+
+def without_empty(rows: Iterable[Asked]) -> tuple[list[Asked], int]:
+    """The prompts that hold a text, without space around it, and how many do not."""
+    found = [row._replace(prompt=row.prompt.strip()) for row in rows]
+    kept = [row for row in found if row.prompt]
+    return kept, len(found) - len(kept)
+
+
+def add_up(rows: list[Asked]) -> pa.Table:
+    """PLAN with every prompt once (`pipeline.prompts.read.distinct`); its kind is that of its first use."""
+    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), PLAN, strict=True)]
+    kinds = {row.prompt: row.kind for row in reversed(rows)}
+    found = distinct(pa.table(columns, schema=PLAN).select(PROMPTS.names))
+    return found.append_column(PLAN.field("kind"), pa.array([kinds[text] for text in found["prompt"].to_pylist()]))
