@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.cluster.progress import Shared, Timed
 from pipeline.datasets.builtin import ASSETS
 from pipeline.generate import Sampler
-from pipeline.progress import Shared, Timed
 from pipeline.stages.guard import Guard
 from pipeline.tables.schema import Batch
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from models.labels import VOC
 from pipeline.base.config import Workers
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.datasets.builtin import BuiltinScenes
 from pipeline.datasets.voc import PascalVOC
 from pipeline.ingest import IngestConfig, ingest

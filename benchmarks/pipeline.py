@@ -23,7 +23,7 @@ from benchmarks.cheap import CheapStage, cheap_sampler
 from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from pipeline.base.config import Workers
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.stages.sample import SamplePairs
 

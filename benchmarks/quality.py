@@ -26,7 +26,7 @@ from models.sampler import PairSampler
 from models.weights import WEIGHTS, Bundle
 from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.ingest import IngestConfig, ingest

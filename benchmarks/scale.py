@@ -29,10 +29,10 @@ from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.config import Workers
-from pipeline.cluster import cluster
-from pipeline.finish import scan
+from pipeline.cluster.connection import cluster
+from pipeline.cluster.finish import scan
+from pipeline.cluster.todo import find_work, load_prompts
 from pipeline.generate import GenerateConfig, Refine, generate
-from pipeline.work import find_work, load_prompts
 
 
 def main() -> None:

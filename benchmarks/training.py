@@ -33,7 +33,7 @@ from models.draws import Draws
 from models.jodiffusion import JoDiffusionConfig
 from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.runs import history
 from pipeline.runs.run import Run
 from pipeline.tables.shards import write_table

@@ -2,7 +2,7 @@
 
 from jobs import command
 from pipeline.caption import CaptionConfig, caption
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 
 
 def main(config: CaptionConfig) -> None:

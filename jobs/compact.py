@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.compact import CompactConfig, compact
 
 

@@ -10,7 +10,7 @@ from jobs import command
 from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.proof import ProofConfig, train_segmenters

@@ -14,7 +14,7 @@ from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
 from pipeline.card import write_card
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, Refine, generate
 from pipeline.ingest import IngestConfig, ingest

@@ -1,7 +1,7 @@
 """Turn pairs into latents, once, for training the joint network."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.encode import EncodeConfig, encode
 
 

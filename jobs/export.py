@@ -1,7 +1,7 @@
 """Write sets of pairs in the formats that trainers read."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.export import ExportConfig, export
 
 

@@ -1,7 +1,7 @@
 """Make image/mask pairs from prompts."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.generate import GenerateConfig, generate
 
 

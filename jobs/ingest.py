@@ -1,7 +1,7 @@
 """Read a real data set into PAIR shards."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.ingest import IngestConfig, ingest
 
 

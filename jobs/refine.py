@@ -1,7 +1,7 @@
 """Write the pairs of a run again with other mask optimisation, without sampling anew."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.refine import RefineConfig, refine
 
 

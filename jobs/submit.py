@@ -12,8 +12,8 @@ from jobs.__main__ import known_job
 from pipeline.base.command_line import parse
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import set_up_logging
+from pipeline.cluster.submission import Submission, submit
 from pipeline.runs.config import RunConfig
-from pipeline.submission import Submission, submit
 
 
 def main() -> int:

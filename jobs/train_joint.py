@@ -1,7 +1,7 @@
 """Train the joint diffusion network on latents; its weights are a bundle to generate with."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.training.joint import JointConfig, train_joint
 
 

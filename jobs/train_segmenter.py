@@ -1,7 +1,7 @@
 """Train a segmenter on real, synthetic or mixed pairs and test it on real held-out ones."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.proof import ProofConfig, train_segmenters
 
 

@@ -1,7 +1,7 @@
 """Train a small CLIP (tokenizer, text and image towers) on a set's prompts and images."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.training.text import TextConfig, train_text
 
 

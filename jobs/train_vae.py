@@ -1,7 +1,7 @@
 """Train an autoencoder: of masks (--net annotation) or of images (--net image)."""
 
 from jobs import command
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.training.vae import VAEConfig, train_vae
 
 

@@ -10,10 +10,10 @@ from jobs import command
 from pipeline.base.config import Config, absolute
 from pipeline.base.errors import DataError
 from pipeline.base.log import log, set_up_logging
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
+from pipeline.cluster.tasks import get
 from pipeline.tables.shards import FAILED, MADE, list_shards
 from pipeline.verify import Checked, verify
-from pipeline.work import get
 
 MAX_SHOWN = 1000
 

@@ -16,13 +16,15 @@ from models.captioner import Captioner, Precision, check_model
 from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import Stopped
 from pipeline.base.log import log
-from pipeline.cluster import require
-from pipeline.finish import finish
-from pipeline.progress import Shared
+from pipeline.cluster.connection import require
+from pipeline.cluster.finish import finish
+from pipeline.cluster.progress import Shared
+from pipeline.cluster.sink import WRITE_ARGS, ShardSink
+from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
+from pipeline.cluster.watch import Watch
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.files import read_bytes
@@ -31,8 +33,6 @@ from pipeline.tables.label_space import LABELS, common_labels
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_texts, remaining
 from pipeline.tables.shards import remove_drafts
-from pipeline.watch import Watch
-from pipeline.work import plain_errors
 
 SAFE_TO_CHANGE = frozenset({"revision", "batch_size", "rows_per_shard", "retry_errors", "log_every_s"})
 

@@ -14,13 +14,13 @@ from pydantic import Field
 from pipeline.base.config import Config, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log, set_up_logging
-from pipeline.sink import SHARD_BYTES
+from pipeline.cluster.sink import SHARD_BYTES
+from pipeline.cluster.tasks import get
 from pipeline.storage.files import read_bytes
 from pipeline.storage.sole_driver import sole_driver
 from pipeline.tables.healing import heal, merge, remove_shards
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.shards import list_shards, map_shards, remove_drafts, shard_bytes
-from pipeline.work import get
 
 
 class CompactConfig(Config):

@@ -17,11 +17,12 @@ from models.weights import ENCODERS, Encoders, WeightsError, digest
 from pipeline.base.config import Config, Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.cluster import require
+from pipeline.cluster.connection import require
+from pipeline.cluster.sink import WRITE_ARGS, ShardSink
+from pipeline.cluster.tasks import beside_driver, get, plain_errors
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.sink import WRITE_ARGS, ShardSink
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.copies import local_copy
@@ -31,7 +32,6 @@ from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import left_out, read_ids, read_shards, read_texts, remaining
 from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
-from pipeline.work import beside_driver, get, plain_errors
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors"})

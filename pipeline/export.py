@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import ray
 from pydantic import Field
 
 from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import clock, log
-from pipeline.cluster import require
+from pipeline.cluster.connection import require
+from pipeline.cluster.tasks import in_tasks
 from pipeline.formats.coco import Coco
 from pipeline.formats.huggingface import HuggingFace
 from pipeline.formats.mds import Mosaic
@@ -27,13 +27,11 @@ from pipeline.formats.tally import Tally
 from pipeline.formats.webdataset import WebDataset
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.sink import MAX_RETRIES
 from pipeline.storage.files import is_file, is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.shards import map_shards, some_shards
-from pipeline.work import get
 
 FORMATS: dict[str, Callable[[Tree], Format]] = {
     "huggingface": HuggingFace,
@@ -140,20 +138,6 @@ def make(format: Format, parts: list[Part], folder: str, workers: Workers) -> No
             log.info(
                 "export: %d of %d parts, %s of %s pairs, %s left", done, len(todo), f"{num_pairs:,}", f"{total:,}", left
             )
-
-
-def in_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], workers: Workers) -> Iterator[Any]:
-    """What `function` returns for each of `calls`, as it is ready; at most `workers.num` of them run at once."""
-    task = ray.remote(function).options(num_cpus=workers.cpus, max_retries=MAX_RETRIES)
-    running: list[Any] = []
-    for arguments in calls:
-        if len(running) == workers.num:
-            (done,), running = ray.wait(running)
-            yield get(done)
-        running.append(task.remote(*arguments))
-    while running:
-        (done,), running = ray.wait(running)
-        yield get(done)
 
 
 def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:

@@ -17,13 +17,16 @@ from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.base.config import Config, Workers, absolute
 from pipeline.base.errors import ShardError, Stopped
 from pipeline.base.log import log
-from pipeline.cluster import require
-from pipeline.finish import finish
+from pipeline.cluster.connection import require
+from pipeline.cluster.finish import finish
+from pipeline.cluster.progress import Shared, Timed
+from pipeline.cluster.sink import WRITE_ARGS, ShardSink
+from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
+from pipeline.cluster.todo import Work, find_work, load_prompts
+from pipeline.cluster.watch import Watch
 from pipeline.pictures.codec import ImageFormat
-from pipeline.progress import Shared, Timed
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.sample import SamplePairs
@@ -34,8 +37,6 @@ from pipeline.tables.label_space import LABELS, load_labels
 from pipeline.tables.manifest import THROUGHPUT, Manifest
 from pipeline.tables.schema import Batch
 from pipeline.tables.shards import remove_drafts
-from pipeline.watch import Watch
-from pipeline.work import Work, find_work, load_prompts, plain_errors
 
 SAFE_TO_CHANGE = frozenset(
     {

@@ -14,15 +14,17 @@ from models.labels import LabelSpace
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError, Stopped
 from pipeline.base.log import log
-from pipeline.cluster import require
+from pipeline.cluster.connection import require
+from pipeline.cluster.finish import finish
+from pipeline.cluster.progress import Shared, Timed
+from pipeline.cluster.sink import WRITE_ARGS, ShardSink
+from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get, plain_errors
+from pipeline.cluster.watch import Watch
 from pipeline.datasets.hugging_face import commit_of
 from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
 from pipeline.datasets.source import Source
-from pipeline.finish import finish
-from pipeline.progress import Shared, Timed
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.sink import MAX_RETRIES, WRITE_ARGS, ShardSink
 from pipeline.stages.read import ReadPairs, Void
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import real_pair_id
@@ -31,8 +33,6 @@ from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import left_out, remaining
 from pipeline.tables.schema import Batch
 from pipeline.tables.shards import remove_drafts
-from pipeline.watch import Watch
-from pipeline.work import beside_driver, get, plain_errors
 
 SAFE_TO_CHANGE = frozenset({"root", "sbd", "revision", "pairs", "rows_per_shard", "retry_errors", "log_every_s"})
 ROWS_PER_BATCH = 64

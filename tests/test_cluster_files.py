@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from pipeline.base.command_line import parse
+from pipeline.cluster.submission import Submission
 from pipeline.generate import GenerateConfig
-from pipeline.submission import Submission
 
 ROOT = Path(__file__).parents[1]
 

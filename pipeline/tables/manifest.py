@@ -51,7 +51,7 @@ class Manifest:
         classes: share of each class id found.
         bundles: digests of the weights that made the pairs.
         samplers: settings of the sampler, canonical JSON.
-        throughput: what the last start of a generate run did (`pipeline.watch.Watch.throughput`); {} for other runs.
+        throughput: what the last start of a generate run did (`pipeline.cluster.watch.Watch`); {} for other runs.
     """
 
     num_pairs: int

@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.base.log import log
-from pipeline.cluster import require
+from pipeline.cluster.connection import require
 from pipeline.runs.run import Run
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.tables.digest import DataDigest

@@ -10,7 +10,7 @@ import time
 from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 
 from pipeline.base.command_line import load
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.generate import GenerateConfig, generate
 from pipeline.tables.shards import list_shards
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pipeline.generate
 from pipeline.base.command_line import load
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
+from pipeline.cluster.sink import ShardSink
 from pipeline.generate import GenerateConfig, generate
-from pipeline.sink import ShardSink
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tests.chaos.simulated import STORE, simulated_cluster  # isort: split
 
 from pipeline.base.command_line import load
 from pipeline.base.errors import Stopped
-from pipeline.cluster import cluster
+from pipeline.cluster.connection import cluster
 from pipeline.training import fit, notice
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.vae import VAEConfig, train_vae

@@ -14,9 +14,9 @@ from ray.job_submission import JobSubmissionClient
 from jobs import ending
 from jobs.submit import main as submit_job
 from pipeline.base.errors import ConfigError
+from pipeline.cluster.submission import ROOT, Submission, excludes, pinned
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
-from pipeline.submission import ROOT, Submission, excludes, pinned
 from pipeline.tables.rows import read_ids
 from pipeline.tables.shards import list_shards
 from pipeline.training.joint import JointConfig

@@ -12,8 +12,8 @@ from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
 from pipeline.caption import CaptionConfig, caption
+from pipeline.cluster.sink import split_errors
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.sink import split_errors
 from pipeline.stages.caption import CaptionPairs, has_captions
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import pair_seed, real_pair_id

@@ -13,8 +13,8 @@ import pytest
 
 from models.labels import GARMENTS
 from pipeline.base.errors import ShardError
+from pipeline.cluster.sink import ShardSink
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.sink import ShardSink
 from pipeline.tables.conform import conform
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.manifest import ClassShare, Manifest

@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.progress import Progress, Rate, StageTime, Timed, line, table
+from pipeline.cluster.progress import Progress, StageTime, Timed
+from pipeline.cluster.watch import Rate, line, table
 
 
 def test_a_line_says_what_is_done_how_fast_what_failed_and_what_it_cost():

@@ -15,14 +15,14 @@ from ray.data.block import BlockAccessor
 
 from pipeline.base.errors import DataError
 from pipeline.base.turns import schedule
+from pipeline.cluster.sink import ShardSink
+from pipeline.cluster.todo import _left
 from pipeline.prompts.read import PROMPTS, distinct, prompts_digest, read_prompts, without_gaps
 from pipeline.prompts.rows import prompt_rows as plan
-from pipeline.sink import ShardSink
 from pipeline.stages.pack import refine_and_pack
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
-from pipeline.work import _left
 from tests.tiny import save_pairs
 
 ROWS = [

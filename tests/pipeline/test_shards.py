@@ -19,8 +19,8 @@ from datasets import load_dataset
 from PIL import Image
 
 from pipeline.base.errors import ShardError
+from pipeline.cluster.sink import ShardSink
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.sink import ShardSink
 from pipeline.tables import rows, shards
 from pipeline.tables.healing import set_aside_broken
 from pipeline.tables.ids import latent_id, pair_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.progress import Progress
+from pipeline.cluster.progress import Progress
 from pipeline.stages.guard import Guard
 
 

@@ -11,17 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Datasink
 
-from pipeline.progress import Shared
+from pipeline.cluster.progress import Shared
+from pipeline.cluster.tasks import MAX_RETRIES
 from pipeline.storage.files import filesystem_of, is_local
 from pipeline.tables.conform import conform
 from pipeline.tables.schema import ERROR, PAIR, REASONS
 from pipeline.tables.shards import FAILED, MADE, write_table
 
 SHARD_BYTES = 384 * 10**6
-
-MAX_RETRIES = 10
-"""Of a task whose process or machine dies: Ray would try for ever, also where it is the rows that kill it."""
-
 WRITE_ARGS = {"num_cpus": 0.5, "max_retries": MAX_RETRIES}
 """`ray_remote_args` for `write_datasink`. They must differ from those of the stage before: Ray fuses a write with a
 stage of equal needs, and would then bundle what goes into that stage (raw pictures), not what comes out of it."""

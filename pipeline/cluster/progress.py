@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.base.log import clock
 from pipeline.tables.schema import Batch
-
-WINDOW_S = 60.0
-"""The rate that is shown is that of the last minute."""
 
 
 @dataclass
@@ -155,46 +150,3 @@ def _num_bytes(batch: Batch) -> int:
         if values.dtype == object and len(values) and isinstance(values[0], bytes):
             total += sum(len(value) for value in values)
     return total
-
-
-class Rate:
-    """Rows a second over the last minute."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def __call__(self, rows: int, now: float) -> float:
-        """Rows so far, and the time in seconds -> the rate; 0 before anything was made."""
-        if not self._seen and not rows:
-            return 0.0
-        self._seen.append((now, rows))
-        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_S:
-            self._seen.popleft()
-        (then, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - then) if last > then else 0.0
-
-
-def line(done: int, planned: int, rate: float, written: int, errors: Counter[str], cost: float | None) -> str:
-    """Where a run stands, for the terminal."""
-    left = f"{clock((planned - done) / rate)} left" if rate > 0 else "starting"
-    parts = [f"{done:,} of {planned:,} pairs", f"{rate:.3g}/s", left, f"{written:,} written"]
-    if errors:
-        parts.append(
-            f"{errors.total():,} errors ({', '.join(f'{key} {count}' for key, count in errors.most_common())})"
-        )
-    if cost is not None:
-        parts.append(f"cost {cost:.2f}")
-    return "  ".join(parts)
-
-
-def table(stages: dict[str, StageTime], workers: dict[str, int], seconds: float) -> list[str]:
-    """Where the time went, stage by stage."""
-    lines = [f"{'stage':8} {'workers':>7} {'busy':>6} {'idle':>6} {'rows/s':>9} {'MB/s':>8}"]
-    for name, num in workers.items():
-        one = stages.get(name, StageTime())
-        busy = min(1.0, one.busy_s / (num * seconds)) if seconds else math.nan
-        lines.append(
-            f"{name:8} {num:7} {busy:6.0%} {1 - busy:6.0%} {one.rows / seconds:9.3g} "
-            f"{one.num_bytes / seconds / 1e6:8.3g}"
-        )
-    return lines

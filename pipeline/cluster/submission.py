@@ -24,7 +24,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.provenance import REVISION, revision
 from pipeline.storage.files import describe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
 MAX_BUNDLE_BYTES = 200 * 2**20
 STOP_WAIT_S = 600

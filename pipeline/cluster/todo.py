@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.base.errors import JoDiffusionError
 from pipeline.base.log import log
 from pipeline.base.turns import schedule
+from pipeline.cluster.tasks import beside_driver, get
 from pipeline.prompts.read import prompts_digest, read_prompts, without_gaps
 from pipeline.prompts.rows import prompt_rows as plan
 from pipeline.tables.healing import set_aside_broken
@@ -81,33 +78,6 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
     counts = ray.get([count for _, count in found])
     chunks = tuple(chunk for (chunk, _), count in zip(found, counts, strict=True) if count)
     return Work(chunks, sum(counts))
-
-
-def get(ref: Any) -> Any:
-    """The value of a task, whose errors are raised as by `plain_errors`."""
-    with plain_errors():
-        return ray.get(ref)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Raises a user's mistake that a Ray task or stage found as it was there, without Ray's story around it."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as error:
-        from models.weights import WeightsError  # not above: tasks that list and read must not wait for torch
-
-        if isinstance(cause := error.cause, JoDiffusionError | WeightsError):
-            cause.args = (str(cause).partition("\nFailed to apply UDF")[0],)  # what Ray Data adds, for its developers
-            raise cause from None
-        raise
-
-
-def beside_driver(function: Callable[..., Any], num_returns: int = 1) -> Any:
-    """`function` as a Ray task beside the driver. What it returns is lost with the driver's machine only: elsewhere it
-    would be lost alone and made again, from shards that hold more by then, as other rows."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(function).options(num_cpus=0, num_returns=num_returns, scheduling_strategy=here)
 
 
 def _load(source: str) -> tuple[pa.Table, tuple[str, int]]:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 import ray
 
 from pipeline.base.log import log
+from pipeline.cluster.tasks import get
 from pipeline.runs.run import Run
 from pipeline.tables.healing import heal, remove_shards
 from pipeline.tables.manifest import Manifest
-from pipeline.work import get
 
 
 def finish(run: Run) -> Manifest:
