@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.training import shapes_of
 from models.jodiffusion import JoDiffusionConfig
-from pipeline.training.joint import JointConfig, JointTask
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.plan import plan_training
+from pipeline.training.tasks.joint import JointConfig, JointTask
 
 CLUSTERS: dict[str, dict[str, Any]] = {
     "8 x 40 GB": {"world_size": 8, "strategy": "fsdp"},

@@ -17,10 +17,10 @@ from benchmarks.objective import trained_segmenter
 from models.frozen import image_to_latent, latent_to_image
 from models.weights import Encoders
 from pipeline.base.log import log, set_up_logging
-from pipeline.evaluation import mean_and_spread
+from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.training.feed import Feed
-from pipeline.training.pictures import chunks, to_float_image
-from pipeline.training.segmenter import SegmenterTask
+from pipeline.training.tasks.pictures import chunks, to_float_image
+from pipeline.training.tasks.segmenter import SegmenterTask
 
 
 def main() -> None:

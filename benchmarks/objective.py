@@ -32,18 +32,18 @@ from models.sampler import Pairs, PairSampler
 from models.weights import Bundle, Encoders
 from pipeline.base.command_line import load
 from pipeline.base.log import log, set_up_logging
-from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
-from pipeline.proof import prompt_match
+from pipeline.evaluation.agreement import prompt_match
+from pipeline.evaluation.metrics import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.stages.refine import refine_masks
 from pipeline.tables.ids import pair_seed, prompt_id, text_digest
 from pipeline.tables.rows import read_shards
 from pipeline.training.feed import Feed, to_tensors
-from pipeline.training.joint import JointConfig, JointTask, check_latents
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.segmenter import SegmenterTask
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
+from pipeline.training.tasks.joint import JointConfig, JointTask, check_latents
+from pipeline.training.tasks.segmenter import SegmenterTask
 
 REAL = "real pairs"
 GUIDANCE = 1.5

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from models.annotation_vae import AnnotationVAE
-from pipeline.training.joint import JointConfig
 from pipeline.training.task import Tensors
+from pipeline.training.tasks.joint import JointConfig
 
 Changes = dict[str, Any]
 

@@ -27,15 +27,17 @@ from models.weights import WEIGHTS, Bundle
 from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
 from pipeline.cluster.connection import cluster
-from pipeline.evaluation import confusion_matrix, mean_and_spread, mean_iou
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.evaluate import EvaluateConfig, evaluate, training
+from pipeline.evaluation.agreement import prompt_match
+from pipeline.evaluation.metrics import confusion_matrix, mean_and_spread, mean_iou
+from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
-from pipeline.proof import ProofConfig, prompt_match, train_segmenters, training
+from pipeline.stages.refine import Refine
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.rows import read_shards
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
-from pipeline.training.pictures import decode_pairs
-from pipeline.training.segmenter import SegmenterTask
+from pipeline.training.tasks.pictures import decode_pairs
+from pipeline.training.tasks.segmenter import SegmenterTask
 
 WAYS: dict[str, dict[str, Any]] = {
     "faithful": {"preset": "faithful"},
@@ -85,7 +87,7 @@ def measure(options: argparse.Namespace) -> None:
             )
         )
         speeds[way] = json.loads((Path(options.runs) / way / "throughput.json").read_text())["pairs_per_s"]
-    config = ProofConfig(
+    config = EvaluateConfig(
         run="proof",
         runs=options.runs,
         sets={"real": (real,), **{way: (f"{options.runs}/{way}",) for way in WAYS}},
@@ -95,15 +97,15 @@ def measure(options: argparse.Namespace) -> None:
         epochs=12,
         workers=Workers(threads=2),
     )
-    proof = train_segmenters(config)
+    proof = evaluate(config)
     labels = load_labels(real)
     print(f"\n{'trained on':12} {'pairs':>6} {'pairs/s':>8} {'mIoU':>16} {'of real':>8} {'prompt match':>13}")
-    base, _ = mean_and_spread(proof["sets"][0]["miou"])
-    for one in proof["sets"]:
-        mean, spread = mean_and_spread(one["miou"])
-        rows = read_shards(one["folders"], ["pair_id", "prompt", "class_ids"])
+    base, _ = mean_and_spread(proof.sets[0].miou)
+    for one in proof.sets:
+        mean, spread = mean_and_spread(one.miou)
+        rows = read_shards(one.folders, ["pair_id", "prompt", "class_ids"])
         print(
-            f"{one['name']:12} {one['pairs']:6} {speeds.get(one['name'], math.nan):8.2f} {mean:.4f} +- {spread:.4f} "
+            f"{one.name:12} {one.pairs:6} {speeds.get(one.name, math.nan):8.2f} {mean:.4f} +- {spread:.4f} "
             f"{mean / base:8.2f} {prompt_match(rows, labels):13.1%}"
         )
     task = SegmenterTask(labels, config.segmenter, config.width)

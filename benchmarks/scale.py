@@ -24,7 +24,7 @@ import torch
 
 import pipeline.generate
 from benchmarks.cheap import cheap_sampler
-from benchmarks.pipeline import BUNDLE
+from benchmarks.never_wait import BUNDLE
 from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
@@ -32,7 +32,8 @@ from pipeline.base.config import Workers
 from pipeline.cluster.connection import cluster
 from pipeline.cluster.finish import scan
 from pipeline.cluster.todo import find_work, load_prompts
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.generate import GenerateConfig, generate
+from pipeline.stages.refine import Refine
 
 
 def main() -> None:

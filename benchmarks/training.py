@@ -39,11 +39,11 @@ from pipeline.runs.run import Run
 from pipeline.tables.shards import write_table
 from pipeline.training.feed import Feed
 from pipeline.training.fit import fit
-from pipeline.training.joint import JointConfig, JointTask
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations
 from pipeline.training.state import TrainState
+from pipeline.training.tasks.joint import JointConfig, JointTask
 
 DEMO = JoDiffusionConfig(
     latent_size=16,

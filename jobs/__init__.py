@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from pipeline.base.config import Config
@@ -34,6 +34,15 @@ os.environ.setdefault(
 )
 
 C = TypeVar("C", bound="Config")
+
+RENAMED = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
+"""Jobs by the names that they had; a file of each old name says so to whoever starts it."""
+
+
+def renamed(name: str) -> NoReturn:
+    """Says what a job is called now, and exits with 2."""
+    sys.stderr.write(f"error: the job {name} is called {RENAMED[name]} now: python -m jobs.{RENAMED[name]}\n")
+    sys.exit(2)
 
 
 def command(main: Callable[[C], object], config_type: type[C]) -> None:

@@ -8,6 +8,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from jobs import RENAMED, renamed
+
 USAGE = """\
 Run one:   jodiffusion NAME CONFIG.yaml [--key value ...]    or    python -m jobs.NAME CONFIG.yaml [--key value ...]
 Settings:  jodiffusion NAME --help
@@ -28,6 +30,8 @@ def main() -> None:
 def known_job(given: str) -> str:
     """The module name of a job, with or without hyphens; an unknown one ends in a suggestion and exit code 2."""
     name, names = given.replace("-", "_"), [path.stem for path in job_files()]
+    if name in RENAMED:
+        renamed(name)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
@@ -52,7 +56,8 @@ def summary(path: Path) -> str:
 
 def job_files() -> list[Path]:
     """The modules of this package that are jobs, by name."""
-    return sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    paths = Path(__file__).parent.glob("*.py")
+    return sorted(path for path in paths if not path.stem.startswith("_") and path.stem not in RENAMED)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
 from pipeline.cluster.connection import cluster
+from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
-from pipeline.proof import ProofConfig, train_segmenters
 from pipeline.report import ReportConfig, report
 
 CONFIGS = Path(__file__).parent / "configs" / "demo"
@@ -52,10 +52,10 @@ def main(config: DemoConfig) -> None:
                 {"runs": runs, "bundle": config.bundle, "prompts": real, "pairs": config.pairs},
             )
         )
-        train_segmenters(
+        evaluate(
             load(
-                ProofConfig,
-                CONFIGS / "segmenter.yaml",
+                EvaluateConfig,
+                CONFIGS / "evaluate.yaml",
                 {
                     "runs": runs,
                     "sets": {"real": [real], "synthetic": [synthetic], "real + synthetic": [real, synthetic]},

@@ -13,16 +13,19 @@ from jobs.demo import CONFIGS
 from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
-from pipeline.card import write_card
 from pipeline.cluster.connection import cluster
 from pipeline.encode import EncodeConfig, encode
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
-from pipeline.proof import ProofConfig, train_segmenters
+from pipeline.pages.bundle_card import write_card
 from pipeline.refine import RefineConfig, refine
-from pipeline.training.joint import JointConfig, train_joint
-from pipeline.training.text import TextConfig, train_text
-from pipeline.training.vae import VAEConfig, score_annotation_vae, train_vae
+from pipeline.stages.refine import Refine
+from pipeline.training.tasks.annotation_vae import score_annotation_vae
+from pipeline.training.tasks.clip import ClipConfig, train_clip
+from pipeline.training.tasks.joint import JointConfig, train_joint
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.vae import train_vae
 
 RUNS = Path("runs")  # as the configurations have it
 
@@ -51,7 +54,7 @@ def main(config: DemoTrainConfig) -> None:
         train_vae(load(VAEConfig, CONFIGS / "annotation_vae.yaml"))
         score_annotation_vae(RUNS / "annotation-vae", f"{RUNS}/real-test")
         train_vae(load(VAEConfig, CONFIGS / "image_vae.yaml"))
-        train_text(load(TextConfig, CONFIGS / "text.yaml"))
+        train_clip(load(ClipConfig, CONFIGS / "clip.yaml"))
         for split in ("train", "validation"):
             changes = {"run": f"latents-{split}", "pairs": [f"{RUNS}/real-{split}"]}
             encode(load(EncodeConfig, CONFIGS / "encode.yaml", changes))
@@ -91,7 +94,7 @@ def prove(config: DemoTrainConfig) -> None:
         "seeds": config.seeds,
         "epochs": 12,  # of four times as many pairs as in the demo
     }
-    train_segmenters(load(ProofConfig, CONFIGS / "segmenter.yaml", changes))
+    evaluate(load(EvaluateConfig, CONFIGS / "evaluate.yaml", changes))
 
 
 if __name__ == "__main__":

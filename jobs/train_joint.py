@@ -2,7 +2,7 @@
 
 from jobs import command
 from pipeline.cluster.connection import cluster
-from pipeline.training.joint import JointConfig, train_joint
+from pipeline.training.tasks.joint import JointConfig, train_joint
 
 
 def main(config: JointConfig) -> None:

@@ -1,14 +1,5 @@
-"""Train a segmenter on real, synthetic or mixed pairs and test it on real held-out ones."""
+"""Renamed: jobs.evaluate."""
 
-from jobs import command
-from pipeline.cluster.connection import cluster
-from pipeline.proof import ProofConfig, train_segmenters
+from jobs import renamed
 
-
-def main(config: ProofConfig) -> None:
-    with cluster():
-        train_segmenters(config)
-
-
-if __name__ == "__main__":
-    command(main, ProofConfig)
+renamed("train_segmenter")

@@ -1,14 +1,5 @@
-"""Train a small CLIP (tokenizer, text and image towers) on a set's prompts and images."""
+"""Renamed: jobs.train_clip."""
 
-from jobs import command
-from pipeline.cluster.connection import cluster
-from pipeline.training.text import TextConfig, train_text
+from jobs import renamed
 
-
-def main(config: TextConfig) -> None:
-    with cluster():
-        train_text(config)
-
-
-if __name__ == "__main__":
-    command(main, TextConfig)
+renamed("train_text")

@@ -2,7 +2,8 @@
 
 from jobs import command
 from pipeline.cluster.connection import cluster
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.vae import train_vae
 
 
 def main(config: VAEConfig) -> None:

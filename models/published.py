@@ -19,11 +19,11 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
-from models.checkpoints import Tensors, holder, read_config, read_tensors, subfolder
 from models.diffusion import NUM_TIMES, Diffusion
 from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
+from models.published_files import Tensors, holder, read_config, read_tensors, subfolder
 from models.weights import Bundle, Encoders, WeightsError, assigned, load_net, pretrained
 
 Part = TypeVar("Part", bound=nn.Module)

@@ -14,7 +14,7 @@ from pydantic import Field
 from models.labels import LabelSpace
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
-from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ShardError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster.connection import require
@@ -29,6 +29,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
+from pipeline.stages.refine import Refine
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
@@ -44,15 +45,6 @@ SAFE_TO_CHANGE = frozenset(
         "pairs", "rows_per_shard", "shard_mb", "refine_on", "retry_errors", "log_every_s", "gpu_hour_price",
     }
 )  # fmt: skip
-
-
-class Refine(Config):
-    """Mask optimisation (JoDiffusion, section "Mask optimization")."""
-
-    min_area_px: int = Field(20, ge=0)
-    """Smaller components take the class around them; 0 turns refinement off. Paper: 20 at 512x512."""
-    fill_holes_px: int = Field(0, ge=0)
-    """Enclosed holes of background below this area take the class around them; 0 leaves them, as the paper does."""
 
 
 class GenerateConfig(RunConfig):

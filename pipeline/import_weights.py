@@ -11,14 +11,14 @@ from pathlib import Path
 from pydantic import Field
 from safetensors import SafetensorError
 
-from models.checkpoints import Source, locate
 from models.labels import LabelSpace
 from models.published import import_bundle
+from models.published_files import Source, locate
 from models.weights import Bundle
 from pipeline.base.config import Config, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.card import write_import_card
+from pipeline.pages.bundle_card import write_import_card
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, is_local
 from pipeline.storage.publish import upload

@@ -85,7 +85,7 @@ def plan_prompts(config: PromptsConfig) -> pa.Table:
     if config.balance:
         assert labels is not None, "a pair set has a label space"
         plan, report["balance"] = balanced(plan, labels, config)
-    with Run.open(config, "prompts", facts={"prompts_digest": prompts_digest(plan)}, on_store=True) as run:
+    with Run.open(config, "plan_prompts", facts={"prompts_digest": prompts_digest(plan)}, on_store=True) as run:
         buffer = io.BytesIO()
         pq.write_table(plan, buffer, compression="zstd")
         write_bytes(f"{run.folder}/prompts.parquet", buffer.getvalue())

@@ -15,13 +15,12 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.cluster.finish import finish
 from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.generate import Refine
 from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.pack import pack_pairs
-from pipeline.stages.refine import refine_masks
+from pipeline.stages.refine import Refine, refine_masks
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json, pair_id
 from pipeline.tables.label_space import LABELS, load_labels

@@ -7,14 +7,14 @@ import pyarrow as pa
 from pipeline.base.turns import schedule
 from pipeline.generate import GenerateConfig
 from pipeline.prompts.read import read_prompts
-from pipeline.prompts.rows import prompt_rows as plan
+from pipeline.prompts.rows import prompt_rows
 
 
 def planned(config: GenerateConfig, bundle_digest: str) -> pa.Table:
     """PROMPT rows of all pairs."""
     prompts = read_prompts(config.prompts)
     index, repeat = schedule(prompts["weight"].to_numpy(), config.pairs)
-    return plan(
+    return prompt_rows(
         prompts["prompt"].take(pa.array(index)),
         repeat,
         run_seed=config.seed,

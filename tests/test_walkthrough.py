@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 import shlex
@@ -13,9 +12,10 @@ from typing import Any
 import pytest
 
 from models.weights import Bundle
+from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.evaluation.results import Proof
 from pipeline.prompts.read import read_prompts
-from pipeline.proof import ProofConfig, train_segmenters
-from pipeline.reader.pair_dataset import PairDataset
+from pipeline.reader import PairDataset
 from pipeline.report import ReportConfig, report
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR
@@ -77,8 +77,8 @@ def use(folder: Path) -> None:
     """A segmenter on real and synthetic pairs, and the page."""
     runs: dict[str, Any] = {"runs": f"{folder}/runs"}
     real, synthetic = f"{folder}/runs/voc-train", f"{folder}/runs/voc-synthetic"
-    proof = train_segmenters(
-        ProofConfig(
+    proof = evaluate(
+        EvaluateConfig(
             run="proof",
             sets={"real + synthetic, mixed": (real, synthetic)},
             test=f"{folder}/runs/voc-val",
@@ -91,7 +91,7 @@ def use(folder: Path) -> None:
             **runs,
         )
     )
-    assert [one["pairs"] for one in proof["sets"]] == [10]
-    assert json.loads((folder / "runs/proof/proof.json").read_text()) == proof
+    assert [one.pairs for one in proof.sets] == [10]
+    assert Proof.model_validate_json((folder / "runs/proof/proof.json").read_text()) == proof
     page = report(ReportConfig(run="report", pairs=synthetic, real=real, proof=f"{folder}/runs/proof", **runs))
     assert "data:image/png;base64" in page.read_text()

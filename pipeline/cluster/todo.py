@@ -16,7 +16,7 @@ from pipeline.base.log import log
 from pipeline.base.turns import schedule
 from pipeline.cluster.tasks import beside_driver, get
 from pipeline.prompts.read import prompts_digest, read_prompts, without_gaps
-from pipeline.prompts.rows import prompt_rows as plan
+from pipeline.prompts.rows import prompt_rows
 from pipeline.tables.healing import set_aside_broken
 from pipeline.tables.rows import read_ids
 from pipeline.tables.shards import FAILED, MADE
@@ -99,7 +99,7 @@ def _left(
 ) -> tuple[pa.Table, int]:
     index, repeat = (values[start : start + ROWS_PER_CHUNK] for values in order)
     chosen = prompts.take(pa.array(index))
-    rows = plan(chosen["prompt"], repeat, chosen["class_ids"], **identity)
+    rows = prompt_rows(chosen["prompt"], repeat, chosen["class_ids"], **identity)
     if chosen["class_ids"].null_count:
         rows = rows.drop_columns("prompt_class_ids")
     if len(done):

@@ -19,7 +19,7 @@ from models.labels import LabelSpace
 from pipeline.formats.part import Record, Records, Tree
 from pipeline.formats.tally import Tally
 from pipeline.pictures.codec import decode_image, encode_image
-from pipeline.pictures.sheets import row_of_tiles as sheet
+from pipeline.pictures.sheets import row_of_tiles
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS
 
@@ -55,7 +55,7 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
     whole = Tally.joined(tally.dump() for tally in tallies.values())
     if whole.shown:
         tiles = [decode_image(base64.b64decode(one["picture"]), SHEET) for one in whole.shown]
-        write_bytes(f"{tree.folder}/{SHEET}", encode_image(sheet(tiles)))
+        write_bytes(f"{tree.folder}/{SHEET}", encode_image(row_of_tiles(tiles)))
     write_bytes(f"{tree.folder}/{LABELS}", tree.labels.to_json().encode())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

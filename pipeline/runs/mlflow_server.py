@@ -33,26 +33,38 @@ AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 
 
 def find_or_create(config: RunConfig, folder: Path, job: str) -> str:
-    """Id of the MLflow run whose tag is `folder`.
+    """Id of the MLflow run whose tag is `folder`, new where there is none.
 
     Raises:
         AwayError: the server does not answer.
-        ConfigError: what is there is no database of MLflow, or it cannot be made.
+        ConfigError: MLflow refuses; what is there is no database of its, or it cannot be made.
     """
-    with answering(), making_database(config.mlflow_uri) as client:
-        experiment = client.get_experiment_by_name(config.experiment)
-        if experiment:
-            experiment_id = experiment.experiment_id
-        else:
-            database = database_here(config.mlflow_uri)
-            artifacts = (database.parent / "mlflow-artifacts").as_uri() if database else None
-            experiment_id = client.create_experiment(config.experiment, artifact_location=artifacts)
-        quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
-        found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
-        if found:
-            return found[0].info.run_id
-        tags = {"folder": str(folder), "job": job}
-        return client.create_run(experiment_id, run_name=config.run, tags=tags).info.run_id
+    set_defaults()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with answering(), making_database(config.mlflow_uri) as client:
+            return _find_or_create(client, config, folder, job)
+    except MlflowException as error:
+        raise ConfigError(
+            f"MLflow at {where(config.mlflow_uri)} refuses: {shown(error)}; check tracking_uri"
+        ) from error
+
+
+def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str) -> str:
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment:
+        experiment_id = experiment.experiment_id
+    else:
+        database = database_here(config.mlflow_uri)
+        artifacts = (database.parent / "mlflow-artifacts").as_uri() if database else None
+        experiment_id = client.create_experiment(config.experiment, artifact_location=artifacts)
+    quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
+    found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
+    if found:
+        return found[0].info.run_id
+    tags = {"folder": str(folder), "job": job}
+    return client.create_run(experiment_id, run_name=config.run, tags=tags).info.run_id
 
 
 @contextmanager
@@ -203,7 +215,7 @@ def set_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
 
 def database_here(uri: str) -> Path | None:
     """MLflow's database where it is a file of this machine."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
 def where(uri: str) -> str:

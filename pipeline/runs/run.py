@@ -21,6 +21,8 @@ from pipeline.storage.sole_driver import sole_driver
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
+FORMER_JOBS = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
+"""Names that jobs had, which older runs are saved under."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,10 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
     path = folder / "config.yaml"
     if path.exists() and not _has_made_nothing(folder):  # a first try that failed at once binds nobody
         before, now = flat(yaml.safe_load(path.read_text())), flat(values)
-        if before.get("job") != now["job"]:
-            raise ConfigError(f"{folder} is a run of {before.get('job')}, not of {now['job']}; take another --run name")
+        begun_by = before.get("job", "another program")
+        before["job"] = FORMER_JOBS.get(begun_by, begun_by)
+        if before["job"] != now["job"]:
+            raise ConfigError(f"{folder} is a run of {before['job']}, not of {now['job']}; take another --run name")
         changed = [
             f"  {key}: {_shown(before, key)} -> {_shown(now, key)}"
             for key in sorted(before.keys() | now.keys())

@@ -25,7 +25,6 @@ from pipeline.runs.mlflow_server import (
     patience,
     register_version,
     send_points,
-    set_defaults,
     set_tags,
     shown,
     where,
@@ -156,9 +155,6 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
     Raises:
         ConfigError: MLflow does not answer, and the folder knows of no MLflow run to go on with.
     """
-    set_defaults()
-    from mlflow.exceptions import MlflowException
-
     uri = config.mlflow_uri
     known_by = {"server": where(uri), "experiment": config.experiment}
     known = _known_run(folder)
@@ -166,10 +162,9 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
         tracker = Tracker(uri, find_or_create(config, folder, job))
         if known != {**known_by, "run_id": tracker.run_id}:
             write_bytes(f"{folder}/{KNOWN_RUN}", json.dumps({**known_by, "run_id": tracker.run_id}).encode())
-    except (AwayError, MlflowException) as error:
-        if not isinstance(error, AwayError) or not known_by.items() <= known.items():
-            problem = "does not answer" if isinstance(error, AwayError) else "refuses"
-            raise ConfigError(f"MLflow at {where(uri)} {problem}: {shown(error)}; check tracking_uri") from error
+    except AwayError as error:
+        if not known_by.items() <= known.items():
+            raise ConfigError(f"MLflow at {where(uri)} does not answer: {shown(error)}; check tracking_uri") from error
         tracker = Tracker(uri, known["run_id"])
         log.warning("MLflow at %s does not answer; the run goes on without: %s", where(uri), shown(error))
     tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))

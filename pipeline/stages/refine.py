@@ -14,6 +14,9 @@ from itertools import compress
 
 import cc3d
 import numpy as np
+from pydantic import Field
+
+from pipeline.base.config import Config
 
 
 def refine_masks(
@@ -150,3 +153,12 @@ def _play(
                     code[member] = winner
                 waiting.setdefault(winner, []).extend(members)
     return code
+
+
+class Refine(Config):
+    """Mask optimisation (JoDiffusion, section "Mask optimization")."""
+
+    min_area_px: int = Field(20, ge=0)
+    """Smaller components take the class around them; 0 turns refinement off. Paper: 20 at 512x512."""
+    fill_holes_px: int = Field(0, ge=0)
+    """Enclosed holes of background below this area take the class around them; 0 leaves them, as the paper does."""

@@ -18,8 +18,9 @@ from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
-from pipeline.generate import GenerateConfig, Refine, Sampler, generate
+from pipeline.generate import GenerateConfig, Sampler, generate
 from pipeline.stages.pack import refine_and_pack
+from pipeline.stages.refine import Refine
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import FAILED, list_shards
 from pipeline.verify import verify

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from pipeline.base.command_line import load
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.vae import train_vae
 from tests.chaos.kill import descendants, finish, kill_family, start
 from tests.tiny import save_pairs
 

@@ -19,7 +19,8 @@ from pipeline.base.errors import Stopped
 from pipeline.cluster.connection import cluster
 from pipeline.training import fit, notice
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.vae import train_vae
 from tests.chaos.kill import descendants
 
 

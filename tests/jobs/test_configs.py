@@ -12,15 +12,15 @@ from pipeline.base.command_line import load, parse
 from pipeline.base.errors import ConfigError
 from pipeline.caption import CaptionConfig
 from pipeline.encode import EncodeConfig
+from pipeline.evaluate import EvaluateConfig
 from pipeline.export import ExportConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
 from pipeline.plan_prompts import PromptsConfig
-from pipeline.proof import ProofConfig
 from pipeline.report import ReportConfig
-from pipeline.training.joint import JointConfig
-from pipeline.training.text import TextConfig
-from pipeline.training.vae import VAEConfig
+from pipeline.training.tasks.clip import ClipConfig
+from pipeline.training.tasks.joint import JointConfig
+from pipeline.training.tasks.latents import VAEConfig
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 DEMO = CONFIGS / "demo"
@@ -36,8 +36,8 @@ TYPES: dict[str, Any] = {
     "joint": JointConfig,
     "prompts": PromptsConfig,
     "report": ReportConfig,
-    "segmenter": ProofConfig,
-    "text": TextConfig,
+    "segmenter": EvaluateConfig,
+    "text": ClipConfig,
 }
 
 
@@ -49,7 +49,7 @@ def test_every_config_loads(path):
 def test_overrides_merge_sections_but_replace_the_users_own_names():
     config = load(GenerateConfig, DEMO / "generate.yaml", {"sampler": {"steps": 7}})
     assert (config.sampler.steps, config.sampler.batch_size) == (7, 32)
-    proof = load(ProofConfig, DEMO / "segmenter.yaml", {"sets": {"mine": ["a"]}})
+    proof = load(EvaluateConfig, DEMO / "evaluate.yaml", {"sets": {"mine": ["a"]}})
     assert proof.sets == {"mine": ("a",)}
 
 

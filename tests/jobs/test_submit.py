@@ -19,7 +19,7 @@ from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
 from pipeline.tables.rows import read_ids
 from pipeline.tables.shards import list_shards
-from pipeline.training.joint import JointConfig
+from pipeline.training.tasks.joint import JointConfig
 from pipeline.verify import verify
 from tests.chaos.kill import kill_family
 from tests.conftest import free_port

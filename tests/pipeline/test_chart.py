@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline import chart
-from pipeline.chart import losses_chart
+from pipeline.pages import chart
+from pipeline.pages.chart import losses_chart
 
 
 def history(losses: dict[str, list[float]], step: int = 100) -> list[dict]:

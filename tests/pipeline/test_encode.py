@@ -17,8 +17,8 @@ from pipeline.encode import EncodeConfig, EncoderFolders, collect_encoders, find
 from pipeline.stages.encode import LATENTS
 from pipeline.tables.schema import latent_schema
 from pipeline.tables.shards import write_table
-from pipeline.training.joint import JointConfig, check_latents
 from pipeline.training.loop import Optimisation
+from pipeline.training.tasks.joint import JointConfig, check_latents
 from tests.tiny import save_pairs, tiny_encoders
 
 SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding": (1, 8), "text_embedding": (12, 16)}

@@ -15,11 +15,12 @@ from models.reverse import SamplerSettings
 from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.generate import GenerateConfig, generate
 from pipeline.pictures.codec import decode_image, encode_mask
 from pipeline.prompts.read import read_prompts
 from pipeline.refine import RefineConfig, refine
 from pipeline.regenerate import compare, find_row, regenerate
+from pipeline.stages.refine import Refine
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
 from pipeline.verify import verify

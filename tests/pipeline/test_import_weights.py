@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 from safetensors import SafetensorError
 
-import models.checkpoints
+import models.published_files
 from models.weights import Bundle, WeightsError
 from pipeline.base.errors import ConfigError
 from pipeline.import_weights import ImportConfig, import_weights
@@ -85,7 +85,7 @@ def test_names_on_the_hub_work_as_paths_do(tmp_path, monkeypatch):
         asked.append((repo, revision, allow_patterns))
         return str(TINY / "unidiffuser" if repo == "thu-ml/unidiffuser-v1" else TINY)
 
-    monkeypatch.setattr(models.checkpoints, "snapshot_download", snapshot)
+    monkeypatch.setattr(models.published_files, "snapshot_download", snapshot)
     sources = {"base": "thu-ml/unidiffuser-v1", "joint": "0why0/JoDiffusion@main/jodiffusion_unet"}
     folder = Path(import_weights(config(tmp_path, **sources)))
     assert asked == [("0why0/JoDiffusion", "main", ["jodiffusion_unet/*"]), ("thu-ml/unidiffuser-v1", None, ["*"])]

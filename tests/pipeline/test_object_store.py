@@ -21,14 +21,15 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import DataError, ShardError
 from pipeline.compact import CompactConfig, compact
 from pipeline.encode import EncodeConfig, encode
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.generate import GenerateConfig, generate
 from pipeline.regenerate import compare, find_row
 from pipeline.runs import history
+from pipeline.stages.refine import Refine
 from pipeline.storage.copies import local_copy
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import list_shards
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.joint import JointConfig, train_joint
+from pipeline.training.tasks.joint import JointConfig, train_joint
 from pipeline.verify import verify
 from tests.tiny import save_pairs, save_tiny_bundle
 

@@ -18,7 +18,7 @@ from pipeline.base.turns import schedule
 from pipeline.cluster.sink import ShardSink
 from pipeline.cluster.todo import _left
 from pipeline.prompts.read import PROMPTS, distinct, prompts_digest, read_prompts, without_gaps
-from pipeline.prompts.rows import prompt_rows as plan
+from pipeline.prompts.rows import prompt_rows
 from pipeline.stages.pack import refine_and_pack
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import read_shards
@@ -109,7 +109,7 @@ def test_any_part_of_a_plan_follows_the_weights_and_a_longer_one_begins_like_it(
 
 def test_ids_of_a_plan_stay_what_they_are():
     """Ids and seeds are in people's shards: a change here makes every run anew."""
-    rows = plan(
+    rows = prompt_rows(
         pa.chunked_array([["a red bag", "a red bag"]]),
         np.array([0, 1]),
         run_seed=0,

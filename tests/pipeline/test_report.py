@@ -13,8 +13,8 @@ import pytest
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
+from pipeline.pages.report_page import render
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.report import ReportConfig, render
 from pipeline.runs import history
 from pipeline.tables.conform import conform
 from pipeline.tables.schema import ERROR, PAIR
@@ -83,8 +83,8 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def page(made: Path, **values: object) -> str:
-    return render(ReportConfig.model_validate({"run": "report", "pairs": str(made), **values}))
+def page(made: Path, **values: Any) -> str:
+    return render("report", str(made), **values)
 
 
 def full(made: Path) -> str:
@@ -175,10 +175,10 @@ def test_what_is_missing_is_said(made: Path) -> None:
     html = page(made)
     assert "<table>" not in html
     assert "pairs/s" not in html
-    for job in ("jobs.train_segmenter", "jobs.ingest", "jobs.generate"):
+    for job in ("jobs.evaluate", "jobs.ingest", "jobs.generate"):
         assert html.count(f"<code>{job}</code>") == 1
     (made.parent / "proof" / "proof.json").unlink()
-    assert "<code>jobs.train_segmenter</code>" in page(made, proof=str(made.parent / "proof"))
+    assert "<code>jobs.evaluate</code>" in page(made, proof=str(made.parent / "proof"))
 
 
 def test_mistakes_are_named(made: Path, tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_mistakes_are_named(made: Path, tmp_path: Path) -> None:
         page(tmp_path / "empty")
     with pytest.raises(ShardError, match=r"no shards in .*empty"):
         page(made, real=str(tmp_path / "empty"))
-    with pytest.raises(DataError, match=r"no-such: no such folder; jobs\.train_segmenter"):
+    with pytest.raises(DataError, match=r"no-such: no such folder; jobs\.evaluate"):
         page(made, proof=str(tmp_path / "no-such"))
     (made.parent / "proof" / "proof.json").write_text('{"sets": []}')
-    with pytest.raises(DataError, match=r"proof\.json: not what jobs\.train_segmenter writes"):
+    with pytest.raises(DataError, match=r"proof\.json: not what jobs\.evaluate writes"):
         page(made, proof=str(made.parent / "proof"))
     with pytest.raises(DataError, match=r"no-such: no history\.jsonl, which trainings write"):
         page(made, trainings=[str(tmp_path / "no-such")])

@@ -13,10 +13,11 @@ from transformers import CLIPTokenizer
 from models.labels import GARMENTS
 from pipeline.training.loop import train
 from pipeline.training.parallel import Group, recompute_activations
-from pipeline.training.segmenter import SegmenterTask
 from pipeline.training.state import TrainState
-from pipeline.training.text import TextTask
-from pipeline.training.vae import AnnotationTask, ImageTask
+from pipeline.training.tasks.annotation_vae import AnnotationTask
+from pipeline.training.tasks.clip import ClipTask
+from pipeline.training.tasks.image_vae import ImageTask
+from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.pipeline.training.test_parallel import BATCH, SHAPES, TASK, recipe
 from tests.pipeline.training.test_tasks import text_config, vae_config
 
@@ -64,4 +65,4 @@ def test_a_step_waits_for_nothing(meta_trains, task, batch, accumulation):
 def test_a_step_of_a_clip_waits_for_nothing(meta_trains, tmp_path):
     CLIPTokenizer().train_new_from_iterator([["a red bag"]], 600, show_progress=False).save_pretrained(tmp_path)
     ids = torch.ones(BATCH, 24, dtype=torch.int64)
-    assert train_on_meta(TextTask(text_config(), str(tmp_path)), {"token_ids": ids, "image": PICTURES["image"]}) == 3
+    assert train_on_meta(ClipTask(text_config(), str(tmp_path)), {"token_ids": ids, "image": PICTURES["image"]}) == 3

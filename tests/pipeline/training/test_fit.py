@@ -8,7 +8,8 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.training.loop import TrainingError
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.vae import VAEConfig, train_vae
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.vae import train_vae
 from tests.tiny import save_pairs
 
 

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from models.diffusion import Diffusion, LossWeights
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import GARMENTS
-from pipeline.training.joint import JointTask
 from pipeline.training.loop import TrainingError, train
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
-from pipeline.training.vae import AnnotationTask, VAEConfig
+from pipeline.training.tasks.annotation_vae import AnnotationTask
+from pipeline.training.tasks.joint import JointTask
+from pipeline.training.tasks.latents import VAEConfig
 
 STEPS, BATCH = 50, 8
 UNEVEN = {"batch_size": 5, "num_examples": 5 * STEPS, "accumulation": 3}

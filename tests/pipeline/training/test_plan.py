@@ -13,13 +13,13 @@ from models.diffusion import Diffusion, LossWeights
 from models.draws import Draws
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import GARMENTS
-from pipeline.training.joint import JointTask
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group
 from pipeline.training.plan import GIB, plan_training
-from pipeline.training.segmenter import SegmenterTask
 from pipeline.training.state import TrainState
+from pipeline.training.tasks.joint import JointTask
+from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.pipeline.training.test_parallel import BATCH, SHAPES, TASK, batches
 
 EXAMPLE = {name: torch.empty(1, *shape) for name, shape in SHAPES.items()}

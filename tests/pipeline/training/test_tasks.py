@@ -17,11 +17,13 @@ from pipeline.base.errors import DataError
 from pipeline.training.feed import to_tensors
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.pictures import cross_entropy, decode_pairs
-from pipeline.training.segmenter import SegmenterTask
 from pipeline.training.state import TrainState
-from pipeline.training.text import TextConfig, TextTask
-from pipeline.training.vae import AnnotationTask, ImageTask, VAEConfig
+from pipeline.training.tasks.annotation_vae import AnnotationTask
+from pipeline.training.tasks.clip import ClipConfig, ClipTask
+from pipeline.training.tasks.image_vae import ImageTask
+from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.pictures import cross_entropy, decode_pairs
+from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 
 
@@ -70,8 +72,8 @@ def vae_config(net: str) -> VAEConfig:
     )
 
 
-def text_config() -> TextConfig:
-    return TextConfig.model_validate(
+def text_config() -> ClipConfig:
+    return ClipConfig.model_validate(
         {
             "run": "a",
             "train": ["b"],
@@ -109,7 +111,7 @@ def test_image_vae(rows, tmp_path):
 def test_text(rows, tmp_path):
     tokenizer = CLIPTokenizer().train_new_from_iterator([rows["prompt"].tolist()], 600, show_progress=False)
     tokenizer.save_pretrained(tmp_path / "made")
-    evaluation = learn(TextTask(text_config(), str(tmp_path / "made")), rows, tmp_path / "weights")
+    evaluation = learn(ClipTask(text_config(), str(tmp_path / "made")), rows, tmp_path / "weights")
     assert set(evaluation.metrics) == {"recall_at_1", "recall_at_10"}
     text = TextEncoder(
         AutoTokenizer.from_pretrained(tmp_path / "weights" / "tokenizer"),

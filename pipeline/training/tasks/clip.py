@@ -28,13 +28,13 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
-from pipeline.training.pictures import decode_pairs, to_float_image
 from pipeline.training.task import Evaluation, Tensors
+from pipeline.training.tasks.pictures import decode_pairs, to_float_image
 
 TOKEN_STD = 0.5
 
 
-class TextConfig(TrainingConfig):
+class ClipConfig(TrainingConfig):
     """Trains a CLIP from nothing: tokenizer, text tower and image tower."""
 
     size_px: int = Field(0, ge=0)
@@ -59,23 +59,23 @@ class TextConfig(TrainingConfig):
     """Width of the space that prompts and images share; that of the CLIP image token."""
 
 
-def train_text(config: TextConfig) -> dict[str, float]:
+def train_clip(config: ClipConfig) -> dict[str, float]:
     """Trains the CLIP and leaves towers and tokenizer in `<run>/weights`; returns held-out retrieval scores."""
-    with Run.open(config, "train_text", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "train_clip", SAFE_TO_CHANGE) as run:
         folder = run.folder / "tokenizer"
         if not (folder / "tokenizer.json").exists():
             prompts = read_shards(config.train, ["prompt"])["prompt"].to_pylist()
             tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
             tokenizer.model_max_length = config.num_tokens
             tokenizer.save_pretrained(folder)
-        return fit(TextTask(config, str(folder)), config, run)
+        return fit(ClipTask(config, str(folder)), config, run)
 
 
 @dataclass(frozen=True)
-class TextTask:
+class ClipTask:
     """Contrastive learning of prompts and images (CLIP, Fig. 3); every worker contrasts within its own batch."""
 
-    config: TextConfig
+    config: ClipConfig
     tokenizer: str
     columns: tuple[str, ...] = ("prompt", "image")
     judged_by = ("recall_at_10", -1)

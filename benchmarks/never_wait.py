@@ -1,6 +1,6 @@
 """Generation end to end against bare samplers in a plain loop, in one run: what everything around the sampler costs.
 
-`python -m benchmarks.pipeline` (about 8 minutes on two cores). First with a sampler that takes a GPU's time (0.3 s a
+`python -m benchmarks.never_wait` (about 8 minutes on two cores). First with a sampler that takes a GPU's time (0.3 s a
 pair at 512 px, batches of 16, the processor free meanwhile), then with the demo's own, which shares the cores.
 """
 
@@ -24,7 +24,8 @@ from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from pipeline.base.config import Workers
 from pipeline.cluster.connection import cluster
-from pipeline.generate import GenerateConfig, Refine, generate
+from pipeline.generate import GenerateConfig, generate
+from pipeline.stages.refine import Refine
 from pipeline.stages.sample import SamplePairs
 
 BUNDLE = "bundles/garments"

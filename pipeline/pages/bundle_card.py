@@ -10,7 +10,7 @@ import yaml
 
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
-from pipeline.evaluation import mean_and_spread
+from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.tables.label_space import load_labels
 
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.draws import Draws
 from models.labels import LabelSpace
 from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
-from pipeline.evaluation import class_ious, confusion_matrix, mean_iou
+from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou, pixel_accuracy
 from pipeline.pictures.sheets import sheet
 from pipeline.tables.schema import Batch
-from pipeline.training.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
 from pipeline.training.task import Evaluation, Tensors
+from pipeline.training.tasks.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
 
 NUM_SHOWN = 8
 
@@ -61,8 +61,8 @@ class SegmenterTask:
         return Evaluation(
             {
                 "miou": mean_iou(confusion),
-                "pixel_accuracy": float(np.diag(confusion).sum() / confusion.sum()),
-                **{f"iou/{name}": float(np.nan_to_num(iou)) for name, iou in ious},
+                "pixel_accuracy": pixel_accuracy(confusion),
+                **{f"iou/{name}": float(iou) for name, iou in ious if np.isfinite(iou)},  # of classes that occur
             },
             {"predictions": sheet([shown, *colours])},
         )
@@ -73,6 +73,12 @@ class SegmenterTask:
         first = 1 if self.labels.zero == "other" else 0
         parts = [net(to_float_image(part))[:, first:].argmax(1) + first for part in chunks(image)]
         return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
+
+    def load(self, folder: Path) -> nn.Module:
+        """What `save` wrote, ready to predict."""
+        net = self.build()
+        net.load_state_dict(load_file(folder / WEIGHTS))
+        return net.eval()
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

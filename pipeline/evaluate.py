@@ -1,0 +1,138 @@
+"""Proof: how good a segmenter becomes on real pictures when it trained on real pairs, on synthetic ones, on both."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from models.segmenters import SegmenterName
+from pipeline.base.config import Workers
+from pipeline.base.log import log
+from pipeline.evaluation.agreement import agreement, prompt_match
+from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
+from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
+from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import text_digest
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import list_shards
+from pipeline.training.config import TrainingConfig
+from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
+from pipeline.training.fit import fit
+from pipeline.training.loop import Optimisation
+from pipeline.training.tasks.segmenter import SegmenterTask
+
+
+class EvaluateConfig(RunConfig):
+    """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
+
+    sets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    """Name of each set -> folders of its runs. The first is what the others are compared with: name it "real"."""
+    test: str
+    """Folder of a run with real held-out pairs."""
+    test_rows: int = Field(1024, ge=1)
+    """Pairs of it to test on."""
+    judged: str = ""
+    """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
+    and with the classes that their prompts name; empty leaves both out."""
+    seeds: int = Field(1, ge=1)
+    """Trainings per set."""
+    epochs: float = Field(24, gt=0)
+    """Times that a training sees each pair of its set; a set twice as large trains twice as long."""
+    segmenter: SegmenterName = "unet_small"
+    """The network."""
+    width: int = Field(24, ge=4)
+    """Channels of its stem."""
+    size_px: int = Field(0, ge=0)
+    """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
+    batch_size: int = Field(32, ge=1)
+    """Pairs per optimiser step."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of AdamW."""
+    workers: Workers = Workers()
+    """Training processes."""
+
+
+def evaluate(config: EvaluateConfig) -> Proof:
+    """Trains what is missing and writes `<run>/proof.json`; returns its content."""
+    with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields)) as run:
+        labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
+        task = SegmenterTask(labels, config.segmenter, config.width, config.size_px)
+        proof = Proof(
+            test=HeldOut(folder=config.test, pairs=config.test_rows),
+            seeds=list(range(config.seeds)),
+            classes=list(labels.classes),
+            sets=[trained(config, task, name, run) for name in config.sets],
+        )
+        if config.judged:
+            rows = read_shards([config.judged], ["pair_id", "prompt", "image", "mask", "class_ids"])
+            first = proof.sets[0]
+            net = task.load(training(config, first.name, first.pairs, seed=0).folder / WEIGHTS_FOLDER)
+            found = agreement(
+                rows,
+                labels,
+                decode=task.decode,
+                predict=lambda images: task.predict(net, torch.from_numpy(images)),
+                judge=first.name,
+                on=config.judged,
+            )
+            match = prompt_match(rows, labels)
+            log.info("masks agree with the segmenter of %s: mIoU %.4f", first.name, found.miou)
+            log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
+            proof = proof.model_copy(update={"agreement": found, "prompt_match": {config.judged: match}})
+        write_bytes(f"{run.folder}/{FILE}", proof.model_dump_json(indent=1).encode())
+        run.tracker.artifact(run.folder / FILE)
+        return proof
+
+
+def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) -> TrainedSet:
+    """The row of one set: trains what is missing of its segmenters."""
+    num_pairs = len(read_shards(config.sets[name], ["pair_id"]))
+    trainings = [training(config, name, num_pairs, seed) for seed in range(config.seeds)]
+    scores = []
+    for one in trainings:
+        with Run.open(one, "segmenter") as inner:
+            scores.append(fit(task, one, inner))
+    miou = [score["miou"] for score in scores]
+    mean, spread = mean_and_spread(miou)
+    log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, num_pairs, mean, spread)
+    run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
+    return TrainedSet(
+        name=name,
+        folders=list(config.sets[name]),
+        pairs=num_pairs,
+        steps=trainings[0].optimisation.num_steps,
+        miou=miou,
+        iou={key: [score.get(f"iou/{key}") for score in scores] for key in task.labels.classes},
+    )
+
+
+def training(config: EvaluateConfig, name: str, num_pairs: int, seed: int) -> TrainingConfig:
+    """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so that
+    finished ones serve again and changed ones are made anew."""
+    chosen = TrainingConfig(
+        run="unnamed",
+        runs=config.runs,
+        seed=seed,
+        experiment=config.experiment,
+        tracking_uri=config.tracking_uri,
+        train=config.sets[name],
+        validation=config.test,
+        validation_rows=config.test_rows,
+        workers=config.workers,
+        checkpoint_examples=max(1, round(num_pairs * config.epochs)),
+        optimisation=Optimisation(
+            num_examples=max(config.batch_size, round(num_pairs * config.epochs)),
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_examples=config.batch_size * 20,
+            decay_share=0.8,
+            ema_decay=0.98,
+        ),
+    )
+    shards = [path.rsplit("/", 1)[-1] for folder in (*chosen.train, chosen.validation) for path in list_shards(folder)]
+    network = [config.segmenter, config.width, *([config.size_px] if config.size_px else [])]
+    content = text_digest([shards, network, chosen.validation_rows, chosen.optimisation.dump()])
+    return chosen.model_copy(update={"run": f"{config.run}/{name}-{seed}-{content[:8]}"})

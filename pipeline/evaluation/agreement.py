@@ -1,0 +1,62 @@
+"""What a segmenter, and the prompts, say of generated masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError
+from pipeline.evaluation.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from pipeline.evaluation.results import Agreement
+from pipeline.prompts.classes import classes_in_prompt
+from pipeline.tables.schema import Batch
+
+MAX_JUDGED = 2048
+
+
+def agreement(
+    rows: pa.Table,
+    labels: LabelSpace,
+    *,
+    decode: Callable[[Batch], Batch],
+    predict: Callable[[np.ndarray], np.ndarray],
+    judge: str,
+    on: str,
+) -> Agreement:
+    """How well the masks of the first MAX_JUDGED of `rows`, in the order of ids, agree with a segmenter's.
+
+    Args:
+        rows: with the columns `pair_id`, `image` and `mask` of PAIR.
+        labels: of the masks.
+        decode: encoded columns -> arrays, as of the segmenter's task.
+        predict: (B, H, W, 3) uint8 -> (B, H, W) class ids.
+        judge: the set that the segmenter was trained on.
+        on: the folder of `rows`.
+    """
+    shown = rows.sort_by("pair_id").slice(0, MAX_JUDGED)
+    decoded = decode({name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")})
+    confusion = confusion_matrix(
+        decoded["mask"], predict(decoded["image"]), labels.num_classes + 1, labels.ignore_index
+    )
+    return Agreement(judge=judge, on=on, miou=mean_iou(confusion), pixel_accuracy=pixel_accuracy(confusion))
+
+
+def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:
+    """Share of rows whose mask holds exactly the classes that the prompt names, background and unknown pixels aside;
+    rows whose prompt names none do not count.
+
+    Raises:
+        ConfigError: no row names a class.
+    """
+    hits = total = 0
+    for prompt, ids in zip(rows["prompt"].to_pylist(), rows["class_ids"].to_pylist(), strict=True):
+        named = classes_in_prompt(prompt or "", labels)
+        if named:
+            total += 1
+            hits += set(named) == {class_id for class_id in ids if class_id not in (0, labels.ignore_index)}
+    if not total:
+        raise ConfigError("no prompt of the judged pairs names a class of the label space; leave `judged` empty")
+    return hits / total

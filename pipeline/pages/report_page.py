@@ -1,0 +1,266 @@
+"""The report page: one self-contained HTML file on what a run made."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from pydantic import BaseModel
+
+from models.labels import LabelSpace
+from pipeline.base.config import absolute
+from pipeline.base.errors import DataError, JoDiffusionError
+from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import FILE, Proof
+from pipeline.pages import chart
+from pipeline.runs import history
+from pipeline.tables.label_space import load_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.pairs import unpack_pair
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
+
+TEMPLATE = "report.html.j2"
+PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "numpy", "mlflow")
+COLUMNS = ["pair_id", "prompt", "image", "mask"]
+MAX_SHOWN_PX = 384  # three times the width of a picture on the page: sharp on dense screens, and the file stays small
+MAX_CRISP_PX = 192  # pictures below it are scaled up on the page; PNG and hard pixels, because smoothing would lie
+T = TypeVar("T")
+
+
+class Throughput(BaseModel):
+    """`throughput.json` of a generate run: its latest start."""
+
+    pairs_per_s: float
+    seconds: float
+    samplers: int
+
+
+def render(
+    title: str,
+    pairs: str,
+    real: str = "",
+    proof: str = "",
+    trainings: Sequence[str] = (),
+    *,
+    num_shown: int = 48,
+) -> str:
+    """The page as HTML text; needs no run and no MLflow.
+
+    Args:
+        title: of the page.
+        pairs: folder of a generate run.
+        real: folder of an ingest run to compare class shares with, or "".
+        proof: folder of an evaluate run, or "".
+        trainings: folders of training runs whose losses are drawn.
+        num_shown: pairs to show, taken evenly from all.
+
+    Raises:
+        DataError, ShardError: an input is missing or broken; the folder, file or row is named.
+    """
+    folder = Path(absolute(pairs))
+    shown = _choose(str(folder), num_shown)
+    labels, manifest = load_labels(str(folder)), Manifest.scan(str(folder))
+    sources = {"synthetic": manifest}
+    if real:
+        compared = absolute(real)
+        read_shards([compared], ["pair_id"])  # a folder without shards is a mistake, not an empty data set
+        if load_labels(compared).classes != labels.classes:
+            raise DataError(f"{compared} and {folder} have different classes, so that their shares cannot be compared")
+        sources = {"real": Manifest.scan(compared), **sources}
+    proved = _read(Path(absolute(proof)) / FILE, Proof.model_validate_json, "jobs.evaluate") if proof else None
+    made_with = _read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # always: Jinja's own choice goes by the file name, and prompts are text from strangers
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        title=title,
+        given=pairs,
+        real=real,
+        folder=str(folder),
+        labels=labels,
+        manifest=manifest,
+        pairs=[_picture_row(row, labels, f"{folder}: pair {row['pair_id']}") for row in shown.to_pylist()],
+        sources=[(name, _remainders(one, labels)) for name, one in sources.items()],
+        panels=_shares(list(sources.values()), labels),
+        proof=proved,
+        proof_rows=_proof_rows(proved) if proved else [],
+        throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
+        samplers=[_pretty(settings) for settings in manifest.samplers],
+        made_with=made_with,
+        charts=_charts(trainings, str(made_with.get("bundle") or "")),
+        size=(chart.WIDTH, chart.HEIGHT),
+        plot=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
+        versions=_versions(),
+        made_at=datetime.now(UTC),
+    )
+
+
+def _charts(trainings: Sequence[str], bundle: str) -> list[chart.Chart]:
+    """The losses of the trainings that are told, and of the one that made the bundle.
+
+    Raises:
+        DataError: no history where one is told.
+    """
+    charts = []
+    for folder in map(absolute, trainings):
+        points = history.read(folder)
+        if not points:
+            raise DataError(f"{folder}: no {history.FILE}, which trainings write; mend the key `trainings`")
+        charts.append(chart.losses_chart(Path(folder).name, points))
+    if bundle:
+        beside = absolute(bundle).rstrip("/")
+        run = beside.removesuffix("/weights")  # a run's weights serve as a bundle; its history lies above them
+        own = [beside, run]
+        if set(own) & set(map(absolute, trainings)):
+            own = []  # it is there already
+        with suppress(JoDiffusionError):  # nobody has asked for it, and pairs outlive the bundle that made them
+            points = next((points for one in own if (points := history.read(one))), [])
+            charts.append(chart.losses_chart(f"bundle {Path(run).name}", points))
+    return [one for one in charts if one]
+
+
+def _choose(folder: str, num_shown: int) -> pa.Table:
+    """Rows of `num_shown` pairs, evenly from all by id; of the pictures only those row groups that hold them are read.
+
+    Raises:
+        ShardError: no shards, or a broken one.
+    """
+    ids = pc.unique(read_shards([folder], ["pair_id"])["pair_id"]).sort()
+    places = np.linspace(0, len(ids) - 1, min(num_shown, len(ids))).round().astype(np.int64)
+    chosen = ids.take(pa.array(places))
+
+    def read(path: str) -> list[pa.Table]:
+        found = []
+        with open_shard(path) as file:
+            for group in range(file.num_row_groups):
+                here = pc.is_in(file.read_row_group(group, ["pair_id"])["pair_id"], chosen)
+                if pc.any(here).as_py():
+                    found.append(file.read_row_group(group, COLUMNS).select(COLUMNS).filter(here))
+        return found
+
+    rows = pa.concat_tables(table for tables in map_shards(read, list_shards(folder, MADE)) for table in tables)
+    return rows.take(pc.index_in(chosen, rows["pair_id"].combine_chunks()))
+
+
+def _picture_row(row: dict[str, Any], labels: LabelSpace, where: str) -> dict[str, Any]:
+    """What the template shows of one pair.
+
+    Raises:
+        DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes.
+    """
+    image, mask, class_ids, _ = unpack_pair(row, labels, where)
+    colours = labels.colours(mask)
+    # The background stays as it is: half black over it would only hide what the mask may have missed.
+    overlay = np.where((mask > 0)[..., None], (image.astype(np.uint16) + colours) // 2, image).astype(np.uint8)
+    present = [class_id for class_id in class_ids.tolist() if 0 < class_id <= labels.num_classes]
+    return {
+        "id": row["pair_id"],
+        "prompt": row["prompt"] or "",
+        "crisp": max(mask.shape) <= MAX_CRISP_PX,
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "pictures": [
+            ("image", _data_uri(image)),
+            ("mask", _data_uri(colours, exact=True)),
+            ("overlay", _data_uri(overlay)),
+        ],
+        "chips": [(labels.classes[class_id], labels.palette[class_id]) for class_id in present],
+    }
+
+
+def _data_uri(pixels: np.ndarray, exact: bool = False) -> str:
+    """(H, W, 3) uint8 as a data URI; large ones are scaled down, and become JPEG unless colours must stay `exact`."""
+    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    exact = exact or max(picture.size) <= MAX_CRISP_PX
+    picture.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
+    if exact:
+        picture.save(buffer, "png")
+    else:
+        picture.save(buffer, "jpeg", quality=88)
+    return f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _shares(manifests: Sequence[Manifest], labels: LabelSpace) -> list[dict[str, Any]]:
+    """Two panels of bars; a row has one (share, width in % of the longest bar) for each manifest."""
+    ids = range(1, labels.num_classes + 1)
+    images, pixels = [], []
+    for manifest in manifests:
+        # Class counts are over rows, which outnumber pairs where a key is there twice.
+        num_rows = sum(shard.rows for shard in manifest.shards)
+        foreground = sum(manifest.classes[i].pixels for i in ids if i in manifest.classes)
+        found = [manifest.classes.get(i) for i in ids]
+        images.append([share.images / num_rows if share else 0.0 for share in found])
+        pixels.append([share.pixels / foreground if share else 0.0 for share in found])
+    panels = []
+    for title, columns in (("Images that show it", images), ("Share of foreground pixels", pixels)):
+        longest = max(max(column) for column in columns) or 1.0
+        bars = [[(share, 100 * share / longest) for share in shares] for shares in zip(*columns, strict=True)]
+        panels.append({"title": title, "rows": list(zip(labels.classes[1:], labels.palette[1:], bars, strict=True))})
+    return panels
+
+
+def _remainders(manifest: Manifest, labels: LabelSpace) -> dict[str, float]:
+    """Shares of all pixels that are background, and that are of no known class."""
+    total = sum(share.pixels for share in manifest.classes.values()) or 1
+    found = {name: manifest.classes.get(i) for name, i in (("background", 0), ("unknown", labels.ignore_index))}
+    return {name: share.pixels / total if share else 0.0 for name, share in found.items()}
+
+
+def _proof_rows(proof: Proof) -> list[dict[str, Any]]:
+    """Mean and spread of each set, its ratio to the first, and mean IoU per class (None where no seed has one)."""
+    first = mean_and_spread(proof.sets[0].miou)[0]
+    rows = []
+    for one in proof.sets:
+        mean, spread = mean_and_spread(one.miou)
+        known = [[value for value in one.iou.get(name, []) if value is not None] for name in proof.classes]
+        ious = [mean_and_spread(values)[0] if values else None for values in known]
+        ratio = mean / first if first else None
+        rows.append({"set": one, "mean": mean, "spread": spread, "ratio": ratio, "ious": ious})
+    return rows
+
+
+def _read(path: Path, parse: Callable[[str], T], job: str) -> T | None:
+    """What `parse` makes of a file, or None where it is not there yet.
+
+    Raises:
+        DataError: its folder is not there, or the file is not what `job` writes.
+    """
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such folder; {job} makes one")
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not what {job} writes ({error}); run {job} again") from error
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("python", platform.python_version())]
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # training and reports also work where Ray is not installed
+            found.append((name, version(name)))
+    return found
+
+
+def _pretty(settings: str) -> str:
+    return json.dumps(json.loads(settings), indent=2, ensure_ascii=False)

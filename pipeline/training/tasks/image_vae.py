@@ -1,0 +1,96 @@
+"""Training the autoencoder of images (AutoencoderKL of diffusers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from models.draws import Draws
+from pipeline.pictures.sheets import sheet
+from pipeline.tables.schema import Batch
+from pipeline.training.task import Evaluation, Tensors
+from pipeline.training.tasks.pictures import chunks, decode_pairs, mirrored, to_float_image
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+from pipeline.training.tasks.latents import NUM_SHOWN, Posterior, VAEConfig, chosen_latent, latent_statistics
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Images through a latent and back: squared and a little absolute error, a trace of KL to bound the latents."""
+
+    config: VAEConfig
+    columns: tuple[str, ...] = ("image",)
+    judged_by = ("psnr_db", -1)
+
+    def decode(self, batch: Batch) -> Batch:
+        return decode_pairs(batch, self.config.size_px)
+
+    def build(self) -> nn.Module:
+        from diffusers import AutoencoderKL  # not above: the training of masks goes without
+
+        widths = self.config.widths
+        groups = next(n for n in range(max(1, min(32, widths[0] // 4)), 0, -1) if all(w % n == 0 for w in widths))
+        return ImageAutoencoder(
+            AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * len(widths),
+                up_block_types=("UpDecoderBlock2D",) * len(widths),
+                block_out_channels=widths,
+                layers_per_block=1,
+                latent_channels=self.config.latent_channels,
+                norm_num_groups=groups,
+                mid_block_add_attention=False,
+                force_upcast=False,
+            )
+        )
+
+    def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        image = to_float_image(mirrored(batch, draws)["image"])
+        output, kl = net(image, lambda posterior: chosen_latent(posterior, self.config, draws))
+        squared = functional.mse_loss(output.float(), image)
+        absolute = functional.l1_loss(output.float(), image)
+        return squared + 0.1 * absolute + 1e-6 * kl, {"squared_error": squared.detach(), "kl": kl.detach()}
+
+    def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
+        errors, shown = [], []
+        for image in chunks(held_out["image"]):
+            truth = to_float_image(image)
+            output, _ = net(truth)
+            errors.append(functional.mse_loss(output.float().clamp(-1, 1), truth, reduction="none").mean((1, 2, 3)))
+            shown.append((truth, output))
+        pictures = [
+            ((rows[:NUM_SHOWN].float().clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).cpu().numpy()
+            for rows in shown[0]
+        ]
+        # Peak to peak is 2 in [-1, 1].
+        psnr = (10 * torch.log10(4 / torch.cat(errors))).mean().item()
+        return Evaluation({"psnr_db": psnr}, {"reconstructions": sheet(pictures)})
+
+    def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
+        vae = cast(ImageAutoencoder, net).vae
+        latents = [vae.encode(to_float_image(part)).latent_dist.mean for part in chunks(examples["image"])]
+        mean, std = latent_statistics(torch.cat(latents))
+        vae.register_to_config(latents_mean=list(mean), latents_std=list(std))
+        vae.save_pretrained(folder)
+
+
+class ImageAutoencoder(nn.Module):
+    """An AutoencoderKL whose forward pass goes through noised latents; one module, so that gradients are shared."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(
+        self, image: Tensor, choose: Callable[[Posterior], Tensor] = lambda posterior: posterior.mean
+    ) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> its reconstruction from the latent that `choose` takes, and the mean KL."""
+        posterior = self.vae.encode(image).latent_dist
+        return self.vae.decode(choose(posterior)).sample, posterior.kl().mean()
