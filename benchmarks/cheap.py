@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from pipeline.cluster.progress import Shared, Timed
 from pipeline.datasets.builtin import ASSETS
-from pipeline.generate import Sampler
-from pipeline.stages.guard import Guard
 from pipeline.tables.schema import Batch
 
 
@@ -59,11 +56,10 @@ class CheapStage:
         }
 
 
-def cheap_sampler(size_px: int, wait_s: float, smooth: bool) -> type[Sampler]:
-    """What takes the place of `pipeline.generate.Sampler`."""
+def cheap_sampler(size_px: int, wait_s: float, smooth: bool) -> Callable[..., CheapStage]:
+    """What takes the place of `pipeline.generate.make_sampler`."""
 
-    class Cheap(Sampler):
-        def __init__(self, bundle: str, digest: str, settings: Any, device: str, threads: int, shared: Shared) -> None:
-            self.stage = Timed("sample", Guard(CheapStage(size_px, wait_s, smooth), shared), shared, new_errors=True)
+    def make(*_: object) -> CheapStage:
+        return CheapStage(size_px, wait_s, smooth)
 
-    return Cheap
+    return make

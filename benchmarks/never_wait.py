@@ -54,14 +54,14 @@ def main() -> None:
 def timed_sampler(folder: Path, options: argparse.Namespace) -> None:
     """Waits instead of sampling, at full size."""
     settings = SamplerSettings(batch_size=16)
-    own = pipeline.generate.Sampler
-    pipeline.generate.Sampler = cheap_sampler(512, options.wait_s, False)  # type: ignore[misc]
+    own = pipeline.generate.make_sampler
+    pipeline.generate.make_sampler = cheap_sampler(512, options.wait_s, False)
     try:
         seconds = run(
             folder, "timed", settings, options.pairs, options.image_format, Workers(num=options.samplers, cpus=0.5)
         )
     finally:
-        pipeline.generate.Sampler = own  # type: ignore[misc]
+        pipeline.generate.make_sampler = own
     stage = CheapStage(512, options.wait_s, False)
     bare = options.samplers * rate_of(stage, 16, 48)
     show(

@@ -34,9 +34,9 @@ from pipeline.generate import GenerateConfig, generate
 from pipeline.ingest import IngestConfig, ingest
 from pipeline.stages.refine import Refine
 from pipeline.tables.label_space import load_labels
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
 from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
-from pipeline.training.tasks.pictures import decode_pairs
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 WAYS: dict[str, dict[str, Any]] = {

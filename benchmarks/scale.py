@@ -50,7 +50,7 @@ def main() -> None:
     folder = Path(options.folder or tempfile.mkdtemp(prefix="benchmark"))
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(int(options.object_store_gib * 2**30))
-    pipeline.generate.Sampler = cheap_sampler(options.size_px, 0.0, not options.photographs)  # type: ignore[misc]
+    pipeline.generate.make_sampler = cheap_sampler(options.size_px, 0.0, not options.photographs)
     try:
         for rows in options.rows:
             with cluster():

@@ -61,7 +61,7 @@ def main(config: DemoTrainConfig) -> None:
         train_joint(load(JointConfig, CONFIGS / "joint.yaml"))
         prove(config)
     weights, bundle = RUNS / "joint" / "weights", Path(config.bundle)
-    write_card(weights, bundle.name, RUNS, RUNS / "proof" / "proof.json")
+    write_card(weights, bundle.name, RUNS, RUNS / "proof" / "proof.json", (CONFIGS / "about.md").read_text())
     shutil.rmtree(bundle, ignore_errors=True)
     shutil.copytree(weights, bundle)
     log.info("demo-train: bundle %s and its card, %s", bundle, bundle / "README.md")

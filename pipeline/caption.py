@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +12,11 @@ from pydantic import Field
 
 from models.captioner import Captioner, Precision, check_model
 from pipeline.base.config import Workers, absolute
-from pipeline.base.errors import Stopped
 from pipeline.base.log import log
-from pipeline.cluster.connection import require
+from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
+from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
-from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
-from pipeline.cluster.watch import Watch
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -109,9 +104,22 @@ def caption(config: CaptionConfig) -> Manifest:
             f"{todo.num_rows:,}", f"{plan.num_rows:,}", f"{num_kept:,}", config.num_captions, config.model,
             config.precision, config.batch_size, config.workers.num,
         )  # fmt: skip
-        if todo.num_rows:
-            require(config.workers)
-            make(todo.select(["pair_id"]), plan.num_rows, sources, config, run, commit)
+
+        def left(todo: pa.Table) -> Left:
+            keys = todo.select(["pair_id"])
+            return Left(todo.num_rows, lambda shared: graph(read_pairs(sources), keys, config, commit, shared))
+
+        drive(
+            run,
+            "caption",
+            left(todo),
+            lambda: left(remaining(plan, folder)),
+            planned=plan.num_rows,
+            stages={"caption": config.workers.num},
+            workers=config.workers,
+            rows_per_shard=config.rows_per_shard,
+            every_s=config.log_every_s,
+        )
         return finish(run)
 
 
@@ -123,68 +131,24 @@ def begun_with(config: CaptionConfig) -> str:
         return ""
 
 
-def make(todo: pa.Table, planned: int, sources: list[str], config: CaptionConfig, run: Run, commit: str) -> None:
-    """Runs the graph on what is left, watched."""
-    shared = Shared.start()
-    watch = Watch(
-        job="caption",
-        run=run,
-        shared=shared,
-        workers={"caption": config.workers.num, "write": 1},
-        already=planned - todo.num_rows,
-        planned=planned,
-        gpus=config.workers.num * config.workers.gpus,
-        gpu_hour_price=0,
-        every_s=config.log_every_s,
-    )
-    with watch(), plain_errors():
-        graph(read_pairs(sources), todo, config, commit, shared).write_datasink(
-            ShardSink(str(run.folder), config.rows_per_shard, shared=shared), ray_remote_args=WRITE_ARGS
-        )
-    if watch.stopped:
-        raise Stopped(f"stopped: {finish(run).num_pairs:,} of {planned:,} pairs are in {run.folder}")
+def make_captioner(config: CaptionConfig, commit: str) -> Stage:
+    """The stage of a captioning process."""
+    load = partial(config.captioner, commit)
+    return CaptionPairs(load, batch_size=config.batch_size, run_seed=config.seed, keep=config.keep)
 
 
 def graph(
     pairs: ray.data.Dataset, todo: pa.Table, config: CaptionConfig, commit: str, shared: Shared
 ) -> ray.data.Dataset:
     """Pairs -> those in `todo` with captions, and rows with an `error`."""
-    workers = config.workers
     wanted = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
     # Small files are read as one block, which would keep one process busy and the others idle.
-    return wanted.repartition(target_num_rows_per_block=config.batch_size).map_batches(
-        Captioning,
-        fn_constructor_args=(config, commit, shared),
+    return in_processes(
+        wanted.repartition(target_num_rows_per_block=config.batch_size),
+        "caption",
+        partial(make_captioner, config, commit),
+        shared,
+        config.workers,
         batch_size=config.batch_size,
         batch_format="pyarrow",
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-        max_restarts=MAX_RETRIES,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
-
-
-class Captioning:
-    """The stage of a captioning process: timed, and done when all work is to stop."""
-
-    def __init__(self, config: CaptionConfig, commit: str, shared: Shared) -> None:
-        if config.workers.threads:
-            import torch
-
-            torch.set_num_threads(config.workers.threads)
-        self.shared = shared
-        self.stage = CaptionPairs(
-            partial(config.captioner, commit),
-            batch_size=config.batch_size,
-            run_seed=config.seed,
-            keep=config.keep,
-        )
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        if self.shared.stopping():
-            rows = rows.slice(0, 0)
-        began = time.perf_counter()
-        made = self.stage(rows)
-        errors = Counter(filter(None, made["error"].to_pylist()))
-        self.shared.worked("caption", made.num_rows, time.perf_counter() - began, made.nbytes, dict(errors))
-        return made

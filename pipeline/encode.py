@@ -6,10 +6,10 @@ import math
 import shutil
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import ray
 import ray.data
 from pydantic import Field
 
@@ -17,9 +17,11 @@ from models.weights import ENCODERS, Encoders, WeightsError, digest
 from pipeline.base.config import Config, Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.cluster.connection import require
-from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.cluster.tasks import beside_driver, get, plain_errors
+from pipeline.cluster.drive import Left, drive
+from pipeline.cluster.finish import heal_run
+from pipeline.cluster.processes import Stage, in_processes
+from pipeline.cluster.progress import Shared
+from pipeline.cluster.tasks import beside_driver, get
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -34,7 +36,7 @@ from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
-SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors"})
+SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log_every_s"})
 
 
 class EncoderFolders(Config):
@@ -74,6 +76,8 @@ class EncodeConfig(RunConfig):
     """Try again the pairs that failed in an earlier start of this run."""
     workers: Workers = Workers(num=2, threads=1)
     """Encoding processes; with GPUs, one each."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines, and between points in MLflow."""
 
     @property
     def views(self) -> Views:
@@ -93,28 +97,50 @@ def encode(config: EncodeConfig) -> None:
         remove_drafts(folder)
         encoders = collect_encoders(config)
         sources = [absolute(pairs) for pairs in config.pairs]
-        # The list of all latents takes gigabytes where there are millions; a task gives them back.
-        found = beside_driver(find_todo, num_returns=2).remote(sources, config, folder)
-        todo, is_new = map(get, found)
+
+        def find(config: EncodeConfig) -> tuple[Left, int]:
+            # The list of all latents takes gigabytes where there are millions; a task gives them back.
+            todo, planned = map(get, beside_driver(find_todo, num_returns=2).remote(sources, config, folder))
+            chosen = None if todo.num_rows == planned else todo
+            return Left(
+                todo.num_rows, lambda shared: graph(read_pairs(sources, COLUMNS), chosen, config, shared)
+            ), planned
+
+        left, planned = find(config)
         shapes = latent_shapes_of(encoders, sources, config.size_px)
         row_bytes = sum(2 * math.prod(shape) for shape in shapes.values())
         log.info(
             "encode: %s latents to make with encoders %s; float16, %.1f kB each, %.3g GB: %s",
-            f"{todo.num_rows:,}", encoders.digest, row_bytes / 1e3, todo.num_rows * row_bytes / 1e9,
+            f"{left.num:,}", encoders.digest, row_bytes / 1e3, left.num * row_bytes / 1e9,
             ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
         )  # fmt: skip
-        if todo.num_rows:
-            require(config.workers)
-            schema = latent_schema(shapes, encoders.digest)
-            with plain_errors():
-                graph(read_pairs(sources, COLUMNS), None if is_new else todo, config, run).write_datasink(
-                    ShardSink(folder, config.rows_per_shard, schema), ray_remote_args=WRITE_ARGS
-                )
-        made, failed = len(read_ids(folder, "latent_id", [MADE])), len(left_out(folder))
-        run.tracker.metrics({"latents": made, "errors": failed})
-        log.info("encode: %s latents in %s", f"{made:,}", run.folder)
-        if failed:
-            log.warning("encode: %s pairs could not be read; %s/errors says why", f"{failed:,}", run.folder)
+        drive(
+            run,
+            "encode",
+            left,
+            lambda: find(config.model_copy(update={"retry_errors": False}))[0],
+            planned=planned,
+            stages={"encode": config.workers.num},
+            workers=config.workers,
+            schema=latent_schema(shapes, encoders.digest),
+            rows_per_shard=config.rows_per_shard,
+            noun="latents",
+            close=close,
+            every_s=config.log_every_s,
+        )
+        close(run)
+
+
+def close(run: Run) -> int:
+    """Removes what is there twice, and says what the run holds; returns the number of latents."""
+    folder = str(run.folder)
+    heal_run(folder)
+    made, failed = len(read_ids(folder, "latent_id", [MADE])), len(left_out(folder))
+    run.tracker.metrics({"latents": made, "errors": failed})
+    log.info("encode: %s latents in %s", f"{made:,}", folder)
+    if failed:
+        log.warning("encode: %s pairs could not be read; %s/errors says why", f"{failed:,}", folder)
+    return made
 
 
 def collect_encoders(config: EncodeConfig) -> Encoders:
@@ -162,14 +188,13 @@ def _holds(folder: str, wanted: str) -> bool:
     return False
 
 
-def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, bool]:
-    """The latents that the run does not hold, and whether these are all."""
-    planned = plan(sources, config.views)
-    todo = remaining(planned, folder, config.retry_errors, key="latent_id")
-    return todo, todo.num_rows == planned.num_rows
+def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, int]:
+    """The latents that the run does not hold, and how many there will be."""
+    planned = latents_of(sources, config.views)
+    return remaining(planned, folder, config.retry_errors, key="latent_id"), planned.num_rows
 
 
-def plan(sources: list[str], views: Views) -> pa.Table:
+def latents_of(sources: list[str], views: Views) -> pa.Table:
     """One row per latent: `latent_id`, `pair_id`."""
     rows: list[tuple[str, str]] = []
     silent = 0
@@ -180,7 +205,7 @@ def plan(sources: list[str], views: Views) -> pa.Table:
         rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
     if silent:
         log.warning(
-            "encode: %s of %s pairs have no caption, and teach nothing of prompts; jobs.caption makes some",
+            "encode: %s of %s pairs have no caption, so prompts are not learned from them; run jobs.caption first",
             f"{silent:,}",
             f"{pairs.num_rows:,}",
         )
@@ -212,25 +237,24 @@ def latent_shapes_of(encoders: Encoders, sources: list[str], size_px: int) -> di
     }
 
 
-def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, run: Run) -> ray.data.Dataset:
+def make_encoder(folder: str, config: EncodeConfig) -> Stage:
+    """The stage of an encoding process."""
+    device = "cuda" if config.workers.gpus else "cpu"
+    return EncodePairs(folder, config.views, device, config.batch_size)
+
+
+def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, shared: Shared) -> ray.data.Dataset:
     """Pairs -> latents of those in `todo`, or of all."""
-    workers = config.workers
     if todo is not None:
         pairs = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
     # Small files are read as one block, which would keep one encoder busy and the others idle.
-    latents = pairs.repartition(target_num_rows_per_block=2 * config.batch_size).map_batches(
-        EncodePairs,
-        fn_constructor_args=(
-            config.kept_encoders,
-            config.views,
-            "cuda" if workers.gpus else "cpu",
-            workers.threads,
-            config.batch_size,
-        ),
+    latents = in_processes(
+        pairs.repartition(target_num_rows_per_block=2 * config.batch_size),
+        "encode",
+        partial(make_encoder, config.kept_encoders, config),
+        shared,
+        config.workers,
         batch_size=config.batch_size,
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
     if todo is None:
         return latents

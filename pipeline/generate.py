@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -15,19 +13,15 @@ from models.labels import LabelSpace
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.base.config import Workers, absolute
-from pipeline.base.errors import ShardError, Stopped
 from pipeline.base.log import log
-from pipeline.cluster.connection import require
+from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.progress import Shared, Timed
-from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
+from pipeline.cluster.processes import Stage, in_processes, in_task_pool
+from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
-from pipeline.cluster.watch import Watch
 from pipeline.pictures.codec import ImageFormat
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages.guard import Guard
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.refine import Refine
 from pipeline.stages.sample import SamplePairs
@@ -35,8 +29,7 @@ from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json
 from pipeline.tables.label_space import LABELS, load_labels
-from pipeline.tables.manifest import THROUGHPUT, Manifest
-from pipeline.tables.schema import Batch
+from pipeline.tables.manifest import Manifest
 from pipeline.tables.shards import remove_drafts
 
 SAFE_TO_CHANGE = frozenset(
@@ -132,6 +125,11 @@ def generate(config: GenerateConfig) -> Manifest:
             bundle_digest=bundle_digest,
             sampler_settings=config.provenance(),
         )
+
+        def left(work: Work) -> Left:
+            rows = partial(work.dataset, config.sampler.batch_size)
+            return Left(work.todo, lambda shared: graph(rows(), config, labels, bundle_digest, shared))
+
         work = find(retry_errors=config.retry_errors)
         log.info(
             "generate: %s pairs of %s prompts planned, %s to make, with bundle %s, %d steps, guidance %g",
@@ -142,77 +140,41 @@ def generate(config: GenerateConfig) -> Manifest:
             config.sampler.steps,
             config.sampler.guidance,
         )
-        while work.todo:
-            require(config.workers)
-            make(work, config, run, labels, bundle_digest)
-            before, work = work.todo, find(retry_errors=False)
-            if work.todo >= before:
-                raise ShardError(
-                    f"{work.todo:,} planned pairs are not in {folder} though they were made; do all machines see this "
-                    "place? Then run the same command again"
-                )
-            if work.todo:
-                log.info("generate: %s pairs were lost on the way and are made again", f"{work.todo:,}")
+        drive(
+            run,
+            "generate",
+            left(work),
+            lambda: left(find(retry_errors=False)),
+            planned=config.pairs,
+            stages={"sample": config.workers.num, "refine": config.refine_on.num},
+            workers=config.workers,
+            rows_per_shard=config.rows_per_shard,
+            shard_bytes=config.shard_mb * 10**6,
+            gpu_hour_price=config.gpu_hour_price,
+            every_s=config.log_every_s,
+        )
         return finish(run)
 
 
-def make(work: Work, config: GenerateConfig, run: Run, labels: LabelSpace, bundle_digest: str) -> None:
-    """Runs the graph on what is left, watched."""
-    shared = Shared.start()
-    watch = Watch(
-        job="generate",
-        run=run,
-        shared=shared,
-        workers={"sample": config.workers.num, "refine": config.refine_on.num, "write": 1},
-        already=config.pairs - work.todo,
-        planned=config.pairs,
-        gpus=config.workers.num * config.workers.gpus,
-        gpu_hour_price=config.gpu_hour_price,
-        every_s=config.log_every_s,
-    )
-    sink = ShardSink(str(run.folder), config.rows_per_shard, shard_bytes=config.shard_mb * 10**6, shared=shared)
-    try:
-        with watch():
-            pairs = graph(work.dataset(config.sampler.batch_size), config, labels, bundle_digest, shared)
-            with plain_errors():
-                pairs.write_datasink(sink, ray_remote_args=WRITE_ARGS)
-    finally:
-        with suppress(ray.exceptions.RayError):  # the connection may be what failed
-            write_bytes(f"{run.folder}/{THROUGHPUT}", json.dumps(watch.throughput(), indent=1).encode())
-    if watch.stopped:
-        manifest = finish(run)
-        raise Stopped(f"stopped: {manifest.num_pairs:,} of {config.pairs:,} pairs are in {run.folder}")
-
-
-class Sampler:
-    """The stages of a sampler process: pairs from prompts, guarded and timed."""
-
-    def __init__(
-        self, bundle: str, digest: str, settings: SamplerSettings, device: str, threads: int, shared: Shared
-    ) -> None:
-        sample = SamplePairs(str(local_copy(bundle)), settings, device, threads, digest)
-        self.stage = Timed("sample", Guard(sample, shared), shared, new_errors=True)
-
-    def __call__(self, batch: Batch) -> Batch:
-        return self.stage(batch)
+def make_sampler(bundle: str, settings: SamplerSettings, device: str, digest: str) -> Stage:
+    """The stage of a sampling process; `bundle` may lie on a store."""
+    return SamplePairs(str(local_copy(bundle)), settings, device, digest)
 
 
 def graph(
     prompts: ray.data.Dataset, config: GenerateConfig, labels: LabelSpace, bundle_digest: str, shared: Shared
 ) -> ray.data.Dataset:
     """PROMPT rows -> packed PAIR rows, and rows with an `error`."""
-    workers, refine_on = config.workers, config.refine_on
-    device = "cuda" if workers.gpus else "cpu"
-    sampled = prompts.map_batches(
-        Sampler,
-        fn_constructor_args=(
-            absolute(config.bundle), bundle_digest, config.sampler, device, workers.threads, shared,
-        ),
+    device = "cuda" if config.workers.gpus else "cpu"
+    sampled = in_processes(
+        prompts,
+        "sample",
+        partial(make_sampler, absolute(config.bundle), config.sampler, device, bundle_digest),
+        shared,
+        config.workers,
         batch_size=config.sampler.batch_size,
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
-    )  # fmt: skip
+        reason="sampler_died",
+    )
     pack = partial(
         refine_and_pack,
         refine=config.refine.dump(),
@@ -221,11 +183,4 @@ def graph(
         keep_confidence=config.keep_confidence,
         origin={"origin": "synthetic", "bundle": bundle_digest, "sampler": config.provenance()},
     )
-    return sampled.map_batches(
-        Timed("refine", pack, shared).__call__,
-        batch_size=config.sampler.batch_size,
-        # Never 0.5, the writer's share: Ray would fuse the two and bundle raw pictures instead of packed ones.
-        num_cpus=refine_on.cpus if refine_on.cpus != WRITE_ARGS["num_cpus"] else refine_on.cpus + 0.01,
-        max_retries=MAX_RETRIES,
-        compute=ray.data.TaskPoolStrategy(size=refine_on.num),
-    )
+    return in_task_pool(sampled, "refine", pack, shared, config.refine_on, batch_size=config.sampler.batch_size)

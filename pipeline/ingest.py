@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,13 @@ from pydantic import Field
 
 from models.labels import LabelSpace
 from pipeline.base.config import Workers
-from pipeline.base.errors import ConfigError, DataError, Stopped
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.cluster.connection import require
+from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.progress import Shared, Timed
-from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get, plain_errors
-from pipeline.cluster.watch import Watch
+from pipeline.cluster.processes import Stage, in_processes
+from pipeline.cluster.progress import Shared
+from pipeline.cluster.tasks import beside_driver, get
 from pipeline.datasets.hugging_face import commit_of
 from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
 from pipeline.datasets.source import Source
@@ -76,57 +76,49 @@ def ingest(config: IngestConfig) -> Manifest:
     with Run.open(config, "ingest", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        # Lists of a large data set take gigabytes; a task gives them back.
-        todo, counted = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
-        num, planned, captioned, labels = get(counted)
-        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
-        log.info(
-            "ingest: %s of %s pairs of %s, split %s, to read; %s have captions; %d classes, void becomes %s",
-            f"{num:,}", f"{planned:,}", config.dataset_name, config.split, f"{captioned:,}", labels.num_classes,
-            config.void,
-        )  # fmt: skip
-        if num:
-            require(config.workers)
+
+        def find(config: IngestConfig) -> tuple[Left, int, int, LabelSpace]:
+            # Lists of a large data set take gigabytes; a task gives them back.
+            todo, counted = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
+            num, planned, captioned, labels = get(counted)
+            rows = partial(ray.data.from_arrow_refs, [todo])
             stage = reading_stage(source, labels, config)
-            read(todo, num, planned, stage, config, run)
+            return Left(num, lambda shared: graph(rows(), stage, config.workers, shared)), planned, captioned, labels
+
+        left, planned, captioned, labels = find(config)
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
+        told = [f"{labels.num_classes} classes", *([f"{captioned:,} have captions"] if captioned else [])]
+        if config.void != "ignore":
+            told.append("pixels of unknown class become background")
+        log.info(
+            "ingest: reading %s of %s pairs of %s/%s: %s",
+            f"{left.num:,}", f"{planned:,}", config.dataset_name, config.split, ", ".join(told),
+        )  # fmt: skip
+        drive(
+            run,
+            "ingest",
+            left,
+            lambda: find(config.model_copy(update={"retry_errors": False}))[0],
+            planned=planned,
+            stages={"read": config.workers.num},
+            workers=config.workers,
+            rows_per_shard=config.rows_per_shard,
+            every_s=config.log_every_s,
+        )
         manifest = finish(run)
         say_what_is_wrong(manifest, labels, folder)
         return manifest
 
 
-def read(todo: Any, num: int, planned: int, stage: ReadPairs, config: IngestConfig, run: Run) -> None:
-    """Runs the graph on what is left, watched."""
-    shared = Shared.start()
-    watch = Watch(
-        job="ingest",
-        run=run,
-        shared=shared,
-        workers={"read": config.workers.num, "write": 1},
-        already=planned - num,
-        planned=planned,
-        gpus=0,
-        gpu_hour_price=0,
-        every_s=config.log_every_s,
-    )
-    work = ray.data.from_arrow_refs([todo]).repartition(target_num_rows_per_block=ROWS_PER_BATCH)
-    with watch(), plain_errors():
-        graph(work, stage, config.workers, shared).write_datasink(
-            ShardSink(str(run.folder), config.rows_per_shard, shared=shared), ray_remote_args=WRITE_ARGS
-        )
-    if watch.stopped:
-        raise Stopped(f"stopped: {finish(run).num_pairs:,} of {planned:,} pairs are in {run.folder}")
-
-
 def graph(work: ray.data.Dataset, stage: ReadPairs, workers: Workers, shared: Shared) -> ray.data.Dataset:
     """Rows of work -> packed pairs."""
-    return work.map_batches(
-        Timed,
-        fn_constructor_args=("read", stage, shared, True, True),
-        batch_size=ROWS_PER_BATCH,
-        num_cpus=workers.cpus,
-        max_restarts=MAX_RETRIES,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
-    )
+    rows = work.repartition(target_num_rows_per_block=ROWS_PER_BATCH)
+    return in_processes(rows, "read", partial(same, stage), shared, workers, batch_size=ROWS_PER_BATCH)
+
+
+def same(stage: ReadPairs) -> Stage:
+    """A stage that is small enough to travel as it is."""
+    return stage
 
 
 def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Table, tuple[int, int, int, LabelSpace]]:

@@ -10,12 +10,14 @@ import pyarrow as pa
 import ray.data
 from pydantic import Field
 
+from models.labels import LabelSpace
 from pipeline.base.config import Workers, absolute
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
+from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.sink import WRITE_ARGS, ShardSink
-from pipeline.pictures.codec import decode_image, decode_mask
+from pipeline.cluster.processes import in_task_pool
+from pipeline.cluster.progress import Shared
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -25,9 +27,13 @@ from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json, pair_id
 from pipeline.tables.label_space import LABELS, load_labels
 from pipeline.tables.manifest import Manifest
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards, remaining
 from pipeline.tables.schema import Batch
 from pipeline.tables.shards import remove_drafts
+
+SAFE_TO_CHANGE = frozenset({"rows_per_shard", "log_every_s"})
+ROWS_PER_BATCH = 256
 
 
 class RefineConfig(RunConfig):
@@ -41,6 +47,8 @@ class RefineConfig(RunConfig):
     """Pairs per Parquet file, give or take half."""
     workers: Workers = Workers(num=2)
     """Tasks at once."""
+    log_every_s: float = Field(10.0, gt=0)
+    """Seconds between progress lines, and between points in MLflow."""
 
 
 def refine(config: RefineConfig) -> Manifest:
@@ -50,35 +58,52 @@ def refine(config: RefineConfig) -> Manifest:
         ConfigError: the source was refined already, so what was removed cannot come back.
     """
     source = absolute(config.pairs)
-    with Run.open(config, "refine", frozenset({"rows_per_shard"}), on_store=True) as run:
+    with Run.open(config, "refine", SAFE_TO_CHANGE, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         labels = load_labels(source)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         rows = read_shards([source], ["pair_id", "prompt", "seed", "bundle", "sampler"])
         settings = {text: _with_refine(text, config.refine, source) for text in set(rows["sampler"].to_pylist())}
-        todo = remaining(plan(rows, settings), folder)
-        log.info("refine: %d of %d pairs to write, %s", todo.num_rows, rows.num_rows, config.refine)
-        if todo.num_rows:
-            wanted = dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True))
-            stage = partial(
-                refine_packed,
-                wanted=ray.put(wanted),
-                settings=settings,
-                refine=config.refine,
-                ignore_index=labels.ignore_index,
-            )
-            # Small files are read as one block, which would keep one task busy and the others idle.
-            read_pairs([source]).repartition(target_num_rows_per_block=256).map_batches(
-                stage,
-                batch_size=256,
-                num_cpus=config.workers.cpus,
-                compute=ray.data.TaskPoolStrategy(size=config.workers.num),
-            ).write_datasink(ShardSink(folder, config.rows_per_shard), ray_remote_args=WRITE_ARGS)
+        plan = refined_ids(rows, settings)
+
+        def left() -> Left:
+            todo = remaining(plan, folder)
+            return Left(todo.num_rows, lambda shared: graph(source, todo, settings, labels, config, shared))
+
+        found = left()
+        log.info("refine: %d of %d pairs to write, %s", found.num, rows.num_rows, config.refine)
+        drive(
+            run,
+            "refine",
+            found,
+            left,
+            planned=rows.num_rows,
+            stages={"refine": config.workers.num},
+            workers=config.workers,
+            rows_per_shard=config.rows_per_shard,
+            every_s=config.log_every_s,
+        )
         return finish(run)
 
 
-def plan(rows: pa.Table, settings: dict[str, str]) -> pa.Table:
+def graph(
+    source: str, todo: pa.Table, settings: dict[str, str], labels: LabelSpace, config: RefineConfig, shared: Shared
+) -> ray.data.Dataset:
+    """Pairs of the run `source` -> those in `todo` with refined masks."""
+    stage = partial(
+        refine_packed,
+        wanted=ray.put(dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True))),
+        settings=settings,
+        refine=config.refine,
+        ignore_index=labels.ignore_index,
+    )
+    # Small files are read as one block, which would keep one task busy and the others idle.
+    rows = read_pairs([source]).repartition(target_num_rows_per_block=ROWS_PER_BATCH)
+    return in_task_pool(rows, "refine", stage, shared, config.workers, batch_size=ROWS_PER_BATCH)
+
+
+def refined_ids(rows: pa.Table, settings: dict[str, str]) -> pa.Table:
     """Source rows -> `pair_id` that the refined pair will have, and `source_id`."""
     ids = [
         pair_id(row["prompt"], row["seed"], row["bundle"], settings[row["sampler"]])
@@ -97,11 +122,7 @@ def refine_packed(
     if not chosen.any():
         return kept
     ids = [str(row) for row in kept["pair_id"]]
-    arrays = {
-        "image": np.stack([decode_image(cell["bytes"], row) for cell, row in zip(kept["image"], ids, strict=True)]),
-        "mask": np.stack([decode_mask(cell["bytes"], row) for cell, row in zip(kept["mask"], ids, strict=True)]),
-    }
-    packed = pack_pairs(refine_masks({**kept, **arrays}, ignore_index=ignore_index, **refine.dump()))
+    packed = pack_pairs(refine_masks({**kept, **decode_pairs(kept)}, ignore_index=ignore_index, **refine.dump()))
     packed |= {name: kept[name] for name in ("image", "confidence") if name in kept}  # as they were encoded
     packed["pair_id"] = np.array([new_ids[row] for row in ids], object)
     packed["sampler"] = np.array([settings[text] for text in kept["sampler"]], object)

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.pictures.codec import decode_image, decode_mask
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage.copies import local_copy
+from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.rows import read_columns, read_keys
 from pipeline.tables.schema import Batch
 from pipeline.tables.shards import list_shards, map_shards
@@ -59,12 +59,9 @@ def compare(row: dict[str, object], bundle: str, device: str = "cpu") -> Compari
     """
     made = regenerate(row, bundle, device)
     image, mask = made["image"][0], made["mask"][0]
-    kept_image, kept_mask = (
-        decode(_bytes(row[name]), f"{name} of {row['pair_id']}")
-        for name, decode in (("image", decode_image), ("mask", decode_mask))
-    )
-    difference = np.abs(image.astype(int) - kept_image)
-    return Comparison(image, mask, int((difference > 0).sum()), int(difference.max()), int((mask != kept_mask).sum()))
+    kept = unpack_pair(row, None, f"pair {row['pair_id']}")
+    difference = np.abs(image.astype(int) - kept.image)
+    return Comparison(image, mask, int((difference > 0).sum()), int(difference.max()), int((mask != kept.mask).sum()))
 
 
 def regenerate(row: dict[str, object], bundle: str, device: str = "cpu") -> Batch:
@@ -97,8 +94,3 @@ def regenerate(row: dict[str, object], bundle: str, device: str = "cpu") -> Batc
     stage = SamplePairs(folder, SamplerSettings(**settings["sampler"]), device)
     sampled = stage({"prompt": np.array([row["prompt"]], object), "seed": np.array([row["seed"]])})
     return refine_masks(sampled, **settings["refine"], ignore_index=stage.sampler.bundle.encoders.labels.ignore_index)
-
-
-def _bytes(picture: object) -> bytes:
-    assert isinstance(picture, dict)
-    return picture["bytes"]

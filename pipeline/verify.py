@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
-from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.pictures.masks import check_mask
 from pipeline.storage.files import read_bytes
 from pipeline.tables.ids import pair_id
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
+from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_name
 
@@ -85,20 +83,18 @@ def check_shard(labels: LabelSpace | None, deep: bool, path: str) -> Checked:
 def check_pair(where: str, row: dict[str, Any], labels: LabelSpace | None) -> list[str]:
     """Checks one row of PAIR."""
     try:
-        image = decode_image(_bytes(row["image"]), f"{where}, image")
-        mask = decode_mask(_bytes(row["mask"]), f"{where}, mask")
-        if labels:
-            check_mask(mask, labels, f"{where}, mask")
+        pair = unpack_pair(row, labels, where)
     except DataError as error:
         return [str(error)]
+    problems = []
     size = (row["height"], row["width"])
-    problems = [
-        f"{where}: the {name} is {found[0]} x {found[1]} pixels (height x width), the row says {size[0]} x {size[1]}"
-        for name, found in (("image", image.shape[:2]), ("mask", mask.shape))
-        if found != size
-    ]
-    ids, areas = np.unique(mask, return_counts=True)
-    if not problems and (row["class_ids"], row["class_pixels"]) != (ids.tolist(), areas.tolist()):
+    if pair.mask.shape != size:
+        found = pair.mask.shape
+        problems.append(
+            f"{where}: image and mask have {found[0]} x {found[1]} pixels (height x width), the row says {size[0]} x "
+            f"{size[1]}"
+        )
+    if (row["class_ids"], row["class_pixels"]) != (pair.class_ids.tolist(), pair.class_pixels.tolist()):
         problems.append(f"{where}: class_ids and class_pixels are not what the mask holds")
     parts = [row.get(name) for name in ("prompt", "seed", "bundle", "sampler")]
     if row["origin"] == "synthetic" and None not in parts and row["pair_id"] != pair_id(*parts):  # type: ignore[arg-type]
@@ -131,7 +127,3 @@ def check_manifest(folder: str) -> list[str]:
     found = Manifest.scan(folder)
     differing = [name for name in vars(found) if getattr(found, name) != getattr(kept, name)]
     return [f"{path}: {', '.join(differing)} are not what the shards say; run the job again"] if differing else []
-
-
-def _bytes(picture: dict[str, Any] | None) -> bytes:
-    return (picture or {}).get("bytes") or b""

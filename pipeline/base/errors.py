@@ -1,10 +1,10 @@
-"""The errors a user can meet. Each says what is wrong, where, and how to mend it; jobs print them without a trace."""
+"""The errors a user can meet. Each says what is wrong, where, and how to correct it; jobs print no trace of them."""
 
 from __future__ import annotations
 
 
 class JoDiffusionError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can meet and correct."""
 
 
 class ConfigError(JoDiffusionError):
@@ -25,3 +25,7 @@ class Stopped(JoDiffusionError):  # noqa: N818 (nothing went wrong)
 
 class ShardError(JoDiffusionError):
     """A shard that cannot be read or written (truncated file, full disk, wrong table)."""
+
+
+class ClusterError(JoDiffusionError):
+    """Processes or machines that die more often than they are started again, or a cluster that does not answer."""

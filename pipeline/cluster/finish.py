@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-import ray
-
 from pipeline.base.log import log
-from pipeline.cluster.tasks import get
+from pipeline.cluster.tasks import in_task
 from pipeline.runs.run import Run
 from pipeline.tables.healing import heal, remove_shards
 from pipeline.tables.manifest import Manifest
@@ -17,8 +15,8 @@ from pipeline.tables.manifest import Manifest
 def finish(run: Run) -> Manifest:
     """Removes what is there twice, derives the manifest from the shards and logs what is in them."""
     folder = str(run.folder)
-    remove_shards(get(ray.remote(heal).remote(folder)))
-    manifest: Manifest = get(ray.remote(scan).remote(folder))
+    heal_run(folder)
+    manifest: Manifest = in_task(scan, folder)
     manifest.save(f"{folder}/manifest.json")
     run.tracker.text("manifest.json", json.dumps(asdict(manifest), indent=1))
     run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
@@ -28,6 +26,11 @@ def finish(run: Run) -> Manifest:
     return manifest
 
 
+def heal_run(folder: str) -> None:
+    """Removes rows that a run holds twice."""
+    remove_shards(in_task(heal, folder))
+
+
 def scan(folder: str) -> Manifest:
-    """`Manifest.scan` as a function, which a Ray task has to be: it runs in a process that gives its memory back."""
+    """`Manifest.scan` as a function, which a Ray task has to be."""
     return Manifest.scan(folder)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from pipeline.tables.schema import Batch
 
 
 @dataclass
@@ -27,28 +27,34 @@ class StageTime:
 
 @dataclass
 class Progress:
-    """One place that outlives the processes of a graph; in a run it is a Ray actor (`shared`)."""
+    """One place that outlives the processes of a graph; in a run it is a Ray actor (`Shared`)."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     stopping: bool = False
     _begun: Counter[str] = field(default_factory=Counter)
     _given_up: set[str] = field(default_factory=set)
+    _in_vain: Counter[str] = field(default_factory=Counter)
 
-    def begin(self, key: str, prompt_ids: Sequence[str]) -> tuple[int, frozenset[str]]:
-        """As `pipeline.stages.guard.Attempts`."""
-        given_up = frozenset(self._given_up.intersection(prompt_ids))
+    def started(self, stage: str) -> int:
+        """Notes that a process of a stage starts; returns how many did since the stage last finished a batch."""
+        self._in_vain[stage] += 1
+        return self._in_vain[stage]
+
+    def begin(self, key: str, causes: Sequence[str]) -> tuple[int, frozenset[str]]:
+        """As `pipeline.cluster.guard.Attempts`."""
+        given_up = frozenset(self._given_up.intersection(causes))
         if self.stopping:
             return -1, given_up
         self._begun[key] += 1
         return self._begun[key] - 1, given_up
 
-    def give_up(self, prompt_id: str) -> None:
-        """As `pipeline.stages.guard.Attempts`."""
-        self._given_up.add(prompt_id)
+    def give_up(self, cause: str) -> None:
+        """As `pipeline.cluster.guard.Attempts`."""
+        self._given_up.add(cause)
 
     def end(self, key: str) -> None:
-        """As `pipeline.stages.guard.Attempts`."""
+        """As `pipeline.cluster.guard.Attempts`."""
         self._begun.pop(key, None)
 
     def worked(self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int]) -> None:
@@ -58,6 +64,7 @@ class Progress:
         found.busy_s += busy_s
         found.num_bytes += num_bytes
         self.errors.update(errors)
+        self._in_vain.pop(stage, None)
 
     def stop(self) -> None:
         """From now on `begin` asks everybody to leave what they have not begun."""
@@ -74,7 +81,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Shared:
-    """A `Progress` that all processes of a graph share; travels to workers as a handle."""
+    """A `Progress` that all processes of a graph share; travels to workers as a handle.
+
+    Where its process dies (a machine out of memory ends what is newest, whatever it is), it starts anew and knows
+    nothing of before; where it does not answer at all, work goes on without: that costs numbers, never a run.
+    """
 
     actor: Any
 
@@ -82,71 +93,51 @@ class Shared:
     def start(cls) -> Shared:
         """Starts it beside the driver, so that it goes with no other machine."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return cls(ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote())
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": here}
+        return cls(ray.remote(Progress).options(**options).remote())
 
-    def begin(self, key: str, prompt_ids: Sequence[str]) -> tuple[int, frozenset[str]]:
+    def started(self, stage: str) -> int:
         """Waits for the answer, a millisecond."""
-        return ray.get(self.actor.begin.remote(key, prompt_ids))
+        return self._ask(self.actor.started, 1, stage)
 
-    def give_up(self, prompt_id: str) -> None:
+    def begin(self, key: str, causes: Sequence[str]) -> tuple[int, frozenset[str]]:
+        """Waits for the answer, a millisecond."""
+        return self._ask(self.actor.begin, (0, frozenset()), key, causes)
+
+    def give_up(self, cause: str) -> None:
         """Does not wait."""
-        self.actor.give_up.remote(prompt_id)
+        self._tell(self.actor.give_up, cause)
 
     def end(self, key: str) -> None:
         """Does not wait."""
-        self.actor.end.remote(key)
+        self._tell(self.actor.end, key)
 
     def worked(
         self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int] | None = None
     ) -> None:
         """Does not wait."""
-        self.actor.worked.remote(stage, rows, busy_s, num_bytes, errors or {})
+        self._tell(self.actor.worked, stage, rows, busy_s, num_bytes, errors or {})
 
     def stop(self) -> None:
         """Does not wait."""
-        self.actor.stop.remote()
+        self._tell(self.actor.stop)
 
     def stopping(self) -> bool:
         """Waits for the answer, a millisecond."""
-        return bool(ray.get(self.actor.is_stopping.remote()))
+        return bool(self._ask(self.actor.is_stopping, False))
 
     def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
         """Waits for the answer."""
-        return ray.get(self.actor.snapshot.remote())
+        return self._ask(self.actor.snapshot, ({}, Counter()))
 
+    @staticmethod
+    def _ask(method: Any, otherwise: Any, *arguments: Any) -> Any:
+        try:
+            return ray.get(method.remote(*arguments))
+        except RayError:
+            return otherwise
 
-class Timed:
-    """Stage: `stage`, telling `shared` how long it took and what came out; with `new_errors`, the errors too. One that
-    is `stoppable` gives no rows once all work is to stop."""
-
-    def __init__(
-        self,
-        name: str,
-        stage: Callable[[Batch], Batch],
-        shared: Shared,
-        new_errors: bool = False,
-        stoppable: bool = False,
-    ) -> None:
-        self.name, self.stage, self.shared, self.new_errors = name, stage, shared, new_errors
-        self.stoppable = stoppable
-
-    def __call__(self, batch: Batch) -> Batch:
-        if self.stoppable and self.shared.stopping():
-            batch = {name: values[:0] for name, values in batch.items()}
-        began = time.perf_counter()
-        made = self.stage(batch)
-        seconds = time.perf_counter() - began
-        rows = len(next(iter(made.values()))) if made else 0
-        errors = Counter(str(error) for error in made.get("error", ()) if error) if self.new_errors else Counter()
-        self.shared.worked(self.name, rows, seconds, _num_bytes(made), dict(errors))
-        return made
-
-
-def _num_bytes(batch: Batch) -> int:
-    """Bytes of arrays, and of the encoded pictures in columns of objects."""
-    total = 0
-    for values in batch.values():
-        total += values.nbytes
-        if values.dtype == object and len(values) and isinstance(values[0], bytes):
-            total += sum(len(value) for value in values)
-    return total
+    @staticmethod
+    def _tell(method: Any, *arguments: Any) -> None:
+        with suppress(RayError):
+            method.remote(*arguments)

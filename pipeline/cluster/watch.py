@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,6 +22,9 @@ from pipeline.base.log import clock, log
 from pipeline.cluster.progress import Shared, StageTime
 from pipeline.runs.run import Run
 
+WINDOW_S = 60.0
+"""The rate that is shown is that of the last minute."""
+
 
 class Rate:
     """Rows a second over the last minute."""
@@ -31,6 +34,8 @@ class Rate:
 
     def __call__(self, rows: int, now: float) -> float:
         """Rows so far, and the time in seconds -> the rate; 0 before anything was made."""
+        if self._seen and rows < self._seen[-1][1]:  # what counts was started anew
+            self._seen.clear()
         if not self._seen and not rows:
             return 0.0
         self._seen.append((now, rows))
@@ -50,6 +55,7 @@ class Watch:
         shared: what the graph's stages report to.
         workers: processes of each stage, in order; the first one's rows count as done.
         already, planned: rows.
+        noun: what the rows are called.
         gpus, gpu_hour_price: what a second costs; 0 where it is not known.
         every_s: between lines, where the terminal cannot show a live display.
     """
@@ -60,6 +66,7 @@ class Watch:
     workers: dict[str, int]
     already: int
     planned: int
+    noun: str
     gpus: float
     gpu_hour_price: float
     every_s: float
@@ -128,7 +135,7 @@ class Watch:
         if ended or self.seconds - self._logged_s >= self.every_s:
             self._logged_s = self.seconds
             self.run.tracker.metrics(numbers, step=round(self.seconds))
-        return line(done, self.planned, rate, written, errors, cost), done / self.planned
+        return line(done, self.planned, self.noun, rate, written, errors, cost), done / self.planned
 
     def _show_lines(self, finished: threading.Event) -> None:
         while not finished.wait(self.every_s):
@@ -142,33 +149,44 @@ class Watch:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """SIGINT lets what has begun end and be written; a second one leaves at once."""
-
-        def stop(*_: object) -> None:
-            if self.stopped:
-                raise KeyboardInterrupt
+        def stop() -> None:
             self.stopped = True
             self.shared.stop()
-            log.info("%s: stopping: what has begun is finished and written; Ctrl-C again leaves at once", self.job)
 
-        if threading.current_thread() is not threading.main_thread():
+        with stoppable(self.job, stop):
             yield
-            return
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
-WINDOW_S = 60.0
-"""The rate that is shown is that of the last minute."""
+@contextmanager
+def stoppable(job: str, stop: Callable[[], object]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`, which lets what has begun end and be written; a second one leaves at once."""
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop()
+        log.info("%s: stopping: what has begun is finished and written; Ctrl-C again leaves at once", job)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
-def line(done: int, planned: int, rate: float, written: int, errors: Counter[str], cost: float | None) -> str:
+def line(
+    done: int, planned: int, noun: str, rate: float, written: int, errors: Counter[str], cost: float | None
+) -> str:
     """Where a run stands, for the terminal."""
     left = f"{clock((planned - done) / rate)} left" if rate > 0 else "starting"
-    parts = [f"{done:,} of {planned:,} pairs", f"{rate:.3g}/s", left, f"{written:,} written"]
+    parts = [f"{done:,} of {planned:,} {noun}", f"{rate:.3g}/s", left, f"{written:,} written"]
     if errors:
         parts.append(
             f"{errors.total():,} errors ({', '.join(f'{key} {count}' for key, count in errors.most_common())})"

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
-from pipeline.base.errors import DataError, MaskError
+from pipeline.base.errors import DataError
 from pipeline.formats.tally import Tally
-from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
-from pipeline.pictures.masks import check_mask, class_areas, ignore_uncertain
+from pipeline.pictures.codec import ImageFormat, encode_image, encode_mask
+from pipeline.pictures.masks import class_areas, ignore_uncertain
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import conform
+from pipeline.tables.pairs import encoded, unpack_confidence, unpack_pair
 from pipeline.tables.schema import PAIR, captions_of
 from pipeline.tables.shards import open_shard
 
@@ -148,7 +149,7 @@ def write_part(format: Format, part: Part, record: str) -> Record:
     tally = Tally.of(part.index, part.total)
 
     def counted() -> Iterator[Pair]:
-        for pair in read_pairs(part, format.tree, left_out):
+        for pair in pairs_of(part, format.tree, left_out):
             tally.add(pair.facts, pair.pixels, format.tree.labels.colours(pair.mask))
             yield pair
 
@@ -165,7 +166,7 @@ def write_part(format: Format, part: Part, record: str) -> Record:
     return noted
 
 
-def read_pairs(part: Part, tree: Tree, left_out: dict[str, str]) -> Iterator[Pair]:
+def pairs_of(part: Part, tree: Tree, left_out: dict[str, str]) -> Iterator[Pair]:
     """The pairs of a part, read by the row group; `left_out` gets those that are damaged, and why.
 
     Raises:
@@ -175,10 +176,10 @@ def read_pairs(part: Part, tree: Tree, left_out: dict[str, str]) -> Iterator[Pai
     number = part.first
     for table in _groups(part):
         for row in conform(table, PAIR).to_pylist():
-            if _needs_confidence(row, tree) and row["confidence"] is None:
+            if _needs_confidence(row, tree) and not encoded(row, "confidence"):
                 raise DataError(
                     f"{part.shard}: pair {row['pair_id']} has no confidence map, which ignore_below needs; generate "
-                    "with --keep-confidence true, or export with --ignore-below 0"
+                    "with --keep-confidence True, or export with --ignore-below 0"
                 )
             try:
                 yield looked_through(row, number, tree)
@@ -194,49 +195,44 @@ def looked_through(row: Mapping[str, Any], number: int, tree: Tree) -> Pair:
         DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes; names the pair.
     """
     where = f"pair {row['pair_id']}"
-    pixels = decode_image(_bytes(row["image"]), f"image of {where}")
-    encoded_mask = _bytes(row["mask"])
-    mask = decode_mask(encoded_mask, f"mask of {where}")
-    if pixels.shape[:2] != mask.shape:
-        raise MaskError(f"{where}: the image is {pixels.shape[:2]}, but the mask {mask.shape} (height, width)")
-    class_ids, areas = check_mask(mask, tree.labels, f"mask of {where}")
+    pixels, mask, class_ids, areas = unpack_pair(row, tree.labels, where)
+    encoded_mask = encoded(row, "mask")
     if _needs_confidence(row, tree):
-        confidence = decode_mask(_bytes(row["confidence"]), f"confidence map of {where}")
+        confidence = unpack_confidence(row, pixels, where)
         mask = ignore_uncertain(mask, confidence, tree.ignore_below, tree.labels.ignore_index)
         encoded_mask = encode_mask(mask)
         class_ids, areas = class_areas(mask)
     facts = {name: value for name, value in row.items() if name not in PICTURES}
     facts |= {"height": mask.shape[0], "width": mask.shape[1]}
     facts |= {"class_ids": class_ids.tolist(), "class_pixels": areas.tolist()}
-    image, suffix = as_chosen(_bytes(row["image"]), pixels, tree.image_format)
-    kept = row["confidence"] and row["confidence"]["bytes"]
-    return Pair(number, facts, image, suffix, pixels, mask, encoded_mask, kept)
+    image, suffix = as_chosen(encoded(row, "image"), pixels, tree.image_format)
+    return Pair(number, facts, image, suffix, pixels, mask, encoded_mask, encoded(row, "confidence") or None)
 
 
-def as_chosen(encoded: bytes, pixels: np.ndarray, choice: ImageChoice) -> tuple[bytes, str]:
+def as_chosen(given: bytes, pixels: np.ndarray, choice: ImageChoice) -> tuple[bytes, str]:
     """A picture, (H, W, 3) uint8, encoded as asked for, and its suffix; what is so already keeps its bytes."""
-    found = suffix_of(encoded)
+    found = suffix_of(given)
     if choice == "keep":
         choice = "png"
         if found:
-            return encoded, found
+            return given, found
     wanted = SUFFIXES[choice]
-    return (encoded if found == wanted else encode_image(pixels, choice)), wanted
+    return (given if found == wanted else encode_image(pixels, choice)), wanted
 
 
-def suffix_of(encoded: bytes) -> str:
+def suffix_of(given: bytes) -> str:
     """ "jpg", "png" or "webp", by the first bytes of a picture; empty for any other."""
-    if encoded.startswith(b"\xff\xd8\xff"):
+    if given.startswith(b"\xff\xd8\xff"):
         return "jpg"
-    if encoded.startswith(b"\x89PNG\r\n"):
+    if given.startswith(b"\x89PNG\r\n"):
         return "png"
-    return "webp" if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP" else ""
+    return "webp" if given[:4] == b"RIFF" and given[8:12] == b"WEBP" else ""
 
 
 def all_jpeg(part: Part) -> bool:
     """Whether every picture of a part is a JPEG; stops at the first that is none."""
-    images = (cell for table in _groups(part, ["image"]) for cell in table["image"].to_pylist())
-    return all(suffix_of(_bytes(cell)) == "jpg" for cell in images)
+    rows = (row for table in _groups(part, ["image"]) for row in table.to_pylist())
+    return all(suffix_of(encoded(row, "image")) == "jpg" for row in rows)
 
 
 def _groups(part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -253,7 +249,3 @@ def _groups(part: Part, columns: list[str] | None = None) -> Iterator[pa.Table]:
 
 def _needs_confidence(row: Mapping[str, Any], tree: Tree) -> bool:
     return tree.ignore_below > 0 and row["origin"] == "synthetic"
-
-
-def _bytes(cell: Mapping[str, Any] | None) -> bytes:
-    return (cell or {}).get("bytes") or b""

@@ -11,19 +11,21 @@ import yaml
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
 from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import Proof
 from pipeline.tables.label_space import load_labels
 
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
 
 
-def write_card(bundle: Path, name: str, runs: Path, proof: Path) -> Path:
+def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> Path:
     """Writes `<bundle>/README.md`.
 
     Args:
         bundle: folder of weights.
         name: what the card calls it.
         runs: folder of the runs annotation-vae (with `test.json`), image-vae, text and joint that trained them.
-        proof: `proof.json` of a train_segmenter run.
+        proof: `proof.json` of an evaluate run.
+        about: Markdown on the data, the licence and the recipe.
 
     Raises:
         DataError: a run has not finished.
@@ -32,25 +34,16 @@ def write_card(bundle: Path, name: str, runs: Path, proof: Path) -> Path:
     scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
     masks = _read(runs / "annotation-vae" / "test.json")
     configs = {name: yaml.safe_load((runs / name / "config.yaml").read_text()) for name in TRAININGS}
+    unsure = "the ignore index" if labels.uncertain == "ignore" else "background"
     text = f"""# Bundle `{name}`
 
 Weights of every network that turns a prompt into a pair: text encoder, image VAE, annotation VAE, joint diffusion
 network. Digest `{digest(bundle, ENCODERS + JOINT)}`. Safetensors only.
 
-Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index
-{labels.ignore_index}; pixels that the model is unsure of become
-{"the ignore index" if labels.uncertain == "ignore" else "background"}.
+Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index {labels.ignore_index}; pixels that the model is
+unsure of become {unsure}.
 
-**Data.** Composited real photographs, made by the project itself (`jobs.ingest`, data set `builtin`): garments of
-Fashion-MNIST (MIT licence), recoloured, on crops of freely licensed photographs. Origins and licences of all are in
-`pipeline/datasets/builtin_assets/NOTICE.md`. Test pairs show other garments on other photographs than training pairs.
-The weights know these garments, ten colours and twelve backgrounds, and nothing else.
-
-**Licence.** Apache-2.0, as the project; no published weights went into it.
-
-## Recipe
-
-`make demo-train` does it again, with the configurations in `jobs/configs/demo/`.
+{about.strip()}
 
 | network | examples seen | training time | held-out scores |
 |---|--:|--:|---|
@@ -60,7 +53,7 @@ The weights know these garments, ten colours and twelve backgrounds, and nothing
 
 Test masks survive the annotation VAE with mIoU {masks["miou"]:.4f}, {masks["worst_iou"]:.4f} in the worst class.
 
-{_proof(_read(proof))}
+{_proved(Proof.model_validate(_read(proof)))}
 """
     path = bundle / "README.md"
     path.write_text(text)
@@ -112,31 +105,28 @@ def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]
     return "\n".join(lines)
 
 
-def _proof(proof: dict[str, Any]) -> str:
-    reference = proof["sets"][0]
+def _proved(proof: Proof) -> str:
+    reference = proof.sets[0]
     lines = [
-        "The same small segmenter, trained on each set for the same number of epochs and tested on",
-        f"{proof['test']['pairs']} real held-out pairs; mean and standard deviation over "
-        f"{_count(len(proof['seeds']), 'seed')}.",
+        f"The same small segmenter, trained on each set and tested on {proof.test.pairs} real held-out pairs; mean and",
+        f"standard deviation over {_count(len(proof.seeds), 'seed')}. Rows of different steps are not to be compared.",
         "",
-        f"| trained on | pairs | steps | mIoU | of {reference['name']} |",
+        f"| trained on | pairs | steps | mIoU | of {reference.name} |",
         "|---|--:|--:|--:|--:|",
     ]
-    base, _ = mean_and_spread(reference["miou"])
-    for one in proof["sets"]:
-        mean, spread = mean_and_spread(one["miou"])
-        lines.append(
-            f"| {one['name']} | {one['pairs']:,} | {one['steps']:,} | {mean:.4f} ± {spread:.4f} | {mean / base:.3f} |"
-        )
-    if "agreement" in proof:
-        agreement, match = proof["agreement"], next(iter(proof["prompt_match"].values()))
+    base, _ = mean_and_spread(reference.miou)
+    for one in proof.sets:
+        mean, spread = mean_and_spread(one.miou)
+        ratio = f"{mean / base:.3f}" if one.steps == reference.steps else "other steps"
+        lines.append(f"| {one.name} | {one.pairs:,} | {one.steps:,} | {mean:.4f} ± {spread:.4f} | {ratio} |")
+    if proof.agreement:
         lines += [
             "",
-            f"Generated masks agree with what a segmenter trained on {agreement['judge']} pairs sees in their images:",
-            f"mIoU {agreement['miou']:.4f}, {100 * agreement['pixel_accuracy']:.1f} % of the pixels. "
-            f"{100 * match:.1f} % of the masks hold exactly the classes",
-            "that their prompt names.",
+            f"Generated masks agree with what a segmenter of {proof.agreement.judge} pairs sees in their images:",
+            f"mIoU {proof.agreement.miou:.4f}, {100 * proof.agreement.pixel_accuracy:.1f} % of the pixels.",
         ]
+    for match in proof.prompt_match.values():
+        lines.append(f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.")
     return "\n".join(lines)
 
 

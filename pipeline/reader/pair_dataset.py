@@ -21,11 +21,11 @@ import torch.nn.functional as functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pipeline.base.config import absolute
-from pipeline.base.errors import ConfigError, DataError, MaskError, ShardError
-from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.pictures.masks import check_mask, ignore_uncertain
+from pipeline.base.errors import ConfigError, ShardError
+from pipeline.pictures.masks import ignore_uncertain
 from pipeline.reader.order import Positions, piece_of_worker
 from pipeline.tables.label_space import common_labels
+from pipeline.tables.pairs import unpack_confidence, unpack_pair
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 Example = dict[str, Any]
@@ -150,18 +150,9 @@ class PairDataset(Dataset[Any]):
         """The example in `row` of what `read_group` gave, transformed."""
         cells = table.slice(row, 1).to_pylist()[0]
         where = f"{self.paths[self._file_of[group]]}, pair {cells['pair_id']}"
-        image = decode_image(_encoded(cells, "image"), f"{where}, image")
-        mask = decode_mask(_encoded(cells, "mask"), f"{where}, mask")
-        check_mask(mask, self.labels, f"{where}, mask")
-        _check_size(mask, image, f"{where}, mask")
+        image, mask, _, _ = unpack_pair(cells, self.labels, where)
         if self.ignore_below and cells["origin"] == "synthetic":
-            if not (encoded := _encoded(cells, "confidence")):
-                raise DataError(
-                    f"{where}: has no confidence map, which ignore_below = {self.ignore_below} needs; generate the set "
-                    "with keep_confidence, or leave ignore_below out"
-                )
-            confidence = decode_mask(encoded, f"{where}, confidence")
-            _check_size(confidence, image, f"{where}, confidence")
+            confidence = unpack_confidence(cells, image, where)
             mask = ignore_uncertain(mask, confidence, self.ignore_below, self.labels.ignore_index)
         ids = mask.astype(np.int64)
         if self.labels.zero == "other":
@@ -312,15 +303,3 @@ def _scan(path: str) -> tuple[np.ndarray, list[str]]:
     if absent := [name for name in NEEDED if name not in names]:
         raise ShardError(f"{path}: holds no pairs, it has no {', '.join(absent)}; give a run of ingest or generate")
     return np.array(rows, np.int64), names
-
-
-def _encoded(cells: dict[str, Any], name: str) -> bytes:
-    return (cells.get(name) or {}).get("bytes") or b""
-
-
-def _check_size(found: np.ndarray, image: np.ndarray, where: str) -> None:
-    if found.shape != image.shape[:2]:
-        raise MaskError(
-            f"{where}: {found.shape[0]} x {found.shape[1]} pixels (height x width), but its image has {image.shape[0]} "
-            f"x {image.shape[1]}; make or ingest the pair again"
-        )

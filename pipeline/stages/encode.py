@@ -13,12 +13,11 @@ from torch import Tensor
 from models.frozen import clip_image_embedding, image_to_latent
 from models.weights import Encoders
 from pipeline.base.errors import DataError, MaskError
-from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.pictures.masks import check_mask
 from pipeline.pictures.squares import View, centre, require_one_size, seen, seen_mask, somewhere
 from pipeline.storage.copies import local_copy
 from pipeline.tables.conform import object_column
 from pipeline.tables.ids import latent_id
+from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.schema import Batch, captions_of
 
 ENCODED_PIXELS = 2**20
@@ -95,15 +94,10 @@ class EncodePairs:
         encoders: folder or URL of the frozen encoders.
         views: what is encoded of a pair.
         device: of the encoders.
-        threads: torch threads, 0 for torch's choice.
         batch_size: rows that the encoders take at once.
     """
 
-    def __init__(
-        self, encoders: str, views: Views = Views(), device: str = "cpu", threads: int = 0, batch_size: int = 64
-    ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, encoders: str, views: Views = Views(), device: str = "cpu", batch_size: int = 64) -> None:
         self.device = torch.device(device)
         self.encoders = Encoders.load(local_copy(encoders)).to(self.device)
         self.views, self.batch_size = views, batch_size
@@ -111,12 +105,16 @@ class EncodePairs:
     def __call__(self, batch: Batch) -> Batch:
         rows: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
-        for row in range(len(batch["pair_id"])):
+        for number in range(len(batch["pair_id"])):
+            row = {name: values[number] for name, values in batch.items()}
+            if row.get("error"):  # given up before it came here
+                failed.append({name: str(row[name]) for name in ("pair_id", "error", "error_detail")})
+                continue
             try:
-                rows += self._views({name: values[row] for name, values in batch.items()})
+                rows += self._views(row)
             except DataError as error:
                 reason = "wrong_mask" if isinstance(error, MaskError) else "undecodable_input"
-                failed.append({"pair_id": str(batch["pair_id"][row]), "error": reason, "error_detail": str(error)})
+                failed.append({"pair_id": str(row["pair_id"]), "error": reason, "error_detail": str(error)})
         latents: list[dict[str, Any]] = []
         for start in range(0, len(rows), self.batch_size):
             latents += self._encoded(rows[start : start + self.batch_size])
@@ -124,10 +122,8 @@ class EncodePairs:
 
     def _views(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         key = str(row["pair_id"])
-        image = decode_image(row["image"]["bytes"], f"image of {key}")
-        mask = decode_mask(row["mask"]["bytes"], f"mask of {key}")
-        check_mask(mask, self.encoders.labels, f"mask of {key}")
-        return self.views.of(key, image, mask, captions_of(row))
+        pair = unpack_pair(row, self.encoders.labels, f"pair {key}")
+        return self.views.of(key, pair.image, pair.mask, captions_of(row))
 
     @torch.inference_mode()
     def _encoded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

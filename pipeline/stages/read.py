@@ -54,6 +54,8 @@ class ReadPairs:
         return {"pair_id": batch["pair_id"], "key": batch["key"], **same, **columns}
 
     def _row(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        if entry.get("error"):  # given up before it came here
+            return {**self._row_of_nothing(), "error": entry["error"], "error_detail": entry["error_detail"]}
         try:
             return {**self._row_of_nothing(), **self._pair(entry)}
         except PairError as error:

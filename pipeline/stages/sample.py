@@ -26,18 +26,13 @@ class SamplePairs:
         bundle: folder of the weights.
         settings: of the sampler; batches hold at most `settings.batch_size` rows.
         device: to sample on.
-        threads: torch threads, 0 for torch's choice.
         digest: of the weights that the run began with; "" takes any.
 
     Raises:
         ConfigError: this machine has other weights.
     """
 
-    def __init__(
-        self, bundle: str, settings: SamplerSettings, device: str = "cpu", threads: int = 0, digest: str = ""
-    ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, bundle: str, settings: SamplerSettings, device: str = "cpu", digest: str = "") -> None:
         weights = Bundle.load(bundle)
         if digest and weights.digest != digest:
             raise ConfigError(
@@ -64,7 +59,7 @@ class SamplePairs:
             image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
             if not pairs.finite.any() and not self._is_sound():
                 raise DataError(
-                    "every pair leaves the numbers (NaN or infinite): other settings may help (sampler.precision "
+                    "every sampled pair is NaN or infinite: other settings may help (sampler.precision "
                     "float32, more steps, a lower guidance), else the bundle is broken"
                 )
             for row, finite in zip(rows, pairs.finite, strict=True):
@@ -110,7 +105,7 @@ class SamplePairs:
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"the sampler ran out of memory with sampler.batch_size {self.sampler.settings.batch_size}: lower it "
-                f"(in another run: it decides the pixels) or take a device with more memory. {error}"
+                f"under a new --run (the batch size changes pixels) or take a device with more memory. {error}"
             ) from error
         except RuntimeError as error:
             if len(rows) > 1:

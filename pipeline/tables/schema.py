@@ -28,6 +28,7 @@ REASONS = (
     "no_caption",
     "sampler_failed",
     "sampler_died",
+    "process_died",
 )
 """Why a row could not be made. Kept short, so that failures can be counted; the story goes into `detail`."""
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

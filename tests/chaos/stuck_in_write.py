@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pipeline.generate
+import pipeline.cluster.drive
 from pipeline.base.command_line import load
 from pipeline.cluster.connection import cluster
 from pipeline.cluster.sink import ShardSink
@@ -28,7 +28,7 @@ def main() -> None:
             os.fsync = never_synced  # type: ignore[assignment]
             return super().write(blocks, ctx)
 
-    pipeline.generate.ShardSink = StuckSink  # type: ignore[misc]
+    pipeline.cluster.drive.ShardSink = StuckSink  # type: ignore[misc]
     with cluster():
         generate(load(GenerateConfig, sys.argv[1]))
 

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +18,8 @@ from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
-from pipeline.generate import GenerateConfig, Sampler, generate
+from pipeline.cluster.processes import Stage
+from pipeline.generate import GenerateConfig, generate, make_sampler
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.refine import Refine
 from pipeline.tables.rows import read_ids, read_shards
@@ -77,23 +78,20 @@ def assert_same(made: GenerateConfig, expected, without: str = "") -> None:
     assert sorted(found) == sorted(wanted), "every planned id is there once, made or with a reason"
 
 
-def sampler_that(act) -> type:
-    """A sampler process in which `act(prompts)` runs before every batch."""
+def sampler_that(act) -> Callable[..., Stage]:
+    """A stage of sampler processes that runs `act(prompts)` before every batch."""
 
-    class Saboteur(Sampler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            guard: Any = self.stage.stage  # under the clock
-            sample = guard.stage
+    def make(*arguments) -> Stage:
+        sample = make_sampler(*arguments)
 
-            def sabotaged(batch):
-                errors = batch.get("error", [""] * len(batch["prompt"]))
-                act([prompt for prompt, error in zip(batch["prompt"], errors, strict=True) if not error])
-                return sample(batch)
+        def sabotaged(batch):
+            errors = batch.get("error", [""] * len(batch["prompt"]))
+            act([prompt for prompt, error in zip(batch["prompt"], errors, strict=True) if not error])
+            return sample(batch)
 
-            guard.stage = sabotaged
+        return sabotaged
 
-    return Saboteur
+    return make
 
 
 def test_a_sampler_that_is_killed(place, undisturbed, monkeypatch, tmp_path):
@@ -103,7 +101,7 @@ def test_a_sampler_that_is_killed(place, undisturbed, monkeypatch, tmp_path):
         if prompts and first_time(marker):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(pipeline.generate, "Sampler", sampler_that(act))
+    monkeypatch.setattr(pipeline.generate, "make_sampler", sampler_that(act))
     made = config(place, "sampler-killed")
     assert generate(made).num_errors == 0
     assert marker.exists()
@@ -130,7 +128,7 @@ def test_a_prompt_that_kills_its_process_every_time(place, undisturbed, monkeypa
         if PROMPTS[1] in prompts:
             os._exit(1)
 
-    monkeypatch.setattr(pipeline.generate, "Sampler", sampler_that(act))
+    monkeypatch.setattr(pipeline.generate, "make_sampler", sampler_that(act))
     made = config(place, "poison")
     manifest = generate(made)
     assert manifest.errors_by_reason == {"sampler_died": NUM_PAIRS // len(PROMPTS)}

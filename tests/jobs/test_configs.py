@@ -34,10 +34,10 @@ TYPES: dict[str, Any] = {
     "image_vae": VAEConfig,
     "ingest": IngestConfig,
     "joint": JointConfig,
-    "prompts": PromptsConfig,
+    "plan_prompts": PromptsConfig,
     "report": ReportConfig,
-    "segmenter": EvaluateConfig,
-    "text": ClipConfig,
+    "evaluate": EvaluateConfig,
+    "clip": ClipConfig,
 }
 
 

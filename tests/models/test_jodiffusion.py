@@ -78,7 +78,8 @@ def test_guided_loop_equals_the_reference(reference):
         (latents.clip_image, "clip_image"),
         (latents.mask, "mask_latent"),
     ):
-        torch.testing.assert_close(found, tensors[f"loop.{name}"], atol=1e-6, rtol=1e-4)
+        # 50 evaluations long: processors round differently, and cells near 0 have no digits to spare.
+        torch.testing.assert_close(found, tensors[f"loop.{name}"], atol=1e-5, rtol=1e-4)
 
 
 def test_published_size():

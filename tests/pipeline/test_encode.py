@@ -95,13 +95,13 @@ def test_stale_latents_are_refused_by_the_training(config):
 
 def test_what_is_there_is_not_encoded_again(config):
     sources = [str(config.pairs[0])]
-    todo, is_new = find_todo(sources, config, str(config.folder))
-    assert (todo.num_rows, is_new) == (6, True)
+    todo, planned = find_todo(sources, config, str(config.folder))
+    assert (todo.num_rows, planned) == (6, 6)
     save_latents(config, todo["latent_id"].to_pylist()[:2], "")
 
-    left, is_new = find_todo(sources, config.model_copy(update={"flip": True}), str(config.folder))
+    left, planned = find_todo(sources, config.model_copy(update={"flip": True}), str(config.folder))
 
-    assert (left.num_rows, is_new) == (10, False)
+    assert (left.num_rows, planned) == (10, 12)
 
 
 def test_pairs_of_an_older_release_have_their_prompt_encoded(config, tmp_path):

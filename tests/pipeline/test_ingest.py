@@ -105,7 +105,7 @@ def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
     ("settings", "told"),
     [
         ({"dataset": "voc", "root": ""}, "root: dataset voc needs the folder that it lies in"),
-        ({"dataset": "folder", "labels": "voc"}, "name: dataset folder needs a name for what lies in"),
+        ({"dataset": "folder", "labels": "voc"}, "name: give the data in .* a name; ids and exports use it"),
         ({"dataset": "folder", "name": "mine"}, "labels: dataset folder needs to know its classes"),
         ({**FOLDER, "mask_values": {-1: 0}}, "raw values and class ids are 0 and above"),
         ({"dataset": "huggingface", "labels": "voc", "root": "s3://a/b"}, "is a URL; give a name on the hub, or"),

@@ -18,11 +18,12 @@ from models.weights import load_net, save_net
 from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou
 from pipeline.pictures.sheets import sheet
 from pipeline.tables.label_space import common_labels
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
 from pipeline.training.tasks.latents import NUM_SHOWN, VAEConfig, chosen_latent, latent_statistics
-from pipeline.training.tasks.pictures import chunks, cross_entropy, decode_pairs, mirrored
+from pipeline.training.tasks.pictures import chunks, cross_entropy, mirrored
 
 
 @dataclass(frozen=True)

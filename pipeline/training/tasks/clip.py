@@ -24,12 +24,13 @@ from transformers import (
 from models.draws import Draws
 from models.frozen import clip_pixels
 from pipeline.runs.run import Run
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
 from pipeline.training.task import Evaluation, Tensors
-from pipeline.training.tasks.pictures import decode_pairs, to_float_image
+from pipeline.training.tasks.pictures import to_float_image
 
 TOKEN_STD = 0.5
 

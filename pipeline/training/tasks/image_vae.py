@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from models.draws import Draws
 from pipeline.pictures.sheets import sheet
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
-from pipeline.training.tasks.pictures import chunks, decode_pairs, mirrored, to_float_image
+from pipeline.training.tasks.pictures import chunks, mirrored, to_float_image
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

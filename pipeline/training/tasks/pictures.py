@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from models.draws import Draws
-from pipeline.pictures.codec import decode_image, decode_mask
-from pipeline.pictures.squares import centre, require_one_size, seen, seen_mask
-from pipeline.tables.schema import Batch
 from pipeline.training.task import Tensors
 
 MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64
-
-
-def decode_pairs(batch: Batch, size_px: int = 0) -> Batch:
-    """Stage: `image` and `mask` as PAIR holds them -> (B, H, W, 3) uint8 and (B, H, W); other columns are dropped.
-
-    With `size_px`, the middle of each at that size; without, all must be of one size.
-    """
-    decoded: Batch = {}
-    where = batch.get("pair_id", np.arange(len(next(iter(batch.values())))))
-    for name, decode, look in (("image", decode_image, seen), ("mask", decode_mask, seen_mask)):
-        if name in batch:
-            arrays = [decode(cell["bytes"], f"{name} of {row}") for cell, row in zip(batch[name], where, strict=True)]
-            if size_px:
-                arrays = [look(array, centre(*array.shape[:2]), size_px) for array in arrays]
-            require_one_size({array.shape[:2] for array in arrays})
-            decoded[name] = np.stack(arrays)
-    return decoded
 
 
 def mirrored(batch: Tensors, draws: Draws) -> Tensors:

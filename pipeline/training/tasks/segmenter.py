@@ -16,9 +16,10 @@ from models.segmenters import SegmenterName, build_segmenter
 from models.weights import WEIGHTS
 from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou, pixel_accuracy
 from pipeline.pictures.sheets import sheet
+from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
-from pipeline.training.tasks.pictures import chunks, cross_entropy, decode_pairs, mirrored, to_float_image
+from pipeline.training.tasks.pictures import chunks, cross_entropy, mirrored, to_float_image
 
 NUM_SHOWN = 8
 

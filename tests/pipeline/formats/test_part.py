@@ -9,7 +9,7 @@ from PIL import Image
 
 from models.labels import VOC
 from pipeline.base.errors import DataError
-from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, read_pairs, suffix_of
+from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, pairs_of, suffix_of
 from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import ignore_uncertain
@@ -20,7 +20,7 @@ from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 def read(folder, tree):
     left_out: dict[str, str] = {}
     parts = parts_of({"train": list_shards(str(folder))})
-    return {pair.name: pair for part in parts for pair in read_pairs(part, tree, left_out)}, left_out
+    return {pair.name: pair for part in parts for pair in pairs_of(part, tree, left_out)}, left_out
 
 
 def test_pairs_come_as_they_were_put_in(tmp_path):

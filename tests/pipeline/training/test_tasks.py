@@ -14,6 +14,7 @@ from models.frozen import TextEncoder, image_to_latent, latent_to_image
 from models.labels import GARMENTS
 from models.weights import load_net
 from pipeline.base.errors import DataError
+from pipeline.tables.pairs import decode_pairs
 from pipeline.training.feed import to_tensors
 from pipeline.training.loop import train
 from pipeline.training.optimisation import Optimisation
@@ -22,7 +23,7 @@ from pipeline.training.tasks.annotation_vae import AnnotationTask
 from pipeline.training.tasks.clip import ClipConfig, ClipTask
 from pipeline.training.tasks.image_vae import ImageTask
 from pipeline.training.tasks.latents import VAEConfig
-from pipeline.training.tasks.pictures import cross_entropy, decode_pairs
+from pipeline.training.tasks.pictures import cross_entropy
 from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 

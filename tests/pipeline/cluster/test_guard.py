@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.cluster.guard import Guard
 from pipeline.cluster.progress import Progress
-from pipeline.stages.guard import Guard
 
 
 class Died(BaseException):
@@ -41,17 +41,17 @@ def batch_of(*ids, prompts=None):
 
 def test_rows_that_kill_fail_alone_and_boundedly():
     progress = Progress()
-    guard = Guard(stage_that_dies_of({"b", "d"}), progress)
+    guard = Guard(stage_that_dies_of({"b", "d"}), progress, "sampler_died")
     made, deaths = until_it_lives(guard, batch_of("a", "b", "c", "d"))
     assert made["pair_id"].tolist() == ["a", "b", "c", "d"]
     assert made["error"].tolist() == ["", "sampler_died", "", "sampler_died"]
-    assert "died 2 times on this prompt alone" in made["error_detail"][1]
+    assert "died 2 times on this alone" in made["error_detail"][1]
     assert deaths == 6, "twice together, twice for each of the two"
     assert not progress._begun
 
 
 def test_a_prompt_that_was_given_up_kills_nobody_again():
-    guard = Guard(stage_that_dies_of({"a0", "a1"}), Progress())
+    guard = Guard(stage_that_dies_of({"a0", "a1"}), Progress(), "sampler_died")
     until_it_lives(guard, batch_of("a0", "b0", prompts=["a", "b"]))
     made, deaths = until_it_lives(guard, batch_of("a1", "b1", prompts=["a", "b"]))
     assert made["error"].tolist() == ["sampler_died", ""] and deaths == 0
@@ -60,7 +60,7 @@ def test_a_prompt_that_was_given_up_kills_nobody_again():
 def test_a_lost_machine_costs_nobody_an_error():
     progress = Progress()
     poison = {"a"}
-    guard = Guard(stage_that_dies_of(poison), progress)
+    guard = Guard(stage_that_dies_of(poison), progress, "sampler_died")
     for _ in range(3):
         with pytest.raises(Died):
             guard(batch_of("a", "b"))
@@ -71,7 +71,7 @@ def test_a_lost_machine_costs_nobody_an_error():
 
 def test_a_good_batch_leaves_no_trace():
     progress = Progress()
-    guard = Guard(stage_that_dies_of(set()), progress)
+    guard = Guard(stage_that_dies_of(set()), progress, "sampler_died")
     for _ in range(5):
         assert guard(batch_of("a", "b"))["error"].tolist() == ["", ""]
     assert not progress._begun
@@ -80,5 +80,5 @@ def test_a_good_batch_leaves_no_trace():
 def test_when_all_work_is_to_stop_nothing_is_begun():
     progress = Progress()
     progress.stop()
-    made = Guard(stage_that_dies_of({"a"}), progress)(batch_of("a", "b"))
+    made = Guard(stage_that_dies_of({"a"}), progress, "sampler_died")(batch_of("a", "b"))
     assert len(made["pair_id"]) == 0

@@ -6,16 +6,17 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.cluster.progress import Progress, StageTime, Timed
+from pipeline.cluster.processes import _timed
+from pipeline.cluster.progress import Progress, StageTime
 from pipeline.cluster.watch import Rate, line, table
 
 
 def test_a_line_says_what_is_done_how_fast_what_failed_and_what_it_cost():
-    text = line(640, 2048, 2.0, 512, Counter(empty_prompt=3, prompt_too_long=1), 0.421)
+    text = line(640, 2048, "pairs", 2.0, 512, Counter(empty_prompt=3, prompt_too_long=1), 0.421)
     assert text == (
         "640 of 2,048 pairs  2/s  11:44 left  512 written  4 errors (empty_prompt 3, prompt_too_long 1)  cost 0.42"
     )
-    assert line(0, 10, 0.0, 0, Counter(), None) == "0 of 10 pairs  0/s  starting  0 written"
+    assert line(0, 10, "pairs", 0.0, 0, Counter(), None) == "0 of 10 pairs  0/s  starting  0 written"
 
 
 def test_the_rate_is_that_of_the_last_minute_and_leaves_the_start_out():
@@ -39,7 +40,7 @@ def test_a_table_says_where_the_time_went():
 def test_a_timed_stage_tells_rows_seconds_bytes_and_errors():
     progress = Progress()
     out = {"image": np.array([b"123", b""], object), "error": np.array(["", "empty_prompt"], object)}
-    assert Timed("sample", lambda _: out, progress, new_errors=True)({}) is out  # type: ignore[arg-type]
+    assert _timed(lambda _: out, "sample", progress, {}, count_errors=True) is out  # type: ignore[arg-type]
     stages, errors = progress.snapshot()
     assert stages["sample"].rows == 2 and stages["sample"].num_bytes >= 3 and stages["sample"].busy_s > 0
     assert errors == Counter(empty_prompt=1)

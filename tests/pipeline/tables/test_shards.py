@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline.base.errors import ShardError
 from pipeline.cluster.sink import ShardSink
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.tables import rows, shards
+from pipeline.tables import healing, rows, shards
 from pipeline.tables.healing import set_aside_broken
 from pipeline.tables.ids import latent_id, pair_id
 from pipeline.tables.rows import read_ids, read_shards, remaining
@@ -332,7 +332,7 @@ def test_a_shard_that_cannot_be_reached_is_not_broken(tmp_path: Path, monkeypatc
     def refuse(path: str) -> None:
         raise ShardError("a store that hiccups")
 
-    monkeypatch.setattr(shards, "read_keys", refuse)
+    monkeypatch.setattr(healing, "read_keys", refuse)
     with pytest.raises(ShardError, match="hiccups"):
         set_aside_broken(str(tmp_path))
     assert not (tmp_path / "broken").exists()
