@@ -7,9 +7,10 @@ from collections.abc import Callable
 import ray
 
 from jobs import command
-from pipeline.base.config import Config, absolute
+from pipeline.base.config import Config
 from pipeline.base.errors import DataError
 from pipeline.base.log import log, set_up_logging
+from pipeline.base.places import Place
 from pipeline.cluster.connection import cluster
 from pipeline.cluster.tasks import get
 from pipeline.tables.shards import FAILED, MADE, list_shards
@@ -21,13 +22,13 @@ MAX_SHOWN = 1000
 class VerifyConfig(Config):
     """Reads every byte of a run and compares it with everything that is known of it; changes nothing."""
 
-    pairs: str
+    pairs: Place
     """Folder of the run, a path or a URL."""
 
 
 def main(config: VerifyConfig) -> None:
     set_up_logging()
-    folder = absolute(config.pairs)
+    folder = config.pairs
     num = sum(len(list_shards(folder, kind)) for kind in (MADE, FAILED))
     if not num:
         raise DataError(f"{folder}: no shards here; give the folder of a run")

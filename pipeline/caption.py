@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import ray.data
@@ -11,8 +10,9 @@ import yaml
 from pydantic import Field
 
 from models.captioner import Captioner, Precision, check_model
-from pipeline.base.config import Workers, absolute
+from pipeline.base.config import Workers
 from pipeline.base.log import log
+from pipeline.base.places import NameOrPlace, Place
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
@@ -35,9 +35,9 @@ SAFE_TO_CHANGE = frozenset({"revision", "batch_size", "rows_per_shard", "retry_e
 class CaptionConfig(RunConfig):
     """Captions the pictures of pairs, so that they can be trained on and generated from."""
 
-    pairs: tuple[str, ...] = Field(min_length=1)
+    pairs: tuple[Place, ...] = Field(min_length=1)
     """Folders of ingest runs, paths or URLs; several count as one set."""
-    model: str = "Salesforce/blip2-opt-2.7b"
+    model: NameOrPlace = "Salesforce/blip2-opt-2.7b"
     """BLIP-2, BLIP, GIT or a vision encoder-decoder: a name on the Hugging Face hub or a folder, with safetensors."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty: the newest, whose commit the run keeps to."""
@@ -63,16 +63,11 @@ class CaptionConfig(RunConfig):
     log_every_s: float = Field(10.0, gt=0)
     """Seconds between progress lines, and between points in MLflow."""
 
-    @property
-    def model_place(self) -> str:
-        """`model` as every worker finds it: a name on the hub is no path."""
-        return absolute(self.model) if Path(self.model).exists() else self.model
-
     def captioner(self, commit: str) -> Captions:
         """The model, loaded in this process, as it is to be used."""
         device = "cuda" if self.workers.gpus else "cpu"
         return partial(
-            Captioner.load(self.model_place, commit or self.revision, self.precision, device),
+            Captioner.load(self.model, commit or self.revision, self.precision, device),
             num_captions=self.num_captions,
             max_new_tokens=self.max_new_tokens,
             instruction=self.instruction,
@@ -86,13 +81,13 @@ def caption(config: CaptionConfig) -> Manifest:
         ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
         Stopped: SIGINT; what had begun is written.
     """
-    sources = [absolute(pairs) for pairs in config.pairs]
+    sources = list(config.pairs)
     labels = common_labels(sources)
     plan = read_texts(sources)
     num_kept = int(has_captions(plan).sum()) if config.keep else 0
     commit = begun_with(config)
     if num_kept < plan.num_rows:  # before the run is begun, and before any process loads gigabytes
-        commit = check_model(config.model_place, config.revision or commit, config.instruction)
+        commit = check_model(config.model, config.revision or commit, config.instruction)
     with Run.open(config, "caption", SAFE_TO_CHANGE, {"model_commit": commit}, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)

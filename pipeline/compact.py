@@ -11,9 +11,10 @@ import ray
 import yaml
 from pydantic import Field
 
-from pipeline.base.config import Config, absolute
+from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log, set_up_logging
+from pipeline.base.places import Place
 from pipeline.cluster.sink import SHARD_BYTES
 from pipeline.cluster.tasks import get
 from pipeline.storage.files import read_bytes
@@ -26,7 +27,7 @@ from pipeline.tables.shards import list_shards, map_shards, remove_drafts, shard
 class CompactConfig(Config):
     """Rewrites the small shards of a run into large ones."""
 
-    pairs: str
+    pairs: Place
     """Folder of the run, a path or a URL."""
     shard_mb: int = Field(SHARD_BYTES // 10**6, ge=1)
     """Megabytes per Parquet file; shards of at least half of it stay as they are."""
@@ -39,7 +40,7 @@ def compact(config: CompactConfig) -> Manifest:
         ConfigError: no run, or another process works on it.
     """
     set_up_logging()
-    folder = absolute(config.pairs)
+    folder = config.pairs
     try:
         yaml.safe_load(read_bytes(f"{folder}/config.yaml"))["job"]
     except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError) as error:

@@ -14,9 +14,10 @@ import ray.data
 from pydantic import Field
 
 from models.weights import ENCODERS, Encoders, WeightsError, digest
-from pipeline.base.config import Config, Workers, absolute
+from pipeline.base.config import Config, Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
+from pipeline.base.places import Place
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import heal_run
 from pipeline.cluster.processes import Stage, in_processes
@@ -42,18 +43,18 @@ SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log
 class EncoderFolders(Config):
     """Where the frozen encoders come from: `weights` folders of trainings, or parts of a bundle; paths or URLs."""
 
-    text: str
+    text: Place
     """Holds text_encoder/, tokenizer/ and image_encoder/ (the two towers of one CLIP)."""
-    image_vae: str
+    image_vae: Place
     """The image autoencoder, as diffusers saves it."""
-    annotation_vae: str
+    annotation_vae: Place
     """The annotation VAE."""
 
 
 class EncodeConfig(RunConfig):
     """Turns pairs into latents for training the joint network."""
 
-    pairs: tuple[str, ...] = Field(min_length=1)
+    pairs: tuple[Place, ...] = Field(min_length=1)
     """Folders of runs whose pairs are encoded; several count as one set."""
     encoders: EncoderFolders
     """The encoders; they are copied into <run>/encoders, and training takes them from there."""
@@ -96,7 +97,7 @@ def encode(config: EncodeConfig) -> None:
         folder = str(run.folder)
         remove_drafts(folder)
         encoders = collect_encoders(config)
-        sources = [absolute(pairs) for pairs in config.pairs]
+        sources = list(config.pairs)
 
         def find(config: EncodeConfig) -> tuple[Left, int]:
             # The list of all latents takes gigabytes where there are millions; a task gives them back.
@@ -161,11 +162,11 @@ def collect_encoders(config: EncodeConfig) -> Encoders:
     kept = config.kept_encoders
     with tempfile.TemporaryDirectory() as scratch:
         for name, source in sources.items():
-            if not is_folder(absolute(source)):
+            if not is_folder(source):
                 raise ConfigError(
                     f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})"
                 )
-            shutil.copytree(local_copy(absolute(source)), f"{scratch}/{name}")
+            shutil.copytree(local_copy(source), f"{scratch}/{name}")
         common_labels(config.pairs).save(Path(scratch) / "label_space.json")
         encoders = Encoders.load(scratch)
         for shard in list_shards(str(config.folder)):

@@ -8,6 +8,7 @@ from pydantic import Field
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
 from pipeline.base.log import log
+from pipeline.base.places import Place, as_given
 from pipeline.evaluation.agreement import agreement, prompt_match
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
@@ -28,13 +29,13 @@ from pipeline.training.tasks.segmenter import SegmenterTask
 class EvaluateConfig(RunConfig):
     """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
 
-    sets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    sets: dict[str, tuple[Place, ...]] = Field(min_length=1)
     """Name of each set -> folders of its runs. The first is what the others are compared with: name it "real"."""
-    test: str
+    test: Place
     """Folder of a run with real held-out pairs."""
     test_rows: int = Field(1024, ge=1)
     """Pairs of it to test on."""
-    judged: str = ""
+    judged: Place = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
     seeds: int = Field(1, ge=1)
@@ -61,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
         labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
         task = SegmenterTask(labels, config.segmenter, config.width, config.size_px)
         proof = Proof(
-            test=HeldOut(folder=config.test, pairs=config.test_rows),
+            test=HeldOut(folder=as_given(config.test), pairs=config.test_rows),
             seeds=list(range(config.seeds)),
             classes=list(labels.classes),
             sets=[trained(config, task, name, run) for name in config.sets],
@@ -76,12 +77,12 @@ def evaluate(config: EvaluateConfig) -> Proof:
                 decode=task.decode,
                 predict=lambda images: task.predict(net, torch.from_numpy(images)),
                 judge=first.name,
-                on=config.judged,
+                on=as_given(config.judged),
             )
             match = prompt_match(rows, labels)
             log.info("masks agree with the segmenter of %s: mIoU %.4f", first.name, found.miou)
             log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
-            proof = proof.model_copy(update={"agreement": found, "prompt_match": {config.judged: match}})
+            proof = proof.model_copy(update={"agreement": found, "prompt_match": {as_given(config.judged): match}})
         write_bytes(f"{run.folder}/{FILE}", proof.model_dump_json(indent=1).encode())
         run.tracker.artifact(run.folder / FILE)
         return proof
@@ -101,7 +102,7 @@ def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) ->
     run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
     return TrainedSet(
         name=name,
-        folders=list(config.sets[name]),
+        folders=list(map(as_given, config.sets[name])),
         pairs=num_pairs,
         steps=trainings[0].optimisation.num_steps,
         miou=miou,

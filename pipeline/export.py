@@ -12,9 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.base.config import Workers, absolute
+from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import clock, log
+from pipeline.base.places import Place
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
 from pipeline.formats.coco import Coco
@@ -52,11 +53,11 @@ class ExportConfig(RunConfig):
     """"huggingface": Parquet and a card for `load_dataset` and the Hub; "mmseg": the folders of Pascal VOC with configs
     for MMSegmentation; "coco": panoptic, instance and caption annotations; "webdataset": tar files; "mds": shards for
     MosaicML's streaming (needs mosaicml-streaming)."""
-    train: tuple[str, ...] = ()
+    train: tuple[Place, ...] = ()
     """Folders of runs, paths or URLs, that make up the split; several count as one set. Give at least one split."""
-    validation: tuple[str, ...] = ()
+    validation: tuple[Place, ...] = ()
     """The same for validation."""
-    test: tuple[str, ...] = ()
+    test: tuple[Place, ...] = ()
     """The same for testing."""
     name: str = ""
     """Title of the set; empty takes the name of the run."""
@@ -76,7 +77,7 @@ class ExportConfig(RunConfig):
     def folders(self) -> dict[str, list[str]]:
         """Folders of runs by split, as workers find them; only splits that have some."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: [absolute(folder) for folder in folders] for split, folders in given.items() if folders}
+        return {split: list(folders) for split, folders in given.items() if folders}
 
 
 def export(config: ExportConfig) -> str:

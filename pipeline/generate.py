@@ -12,8 +12,9 @@ from pydantic import Field
 from models.labels import LabelSpace
 from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
-from pipeline.base.config import Workers, absolute
+from pipeline.base.config import Workers
 from pipeline.base.log import log
+from pipeline.base.places import Place, SentPlace
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes, in_task_pool
@@ -43,9 +44,9 @@ SAFE_TO_CHANGE = frozenset(
 class GenerateConfig(RunConfig):
     """Makes image/mask pairs from prompts."""
 
-    bundle: str
+    bundle: SentPlace
     """Folder of the weights, a path or a URL."""
-    prompts: str
+    prompts: Place
     """A text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or the folder of
     a run whose captions are taken; a path or a URL."""
     pairs: int = Field(ge=1)
@@ -88,7 +89,7 @@ class GenerateConfig(RunConfig):
             own, default, taken = (getattr(one, key) for one in (self.sampler, SamplerSettings(), sampler))
             if own not in (default, taken):
                 log.warning("preset %s takes sampler.%s %s, not %s", self.preset, key, taken, own)
-        guidance = read_facts(local_copy(absolute(self.bundle))).guidance
+        guidance = read_facts(local_copy(self.bundle)).guidance
         return self.model_copy(update={"sampler": sampler.resolved(guidance), "preset": "own"})
 
     def provenance(self) -> str:
@@ -104,12 +105,12 @@ def generate(config: GenerateConfig) -> Manifest:
         ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
         Stopped: SIGINT; what had begun is written.
     """
-    bundle = local_copy(absolute(config.bundle))
+    bundle = local_copy(config.bundle)
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
     config = config.resolved()
     bundle_digest = digest(bundle, ENCODERS + JOINT)
-    prompts = load_prompts(absolute(config.prompts))  # before the run is begun
+    prompts = load_prompts(config.prompts)  # before the run is begun
     facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest}
     with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
@@ -169,7 +170,7 @@ def graph(
     sampled = in_processes(
         prompts,
         "sample",
-        partial(make_sampler, absolute(config.bundle), config.sampler, device, bundle_digest),
+        partial(make_sampler, config.bundle, config.sampler, device, bundle_digest),
         shared,
         config.workers,
         batch_size=config.sampler.batch_size,

@@ -15,9 +15,10 @@ from models.labels import LabelSpace
 from models.published import import_bundle
 from models.published_files import Source, locate
 from models.weights import Bundle
-from pipeline.base.config import Config, absolute
+from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
+from pipeline.base.places import NameOrPlace, Place
 from pipeline.pages.bundle_card import write_import_card
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, is_local
@@ -28,16 +29,16 @@ class ImportConfig(Config):
     """Makes a bundle of published checkpoints. Each is a folder, a URL on a store, or owner/name[@revision][/folder] on
     the Hugging Face hub."""
 
-    base: str = "thu-ml/unidiffuser-v1"
+    base: NameOrPlace = "thu-ml/unidiffuser-v1"
     """UniDiffuser's folder, or a pipeline that the reference implementation saved: text encoder, tokenizer, image
     encoder, image VAE, and a joint network to begin with."""
-    joint: str = ""
+    joint: NameOrPlace = ""
     """A fine-tuned joint checkpoint; empty: the one of `base`, which has to be trained before it knows masks."""
-    annotation_vae: str = Field(min_length=1)
+    annotation_vae: NameOrPlace = Field(min_length=1)
     """An annotation VAE as the reference implementation saves it, or the `weights` of a run of train_vae."""
-    label_space: str = Field(min_length=1)
+    label_space: NameOrPlace = Field(min_length=1)
     """What the class ids mean: voc, coco, ade20k, or a YAML file."""
-    bundle: str = Field(min_length=1)
+    bundle: Place = Field(min_length=1)
     """Folder or URL to write; it must not be there yet."""
 
 
@@ -47,7 +48,7 @@ def import_weights(config: ImportConfig) -> str:
     Raises:
         ConfigError, WeightsError: each says what is wrong, where, and how to mend it.
     """
-    target = absolute(config.bundle).rstrip("/")
+    target = config.bundle.rstrip("/")
     if is_folder(target):
         raise ConfigError(f"{target} is there already; name another folder with the key `bundle`, or remove it")
     try:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from models.labels import NAMES, LabelSpace
-from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
+from pipeline.base.places import NameOrPlace, Place
 from pipeline.prompts.balance import balance, shares
 from pipeline.prompts.read import prompts_digest
 from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
@@ -29,7 +29,7 @@ from pipeline.tables.manifest import Manifest
 class PromptsConfig(RunConfig):
     """Plans prompts: writes <runs>/<run>/prompts.parquet, which jobs.generate reads."""
 
-    pairs: tuple[str, ...] = ()
+    pairs: tuple[Place, ...] = ()
     """Folders of pair sets whose captions become prompts, paths or URLs; the classes in a pair's mask are what its
     caption asks for."""
     captions: Literal["first", "all"] = "first"
@@ -41,11 +41,11 @@ class PromptsConfig(RunConfig):
     becomes "an" where it has to."""
     template_classes: tuple[str, ...] = ()
     """Names of the classes for templates; empty: all but the background."""
-    file: str = ""
+    file: Place = ""
     """Further prompts, whatever jobs.generate reads: one a line, .jsonl or .parquet; a path or a URL."""
-    labels: str = ""
+    labels: NameOrPlace = ""
     """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
-    balance: str = ""
+    balance: Place = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
     target_share: float = Field(0.05, gt=0, lt=1)
     """A class is rare that fewer of the set's images show; this share of the weighted prompts will ask for it."""
@@ -64,13 +64,13 @@ def plan_prompts(config: PromptsConfig) -> pa.Table:
     rows, num_empty = without_empty(
         [
             *from_captions(
-                list(map(absolute, config.pairs)),
+                list(config.pairs),
                 labels,
                 all_of_them=config.captions == "all",
                 append_classes=config.append_classes,
             ),
             *from_templates(config.templates, config.template_classes, labels),
-            *from_file(config.file and absolute(config.file), labels),
+            *from_file(config.file, labels),
         ]
     )
     if not rows:
@@ -104,13 +104,13 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
     Raises:
         ConfigError, DataError: none where there should be one, or two that differ.
     """
-    folders = [absolute(folder) for folder in (*config.pairs, config.balance) if folder]
+    folders = [folder for folder in (*config.pairs, config.balance) if folder]
     found = common_labels(folders) if folders else None
     if not config.labels:
         return found
     try:
         is_name = config.labels in NAMES or config.labels.endswith((".yaml", ".yml"))
-        named = LabelSpace.named(config.labels) if is_name else load_labels(absolute(config.labels))
+        named = LabelSpace.named(config.labels) if is_name else load_labels(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
     if found and found.classes != named.classes:
@@ -124,7 +124,7 @@ def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple
     Raises:
         DataError: no pairs to compare with.
     """
-    folder = absolute(config.balance)
+    folder = config.balance
     manifest = Manifest.scan(folder)
     if not manifest.num_pairs:
         raise DataError(f"{folder}: holds no pairs to balance with; give the folder of a run that has made some")

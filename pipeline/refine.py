@@ -11,9 +11,10 @@ import ray.data
 from pydantic import Field
 
 from models.labels import LabelSpace
-from pipeline.base.config import Workers, absolute
+from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
+from pipeline.base.places import Place
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import in_task_pool
@@ -39,7 +40,7 @@ ROWS_PER_BATCH = 256
 class RefineConfig(RunConfig):
     """Writes the pairs of a generate run again, refined otherwise. Sample with `refine.min_area_px 0` to compare."""
 
-    pairs: str
+    pairs: Place
     """Folder of a generate run whose masks were not refined."""
     refine: Refine = Refine()
     """What to do to the masks."""
@@ -57,7 +58,7 @@ def refine(config: RefineConfig) -> Manifest:
     Raises:
         ConfigError: the source was refined already, so what was removed cannot come back.
     """
-    source = absolute(config.pairs)
+    source = config.pairs
     with Run.open(config, "refine", SAFE_TO_CHANGE, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)

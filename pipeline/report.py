@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.base.log import log
+from pipeline.base.places import Place
 from pipeline.pages.report_page import render
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -18,13 +19,13 @@ SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings"})
 class ReportConfig(RunConfig):
     """Writes one page, `report.html`, on what a run made."""
 
-    pairs: str
+    pairs: Place
     """Folder of a generate run."""
-    real: str = ""
+    real: Place = ""
     """Folder of an ingest run to compare class shares with; empty leaves the comparison out."""
-    proof: str = ""
+    proof: Place = ""
     """Folder of an evaluate run, which holds `proof.json`; empty leaves the proof out."""
-    trainings: tuple[str, ...] = ()
+    trainings: tuple[Place, ...] = ()
     """Folders of training runs whose losses are drawn; those of the bundle's own are where it holds them."""
     num_shown: int = Field(48, ge=1)
     """Pairs to show, taken evenly from all, in order of their ids."""

@@ -32,7 +32,7 @@ def holds_credentials(value: Any) -> bool:
 class Config(BaseModel):
     """Base of every configuration. The text under a field is its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -72,7 +72,7 @@ class Workers(Config):
 
 def absolute(path: str) -> str:
     """A local path as every worker finds it, whatever its working directory; URLs stay as they are."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _explain(error: ValidationError, where: str, forgive: str = "") -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,18 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.base.config import holds_credentials
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
+from pipeline.base.places import Sent, as_given, places
 from pipeline.runs.config import RunConfig
 from pipeline.runs.provenance import REVISION, revision
 from pipeline.storage.files import describe
+from pipeline.tables.ids import text_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("models", "pipeline", "jobs", "pyproject.toml")
-MAX_BUNDLE_BYTES = 200 * 2**20
+MAX_SENT_BYTES = 100 * 2**20
+"""What the dashboard of a cluster takes."""
 STOP_WAIT_S = 600
 """How long a job that is stopped may take to save what it has."""
-INPUTS = frozenset(
-    {"prompts", "pairs", "train", "validation", "initial", "text", "image_vae", "annotation_vae"}
-    | {"root", "sbd", "file", "balance"}
-)
-"""Keys with paths of what a job reads, but for the bundle, which may go with it."""
 OF_THE_CLUSTER = ("ray", "torch")
 """Packages that the machines bring: their versions go with the cluster's and the driver's of the GPU."""
 
@@ -67,14 +66,16 @@ class Submission:
             ConfigError: says which key, and what to give.
         """
         runs = self.config.runs
-        if "://" not in runs and not os.path.isabs(runs):
+        if not _is_seen(runs):
             raise ConfigError(
-                f"runs is {runs!r}, which on the cluster is a folder that goes with the job; give one that all its "
-                "machines see: a URL (s3://bucket/runs) or an absolute path (/shared/runs)"
+                f"runs is {as_given(runs)!r}, which on the cluster is a folder that disappears with the job; give one "
+                "that all its machines see: a URL (s3://bucket/runs) or an absolute path (/shared/runs)"
             )
-        for key, path in self._inputs():
-            if path and "://" not in path and not os.path.isabs(path):
-                raise ConfigError(f"{key} is {path!r}, which is not sent; give a URL, or a path that the cluster has")
+        for key, place in places(self.config):
+            if not _is_seen(place) and not isinstance(place, Sent):
+                raise ConfigError(
+                    f"{key} is {place.given!r}, which is not sent; give a URL, or a path that the cluster has"
+                )
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if holds_credentials(uri):
             raise ConfigError(
@@ -82,24 +83,31 @@ class Submission:
                 "its machines MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
             )
         if not uri and not self.config.tracking_uri and "://" in runs:
-            log.warning("submit: no MLflow server (MLFLOW_TRACKING_URI): its numbers are lost with the cluster")
+            log.warning("submit: MLFLOW_TRACKING_URI is not set: metrics are lost when the cluster goes")
         file = self._config_file()
         if file and not file.is_relative_to(ROOT / "jobs"):
             raise ConfigError(f"{file}: only configs under {ROOT}/jobs are sent; copy it to {ROOT}/jobs/configs")
         bundle = self._bundle()
         if bundle and not bundle.is_dir():
-            raise ConfigError(f"{bundle}: no such bundle; mend the key `bundle`")
-        if bundle and (size := sum(file.stat().st_size for file in bundle.rglob("*"))) > MAX_BUNDLE_BYTES:
+            raise ConfigError(f"{bundle}: no such bundle; correct the key `bundle`")
+        sizes = {path: _bytes_below(ROOT / path) for path in self._sent()}
+        if sum(sizes.values()) > MAX_SENT_BYTES:
+            largest = max(sizes, key=lambda path: sizes[path])
             raise ConfigError(
-                f"{bundle} has {size / 1e9:.1f} GB, too much to send with a job; put it on a store and give its URL"
+                f"{sum(sizes.values()) / 1e6:.0f} MB would go with the job, but a cluster's dashboard takes "
+                f"{MAX_SENT_BYTES / 1e6:.0f}; the most, {sizes[largest] / 1e6:.0f} MB, lies in {ROOT / largest}: put "
+                "bundles on a store and give their URL, and keep data outside of the checkout"
             )
+
+    @property
+    def name(self) -> str:
+        """Of the job on the cluster: the run's, without what a job's name must not hold."""
+        name = re.sub(r"[^\w.-]", "-", self.config.run)
+        return name if name == self.config.run else f"{name}-{text_digest(self.config.run)[:6]}"
 
     def runtime_env(self) -> dict[str, Any]:
         """Code without runs and data, its commit, pinned dependencies, and where MLflow is."""
-        sent = {*SHIPPED}
-        if bundle := self._bundle():
-            sent.add(str(bundle.relative_to(ROOT)))
-        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, sent)}
+        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": excludes(ROOT, self._sent())}
         # Ray kills a stopped job three seconds after it was asked to end: too soon to save a large network.
         environment["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
@@ -114,21 +122,26 @@ class Submission:
         """The YAML file, where one is given."""
         return Path(self.arguments[0]).resolve() if self.arguments and self.arguments[0][0] != "-" else None
 
-    def _inputs(self) -> Iterator[tuple[str, str]]:
-        """Keys and paths of what the job reads and what does not go with it."""
-        values = self.config.dump()
-        for key, value in {**values, **values.get("encoders", {})}.items():
-            if key in INPUTS and not (key == "root" and getattr(self.config, "on_hub", False)):
-                yield from (
-                    (key, one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
-                )
+    def _sent(self) -> set[str]:
+        """What goes along, below the checkout."""
+        bundle = self._bundle()
+        return {*SHIPPED, *([str(bundle.relative_to(ROOT))] if bundle else [])}
 
     def _bundle(self) -> Path | None:
         """The bundle, where it is a folder of the checkout."""
-        bundle = getattr(self.config, "bundle", "")
-        if not bundle or "://" in bundle or os.path.isabs(bundle):
-            return None
-        return ROOT / bundle
+        found = [place for _, place in places(self.config) if isinstance(place, Sent) and not _is_seen(place)]
+        return ROOT / found[0].given if found else None
+
+
+def _is_seen(place: str) -> bool:
+    """Whether every machine of a cluster may find a place that was given so."""
+    given = as_given(place)
+    return "://" in given or os.path.isabs(given)
+
+
+def _bytes_below(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file() and "__pycache__" not in file.parts)
 
 
 def excludes(root: Path, sent: set[str]) -> list[str]:
@@ -170,7 +183,7 @@ def submit(submission: Submission, address: str, wait: bool, write: Callable[[st
     submission.check()
     for quiet in ("ray._private.runtime_env", "ray.dashboard.modules"):  # a line per file that is not sent
         logging.getLogger(quiet).setLevel(logging.ERROR)
-    name = submission.config.run
+    name = submission.name
     try:
         client = JobSubmissionClient(address or None)
         jobs = {job.submission_id: job for job in client.list_jobs()}

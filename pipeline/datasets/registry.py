@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from models.labels import LabelSpace
-from pipeline.base.config import Config, absolute
+from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
+from pipeline.base.places import Located, NameOrPlace, Place, as_given
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -32,7 +33,7 @@ class SourceConfig(Config):
 
     dataset: Literal["builtin", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
     """"builtin": composited real photographs with exact masks, made on the fly. "coco" takes any set in COCO's form."""
-    root: str = ""
+    root: NameOrPlace = ""
     """Folder of the data set, a path or a URL, in the layout that it is published in (docs/data.md); for huggingface a
     folder or a name on the hub."""
     split: str = "train"
@@ -40,7 +41,7 @@ class SourceConfig(Config):
     name: str = ""
     """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
     COCO's form need one: two pairs of one name, split and key count as the same pair."""
-    labels: str = ""
+    labels: NameOrPlace = ""
     """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin, which has no end, 4,096)."""
@@ -48,9 +49,9 @@ class SourceConfig(Config):
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
     """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
-    sbd: str = ""
+    sbd: Place = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
-    captions: str = ""
+    captions: Place = ""
     """JSON file {name: text or list of texts}; empty: the captions that the data set ships, if any."""
     mask_values: dict[int, int] = Field(default_factory=dict)
     """Folder, huggingface: raw value in the masks -> class id, such as {255: 1}; values that are not named stay."""
@@ -63,10 +64,16 @@ class SourceConfig(Config):
     size_px: int = Field(64, ge=32)
     """Side of the square pictures of builtin; all others keep their size."""
 
+    @field_validator("root")
+    @classmethod
+    def _is_a_place(cls, root: str, values: ValidationInfo) -> str:
+        is_name = not root or isinstance(root, Located) or values.data.get("dataset") == "huggingface"
+        return root if is_name else Located(root)
+
     @property
     def dataset_name(self) -> str:
         """What ids and the column `dataset` call it."""
-        return self.name or (self.root if self.dataset == "huggingface" else self.dataset)
+        return self.name or (as_given(self.root) if self.dataset == "huggingface" else self.dataset)
 
     @property
     def on_hub(self) -> bool:
@@ -75,71 +82,62 @@ class SourceConfig(Config):
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a source is opened with, beside its config.
-
-    Attributes:
-        root: as every worker finds it.
-        captions: the same of the file, "" where there is none.
-        seed: of the run; the built-in set follows from it.
-        commit: of a data set on the hub.
-    """
-
-    root: str
-    captions: str
-    seed: int
-    commit: str
-
-
-@dataclass(frozen=True)
 class Known:
     """A data set that can be read.
 
     Attributes:
-        open: what makes its source.
+        open: makes its source from the config, the seed of the run, and the commit of a data set on the hub.
         keys: of SourceConfig that it knows beside `dataset`, `root`, `split`, `name` and `pairs`; others are refused.
         has_unique_keys: a key of its entries names a picture in all its splits: in "train" and "trainval" it is the
             same pair.
     """
 
-    open: Callable[[SourceConfig, Place], Source]
+    open: Callable[[SourceConfig, int, str], Source]
     keys: tuple[str, ...] = ()
     has_unique_keys: bool = False
 
 
 DATASETS: dict[DatasetName, Known] = {
     "builtin": Known(
-        lambda config, at: Builtin(config.split, at.seed, config.size_px, config.pairs or 4096), ("size_px",)
+        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096), ("size_px",)
     ),
     "voc": Known(
-        lambda config, at: PascalVOC(at.root, config.split, config.sbd and absolute(config.sbd), at.captions),
+        lambda config, seed, commit: PascalVOC(config.root, config.split, config.sbd, config.captions),
         ("sbd", "captions"),
         has_unique_keys=True,
     ),
     "coco": Known(
-        lambda config, at: COCO(
-            at.root, config.split, config.crowd, config.overlap, at.captions,
+        lambda config, seed, commit: COCO(
+            config.root, config.split, config.crowd, config.overlap, config.captions,
             label_space(config) if config.labels else None,
         ),
         ("crowd", "overlap", "labels", "captions"),
         has_unique_keys=True,
     ),
     "ade20k": Known(
-        lambda config, at: ADE20K(at.root, config.split, at.captions), ("captions",), has_unique_keys=True
+        lambda config, seed, commit: ADE20K(config.root, config.split, config.captions),
+        ("captions",),
+        has_unique_keys=True,
     ),
     "cityscapes": Known(
-        lambda config, at: Cityscapes(at.root, config.split, at.captions), ("captions",), has_unique_keys=True
+        lambda config, seed, commit: Cityscapes(config.root, config.split, config.captions),
+        ("captions",),
+        has_unique_keys=True,
     ),
     "folder": Known(
-        lambda config, at: Folder(
-            at.root, label_space(config), **config.folder_layout.dump(), values=config.mask_values, captions=at.captions
+        lambda config, seed, commit: Folder(
+            config.root,
+            label_space(config),
+            **config.folder_layout.dump(),
+            values=config.mask_values,
+            captions=config.captions,
         ),
         ("labels", "mask_values", "folder_layout", "captions"),
     ),
     "huggingface": Known(
-        lambda config, at: HuggingFace(
-            at.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
-            revision=at.commit,
+        lambda config, seed, commit: HuggingFace(
+            config.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
+            revision=commit,
         ),
         ("labels", "mask_values", "columns", "revision"),
     ),
@@ -154,8 +152,11 @@ def open_source(config: SourceConfig, seed: int = 0, commit: str = "") -> Source
         ConfigError: a key is missing, or set for another data set.
     """
     refuse_keys_of_others(config)
-    captions = config.captions and absolute(config.captions)
-    return DATASETS[config.dataset].open(config, Place(_root(config), captions, seed, commit))
+    if config.dataset != "builtin" and not config.root:
+        raise ConfigError(f"root: dataset {config.dataset} needs the folder that it lies in")
+    if config.dataset == "huggingface" and "://" in config.root:
+        raise ConfigError(f"root: {config.root} is a URL; give a name on the hub, or a folder that all machines see")
+    return DATASETS[config.dataset].open(config, seed, commit)
 
 
 def refuse_keys_of_others(config: SourceConfig) -> None:
@@ -183,14 +184,3 @@ def label_space(config: SourceConfig) -> LabelSpace:
         return LabelSpace.named(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
-
-
-def _root(config: SourceConfig) -> str:
-    """`root` as every worker finds it."""
-    if config.dataset == "builtin":
-        return ""
-    if not config.root:
-        raise ConfigError(f"root: dataset {config.dataset} needs the folder that it lies in")
-    if config.dataset == "huggingface" and "://" in config.root:
-        raise ConfigError(f"root: {config.root} is a URL; give a name on the hub, or a folder that all machines see")
-    return config.root if config.on_hub else absolute(config.root).rstrip("/")

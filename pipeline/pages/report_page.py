@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from models.labels import LabelSpace
 from pipeline.base.config import absolute
 from pipeline.base.errors import DataError, JoDiffusionError
+from pipeline.base.places import as_given
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
@@ -72,17 +73,17 @@ def render(
     Raises:
         DataError, ShardError: an input is missing or broken; the folder, file or row is named.
     """
-    folder = Path(absolute(pairs))
+    folder = Path(pairs)
     shown = _choose(str(folder), num_shown)
     labels, manifest = load_labels(str(folder)), Manifest.scan(str(folder))
     sources = {"synthetic": manifest}
     if real:
-        compared = absolute(real)
+        compared = real
         read_shards([compared], ["pair_id"])  # a folder without shards is a mistake, not an empty data set
         if load_labels(compared).classes != labels.classes:
             raise DataError(f"{compared} and {folder} have different classes, so that their shares cannot be compared")
         sources = {"real": Manifest.scan(compared), **sources}
-    proved = _read(Path(absolute(proof)) / FILE, Proof.model_validate_json, "jobs.evaluate") if proof else None
+    proved = _read(Path(proof) / FILE, Proof.model_validate_json, "jobs.evaluate") if proof else None
     made_with = _read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -93,8 +94,8 @@ def render(
     )
     return environment.get_template(TEMPLATE).render(
         title=title,
-        given=pairs,
-        real=real,
+        given=as_given(pairs),
+        real=as_given(real),
         folder=str(folder),
         labels=labels,
         manifest=manifest,
@@ -121,16 +122,16 @@ def _charts(trainings: Sequence[str], bundle: str) -> list[chart.Chart]:
         DataError: no history where one is told.
     """
     charts = []
-    for folder in map(absolute, trainings):
+    for folder in trainings:
         points = history.read(folder)
         if not points:
             raise DataError(f"{folder}: no {history.FILE}, which trainings write; mend the key `trainings`")
         charts.append(chart.losses_chart(Path(folder).name, points))
     if bundle:
-        beside = absolute(bundle).rstrip("/")
+        beside = absolute(bundle).rstrip("/")  # an earlier release saved it as it was given
         run = beside.removesuffix("/weights")  # a run's weights serve as a bundle; its history lies above them
         own = [beside, run]
-        if set(own) & set(map(absolute, trainings)):
+        if set(own) & set(trainings):
             own = []  # it is there already
         with suppress(JoDiffusionError):  # nobody has asked for it, and pairs outlive the bundle that made them
             points = next((points for one in own if (points := history.read(one))), [])

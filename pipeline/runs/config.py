@@ -11,7 +11,8 @@ from pydantic import (
 )
 from upath import UPath
 
-from pipeline.base.config import Config, absolute
+from pipeline.base.config import Config
+from pipeline.base.places import Place
 
 
 class RunConfig(Config):
@@ -19,7 +20,7 @@ class RunConfig(Config):
 
     run: str = Field(min_length=1)
     """Name of the run; its folder is <runs>/<run>, and the same name goes on with it."""
-    runs: str = "runs"
+    runs: Place = "runs"
     """Folder of all runs: a path that every node sees, or a URL ("s3://bucket/runs")."""
     seed: int = Field(0, ge=0)
     """Every random number of the run follows from it."""
@@ -32,10 +33,10 @@ class RunConfig(Config):
     @property
     def folder(self) -> Path:
         """Folder of this run, absolute: workers run in folders of their own. A `UPath` where it is on a store."""
-        return cast(Path, UPath(absolute(self.runs)) / self.run)
+        return cast(Path, UPath(self.runs) / self.run)
 
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow's numbers go."""
-        database = os.path.abspath("mlflow.db") if "://" in self.runs else f"{absolute(self.runs)}/mlflow.db"
+        database = os.path.abspath("mlflow.db") if "://" in self.runs else f"{self.runs}/mlflow.db"
         return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{database}"

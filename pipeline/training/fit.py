@@ -14,7 +14,7 @@ import ray.train
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline.base.config import Workers, absolute
+from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.base.log import log
 from pipeline.cluster.connection import require
@@ -68,7 +68,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
             f"worker has a row, and at least min_workers {config.min_workers}"
         )
     feed, held_out = (
-        Feed(tuple(map(absolute, folders)), task.columns, task.decode, config.seed, config.cache, _threads(workers))
+        Feed(tuple(folders), task.columns, task.decode, config.seed, config.cache, _threads(workers))
         for folders in (config.train, (config.validation,))
     )
     num_rows = sum(rows for _, _, rows in feed.groups())  # a wrong path is told now, not by every worker
@@ -95,7 +95,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     )
     log.info("%s", planned)
     sets = {"training": config.train, "validation": (config.validation,)}
-    run.tracker.inputs({name: [DataDigest.of(absolute(one)) for one in folders] for name, folders in sets.items()})
+    run.tracker.inputs({name: [DataDigest.of(one) for one in folders] for name, folders in sets.items()})
     Checkpoints(folder).remove_drafts()
     notice.forget(folder)
     outcome = _run_workers(Assignment(task, config, feed, held_out, run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,9 +15,12 @@ from ray.job_submission import JobSubmissionClient
 from jobs import ending
 from jobs.submit import main as submit_job
 from pipeline.base.errors import ConfigError
+from pipeline.caption import CaptionConfig
 from pipeline.cluster.submission import ROOT, Submission, excludes, pinned
+from pipeline.evaluate import EvaluateConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
+from pipeline.report import ReportConfig
 from pipeline.tables.rows import read_ids
 from pipeline.tables.shards import list_shards
 from pipeline.training.tasks.joint import JointConfig
@@ -57,7 +61,7 @@ def test_the_entrypoint_is_the_command_without_a_cluster():
 
 def test_credentials_are_not_sent(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://numbers:5000")
-    monkeypatch.setattr("pipeline.submission.revision", lambda: "0123abcd-dirty")
+    monkeypatch.setattr("pipeline.cluster.submission.revision", lambda: "0123abcd-dirty")
     environment = submission().runtime_env()
     assert environment["env_vars"] == {
         "RAY_JOB_STOP_WAIT_TIME_S": "600",  # or Ray kills a stopped job before it has saved
@@ -91,10 +95,53 @@ def test_what_the_cluster_would_lose_is_refused(changes, arguments, message):
 )
 def test_what_a_training_reads_must_be_on_the_cluster(changes, key):
     given = {"run": "a", "runs": "s3://bucket/runs", "train": ("s3://bucket/latents",), "validation": "/shared/latents"}
-    config = JointConfig.model_validate({**given, "optimisation": {"num_examples": 1, "batch_size": 1}})
+    recipe = {"optimisation": {"num_examples": 1, "batch_size": 1}}
+    config = JointConfig.model_validate({**given, **recipe})
+    wrong = JointConfig.model_validate({**given, **recipe, **changes})
     Submission("train_joint", config, (), install=False).check()
     with pytest.raises(ConfigError, match=f"{key} is '.*', which is not sent"):
-        Submission("train_joint", config.model_copy(update=changes), (), install=False).check()
+        Submission("train_joint", wrong, (), install=False).check()
+
+
+RUN = {"run": "a", "runs": "s3://bucket/runs"}
+
+
+@pytest.mark.parametrize(
+    ("job", "config", "key", "path"),
+    [
+        ("evaluate", EvaluateConfig, "test", {"sets": {"real": ["s3://b/real"]}, "test": "runs/test"}),
+        ("evaluate", EvaluateConfig, "sets.real", {"sets": {"real": ["runs/real"]}, "test": "s3://b/test"}),
+        ("evaluate", EvaluateConfig, "judged", {"sets": {"a": ["s3://a"]}, "test": "s3://b", "judged": "runs/made"}),
+        ("report", ReportConfig, "real", {"pairs": "s3://b/made", "real": "runs/real"}),
+        ("report", ReportConfig, "proof", {"pairs": "s3://b/made", "proof": "runs/proof"}),
+        ("ingest", IngestConfig, "labels", {"dataset": "coco", "root": "s3://b/coco", "labels": "my/labels.yaml"}),
+        ("ingest", IngestConfig, "captions", {"dataset": "voc", "root": "s3://b/voc", "captions": "captions.json"}),
+        ("caption", CaptionConfig, "model", {"pairs": ["s3://b/pairs"], "model": "./blip"}),
+    ],
+)
+def test_every_place_that_the_cluster_does_not_see_is_refused_whatever_its_key(job, config, key, path):
+    with pytest.raises(ConfigError, match=f"{key} is '.*', which is not sent"):
+        Submission(job, config.model_validate({**RUN, **path}), (), install=False).check()
+
+
+def test_names_are_no_places():
+    values = {"dataset": "coco", "root": "s3://b/coco", "labels": "voc"}
+    Submission("ingest", IngestConfig.model_validate({**RUN, **values}), (), install=False).check()
+    captions = {"pairs": ["s3://b/pairs"], "model": "Salesforce/blip2-opt-2.7b"}
+    Submission("caption", CaptionConfig.model_validate({**RUN, **captions}), (), install=False).check()
+
+
+def test_a_run_in_a_folder_of_runs_gets_a_name_that_a_cluster_takes():
+    assert submission().name == "a"
+    one, other = submission(run="sub/1").name, submission(run="sub-1").name
+    assert re.fullmatch(r"[\w.-]+", one) and one.startswith("sub-1-") and other == "sub-1"
+
+
+def test_more_than_a_dashboard_takes_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.submission.MAX_SENT_BYTES", 10**6)
+    message = "MB would go with the job, but a cluster's dashboard takes 1; the most, .*garments"
+    with pytest.raises(ConfigError, match=message):
+        submission().check()
 
 
 def test_a_tree_to_ingest_must_be_there_and_a_name_on_the_hub_need_not():

@@ -19,8 +19,8 @@ from models.labels import LabelSpace
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
-from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError
+from pipeline.base.places import Place
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
@@ -41,7 +41,7 @@ class JointConfig(TrainingConfig):
 
     net: JoDiffusionConfig = JoDiffusionConfig()
     """Sizes of the network."""
-    initial: str = ""
+    initial: Place = ""
     """Folder or URL of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are
     then its own, unless they are given. Empty: fresh weights."""
     diffusion: Diffusion = Diffusion()
@@ -68,8 +68,8 @@ def train_joint(config: JointConfig) -> dict[str, float]:
     safe = SAFE_TO_CHANGE | {"preview", "preview_prompts"}
     with Run.open(config, "train_joint", safe, on_store=True) as run:
         shapes = check_latents(config)
-        initial = config.initial and absolute(config.initial)
-        task = JointTask(config, absolute(f"{config.train[0]}/encoders"), initial, shapes)
+        initial = config.initial
+        task = JointTask(config, f"{config.train[0]}/encoders", initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
         scores = fit(task, config, run)
@@ -93,7 +93,7 @@ def with_initial(config: JointConfig) -> JointConfig:
     """The config with the sizes and the noise process of the bundle that it starts from."""
     if not config.initial:
         return config
-    initial = local_copy(absolute(config.initial))
+    initial = local_copy(config.initial)
     facts = read_facts(initial)
     found = {
         "net": load_config(JoDiffusionConfig, initial / "joint"),
@@ -117,7 +117,7 @@ def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
             f"latents of different encoders cannot be mixed: {found}; encode them again with the same ones"
         )
     beside, made_by = (
-        digest(local_copy(f"{absolute(config.train[0])}/encoders"), ENCODERS),
+        digest(local_copy(f"{config.train[0]}/encoders"), ENCODERS),
         found[config.train[0]].decode(),
     )
     if beside != made_by:
