@@ -25,6 +25,7 @@ from pipeline.runs.run import Run
 from pipeline.runs.system_metrics import system_metrics
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.storage.publish import upload, write_bytes
+from pipeline.training.averaging import count_statistics
 from pipeline.training.checkpoints import Checkpoints, Facts
 from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
@@ -142,7 +143,7 @@ class _Worker:
         if self.group.leads:
             many = "s" * (self.group.world_size > 1)
             log.info(
-                "goes on from step %d of %d, on %d worker%s", step, self.recipe.num_steps, self.group.world_size, many
+                "resuming from step %d of %d, on %d worker%s", step, self.recipe.num_steps, self.group.world_size, many
             )
 
     def train(self) -> Outcome:
@@ -187,13 +188,22 @@ class _Worker:
 
     def averaged(self) -> nn.Module:
         """The network with the averaged weights, whole, in the worker that leads; all must ask."""
-        if not self.state.sharded:
-            return self.state.average
-        weights = self.state.averaged(self.group)
-        if not self.group.leads:
-            return self.state.average
-        net = assigned(self.task.build, weights, "averaged weights")
-        return net.to(self.group.device).requires_grad_(False).eval()
+        net: nn.Module = self.state.average
+        if self.state.sharded:
+            weights = self.state.averaged(self.group)
+            if self.group.leads:
+                net = assigned(self.task.build, weights, "averaged weights")
+                net = net.to(self.group.device).requires_grad_(False).eval()
+        if self.group.leads:
+            count_statistics(
+                net,
+                self.task,
+                self.feed.head,
+                batch_size=self.recipe.batch_size,
+                seed=self.config.seed,
+                device=self.group.device,
+            )
+        return net
 
     def judge(self, examples: int) -> float:
         """Scores the averaged weights on held-out data, in the worker that leads; lower is better. All must ask."""

@@ -108,7 +108,7 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
     story.process = start(*story.command, log=story.log)
     story.wait(lambda: story.count("goes on from") == 3, "the same command to go on")
     assert f"{newest.name}: broken checkpoint" in story.text()
-    assert f"goes on from step {int(newest.stem[5:])} " not in story.text()
+    assert f"resuming from step {int(newest.stem[5:])} " not in story.text()
 
     story.wait_for_steps()
     story.process.send_signal(signal.SIGINT)
@@ -118,7 +118,7 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
     assert f"stopped at step {stopped} of {STEPS}" in story.text()
 
     finish(*story.command, log=story.log)
-    assert f"goes on from step {stopped} of {STEPS}" in story.text()
+    assert f"resuming from step {stopped} of {STEPS}" in story.text()
     config = load(VAEConfig, story.config)
     undisturbed = config.model_copy(update={"run": "undisturbed"})
     scores = train_vae(undisturbed)
@@ -141,6 +141,6 @@ def test_a_training_takes_in_a_machine_and_outlives_another(tmp_path, ray_sessio
     added, removed = text.index("added a node"), text.index("removed a node")
     assert "on 2 workers" in text[added:removed], text[-3000:]
     assert "on 1 worker\n" in text[removed:], text[-3000:]
-    steps = [int(step) for step in re.findall(r"goes on from step (\d+)", text)]
+    steps = [int(step) for step in re.findall(r"resuming from step (\d+)", text)]
     assert len(steps) >= 2 and steps == sorted(steps)
     assert Checkpoints(str(tmp_path / "disturbed")).newest() > steps[-1]
