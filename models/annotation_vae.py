@@ -28,11 +28,13 @@ class AnnotationVAEConfig:
         num_bits: bit planes of the input, n.
         num_outputs: logits per pixel, K + 1.
         encoder_widths: channels of the first convolution and of each stride-2 stage; f = 2 ** (len - 1).
-        decoder_width: channels of every decoder stage.
+        decoder_width: channels of every decoder stage (the reference's `upscale_channels`).
         latent_channels: C.
         norm_groups: groups of both group norms.
         latent_mean, latent_std: per channel (or one for all); diffusion sees (latent - mean) / std. The published nets
             multiply by 0.2, which is std 5.
+        decoder_first_width: channels between the latent and the first stage, where they are others (the reference's
+            `intermediate_channels`).
     """
 
     num_bits: int = 5
@@ -43,6 +45,7 @@ class AnnotationVAEConfig:
     norm_groups: int = 32
     latent_mean: tuple[float, ...] = (0.0,)
     latent_std: tuple[float, ...] = (5.0,)
+    decoder_first_width: int | None = None
 
     @classmethod
     def for_labels(
@@ -114,9 +117,11 @@ class AnnotationVAE(nn.Module):
         ]
         self.encoder = nn.Sequential(*encoder)
 
-        decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, width, 3, padding=1), nn.Identity()]
-        for _ in widths[1:]:
-            decoder += [nn.ConvTranspose2d(width, width, 2, stride=2), ChannelNorm(width), nn.SiLU()]
+        narrow = config.decoder_first_width or width
+        decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, narrow, 3, padding=1), nn.Identity()]
+        for stage, _ in enumerate(widths[1:]):
+            inner = narrow if stage == 0 else width
+            decoder += [nn.ConvTranspose2d(inner, width, 2, stride=2), ChannelNorm(width), nn.SiLU()]
         decoder += [
             nn.GroupNorm(config.norm_groups, width),
             nn.SiLU(),

@@ -183,12 +183,15 @@ def read_annotation_vae(folder: Path) -> AnnotationVAE:
     # First and last two layers stand alone; between them every stage is one widening and one striding convolution.
     widths = (tensors[convolutions[0]].shape[0], *(tensors[name].shape[0] for name in convolutions[1:-2:2]))
     factor = _number(config, "scaling_factor", ANNOTATION_SCALE, folder)
+    first, stage = (tensors[name].shape for name in outputs[:2])  # (out, in, ...), and transposed: (in, out, ...)
+    width = stage[1] if len(outputs) > 2 else first[0]
     found = AnnotationVAEConfig(
         num_bits=tensors[convolutions[0]].shape[1],
         num_outputs=tensors[outputs[-1]].shape[0],
         encoder_widths=widths,
-        decoder_width=tensors[outputs[0]].shape[0],
-        latent_channels=tensors[outputs[0]].shape[1],
+        decoder_width=width,
+        decoder_first_width=None if first[0] == width else first[0],
+        latent_channels=first[1],
         norm_groups=int(_number(config, "norm_num_groups", 32, folder)),
         latent_std=(1 / factor,),
     )

@@ -217,7 +217,8 @@ def save_net(net: nn.Module, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Configured, net).config
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    values = {key: value for key, value in asdict(config).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(values, indent=1))
     save_file({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
 
 

@@ -14,7 +14,7 @@ from models.frozen import latent_to_image
 from models.jodiffusion import JoDiffusion
 from models.labels import VOC, LabelSpace
 from models.published import import_bundle, read_annotation_vae, read_base_joint, read_joint
-from models.weights import Bundle, WeightsError
+from models.weights import Bundle, WeightsError, save_net
 from tests.models.golden import FOLDER
 
 TINY = FOLDER / "tiny_checkpoints"
@@ -156,6 +156,27 @@ def test_annotation_vae_needs_no_config_at_published_sizes(tmp_path):
     (tmp_path / "vae").mkdir()
     save_file(AnnotationVAE(config).state_dict(), tmp_path / "vae" / WEIGHTS)
     assert read_annotation_vae(tmp_path).config == config
+
+
+def test_an_annotation_vae_whose_decoder_begins_at_another_width_has_its_sizes_from_its_tensors(tmp_path):
+    from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+
+    # The reference's LabelVAE with intermediate_channels 24 and upscale_channels 16: a convolution from the latent to
+    # the first, a transposed one from there to the second, and further ones within the second.
+    config = AnnotationVAEConfig(
+        encoder_widths=(32, 32, 64, 64), decoder_width=16, decoder_first_width=24, norm_groups=8
+    )
+    net = AnnotationVAE(config)
+    shapes = [tuple(value.shape) for name, value in net.decoder.named_parameters() if value.ndim == 4]
+    assert shapes == [(24, 4, 3, 3), (24, 16, 2, 2), (16, 16, 2, 2), (16, 16, 2, 2), (21, 16, 3, 3)]
+    save_file(net.state_dict(), tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_text('{"norm_num_groups": 8}')
+    found = read_annotation_vae(tmp_path)
+    assert found.config == config
+    mask = torch.randint(0, 21, (1, 16, 16), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found(mask), net.eval()(mask))
+    save_net(found, tmp_path / "ours")
+    assert read_annotation_vae(tmp_path / "ours").config == config
 
 
 def test_missing_surplus_and_misshapen_tensors_are_listed_at_once(unet):
