@@ -6,7 +6,6 @@ Legend: B pairs.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from models.diffusion import NUM_TIMES, Diffusion
 from models.jodiffusion import JoDiffusion, Joint
@@ -30,7 +29,7 @@ def clean_errors(net: JoDiffusion, diffusion: Diffusion, rows: Tensors) -> dict[
         with torch.autocast("cpu", torch.bfloat16):
             predicted, _ = net(noisy, text, times, torch.zeros(len(text)))
         for name in sums:
-            found = clean_value(diffusion, getattr(noisy, name), getattr(predicted, name).float(), times)
+            found = diffusion.clean(getattr(noisy, name), getattr(predicted, name).float(), times)
             sums[name] += (found - getattr(clean, name)).square().mean().item() / len(NOISE_LEVELS)
     return sums
 
@@ -40,13 +39,3 @@ def time_at(diffusion: Diffusion, level: float) -> float:
     times = torch.arange(1.0, NUM_TIMES)
     signal, noise = diffusion.signal_and_noise(times)
     return times[(noise / (signal + noise) - level).abs().argmin()].item()
-
-
-def clean_value(diffusion: Diffusion, noisy: Tensor, predicted: Tensor, times: Tensor) -> Tensor:
-    """The clean value that a prediction for a noisy one amounts to."""
-    signal, noise = (weight.view(-1, *[1] * (noisy.ndim - 1)) for weight in diffusion.signal_and_noise(times))
-    if diffusion.objective == "epsilon":
-        return (noisy - noise * predicted) / signal
-    if diffusion.objective == "v":
-        return signal * noisy - noise * predicted
-    return noisy - noise * predicted

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.training import shapes_of
 from models.jodiffusion import JoDiffusionConfig
+from pipeline.training.needs import training_needs
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.plan import plan_training
 from pipeline.training.tasks.joint import JointConfig, JointTask
 
 CLUSTERS: dict[str, dict[str, Any]] = {
@@ -66,8 +66,8 @@ def train(folder: str) -> None:
 
     task, example = full_task()
     recipe = Optimisation(num_examples=1, batch_size=1)
-    planned = plan_training(task, recipe, example, recompute=True, fused_attention=False)
-    print(f"  {planned}", flush=True)
+    needs = training_needs(task, recipe, example, recompute=True, fused_attention=False)
+    print(f"  {needs}", flush=True)
     began = time.perf_counter()
     state = TrainState(task.build(), recipe)
     recompute_activations(state.net)
@@ -89,13 +89,13 @@ def plans() -> None:
                 recipe = Optimisation(num_examples=64, batch_size=64, accumulation=accumulation)
                 if 64 // int(cluster["world_size"]) < accumulation:
                     continue
-                planned = plan_training(task, recipe, example, recompute=recompute, **cluster)
-                if planned.total / 1e9 < room:
+                needs = training_needs(task, recipe, example, recompute=recompute, **cluster)
+                if needs.total / 1e9 < room:
                     break
             else:
                 continue
             how = f"{cluster.get('strategy', 'ddp')}, accumulation {accumulation}, recompute {recompute}"
-            print(f"{name}: {how}\n  {planned}")
+            print(f"{name}: {how}\n  {needs}")
 
 
 def full_task() -> tuple[JointTask, dict[str, torch.Tensor]]:

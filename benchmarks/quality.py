@@ -36,7 +36,7 @@ from pipeline.stages.refine import Refine
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
-from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
+from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor
 
+from models.precision import Precision
 from models.weights import WeightsError
 
-Precision = Literal["bfloat16", "float32"]
 Result = TypeVar("Result")
 
 KINDS = ("blip-2", "blip", "git", "vision-encoder-decoder")

@@ -116,6 +116,16 @@ class Diffusion:
         signal_weight, noise_weight = self._weights(clean, times)
         return signal_weight * noise - noise_weight * clean
 
+    def clean(self, noisy: Tensor, predicted: Tensor, times: Tensor) -> Tensor:
+        """The clean values (B, ...) that a prediction for noisy ones at `times` (B,) amounts to: the inverse of
+        `target`. For epsilon times must be below NUM_TIMES: pure noise tells nothing of the clean value."""
+        signal_weight, noise_weight = self._weights(noisy, times)
+        if self.objective == "epsilon":
+            return (noisy - noise_weight * predicted) / signal_weight
+        if self.objective == "v":
+            return signal_weight * noisy - noise_weight * predicted
+        return noisy - noise_weight * predicted
+
     def min_snr_weights(self, times: Tensor, gamma: float) -> Tensor:
         """(B,) weights of squared errors of the prediction at `times`, by which each time counts as the squared error
         of the clean value times min(SNR, gamma) (Min-SNR weighting, section 3.4)."""

@@ -123,14 +123,14 @@ def subfolder(folder: Path, *names: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Source:
+class Published:
     """A folder of weights, and what a card calls it: the name on the hub with its commit, or the folder's bare name."""
 
     folder: Path
     name: str
 
 
-def locate(source: str, without: Sequence[str] = ()) -> Source:
+def locate(source: str, without: Sequence[str] = ()) -> Published:
     """A path, or a name on the Hugging Face hub, `owner/name[@revision][/folder]`, fetched once.
 
     Args:
@@ -142,7 +142,7 @@ def locate(source: str, without: Sequence[str] = ()) -> Source:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return Source(path, path.resolve().name)
+        return Published(path, path.resolve().name)
     owner, _, rest = source.strip("/").partition("/")
     name, _, folder = rest.partition("/")
     name, _, revision = name.partition("@")
@@ -169,4 +169,4 @@ def locate(source: str, without: Sequence[str] = ()) -> Source:
             f"{repository} on the Hugging Face hub has no folder {folder!r}; look at its page for its names"
         )
     commit = Path(snapshot).name  # the hub's cache names a snapshot by it
-    return Source(found, f"{repository}@{commit}{folder and '/' + folder}")
+    return Published(found, f"{repository}@{commit}{folder and '/' + folder}")

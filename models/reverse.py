@@ -14,12 +14,11 @@ from torch import Tensor
 
 from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Solver
 from models.jodiffusion import Joint
+from models.precision import Precision
 from models.uvit import without_autocast
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
-
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import ray.data
 import yaml
 from pydantic import Field
 
-from models.captioner import Captioner, Precision, check_model
+from models.captioner import Captioner, check_model
+from models.precision import Precision
 from pipeline.base.config import Workers
 from pipeline.base.log import log
 from pipeline.base.places import NameOrPlace, Place

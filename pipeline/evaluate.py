@@ -20,8 +20,7 @@ from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import list_shards
 from pipeline.training.config import TrainingConfig
-from pipeline.training.fit import WEIGHTS as WEIGHTS_FOLDER
-from pipeline.training.fit import fit
+from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.loop import Optimisation
 from pipeline.training.tasks.segmenter import SegmenterTask
 

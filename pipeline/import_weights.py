@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from models.labels import LabelSpace
 from models.published import import_bundle
-from models.published_files import Source, locate
+from models.published_files import Published, locate
 from models.weights import Bundle
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
@@ -82,11 +82,11 @@ def import_weights(config: ImportConfig) -> str:
     return target
 
 
-def located(source: str, without: Sequence[str] = ()) -> Source:
+def located(source: str, without: Sequence[str] = ()) -> Published:
     """What `locate` finds, also on a store."""
     if "://" not in source:
         return locate(source, without)
-    return Source(local_copy(source), source.rstrip("/").rpartition("/")[2])
+    return Published(local_copy(source), source.rstrip("/").rpartition("/")[2])
 
 
 def save_whole(bundle: Bundle, target: Path, **names: str) -> None:

@@ -36,7 +36,7 @@ MAX_HEADER_BYTES = 10**8
 
 
 @dataclass(frozen=True)
-class Facts:
+class Header:
     """What a checkpoint says of itself. `score` is lower for better ones, NaN where none was judged at its step."""
 
     step: int
@@ -83,7 +83,7 @@ class Checkpoints:
         """The file of a step."""
         return f"{self.folder}/step_{step:08d}.safetensors"
 
-    def write(self, tensors: Mapping[str, Tensor], facts: Facts) -> None:
+    def write(self, tensors: Mapping[str, Tensor], facts: Header) -> None:
         """Begins to write a checkpoint beside the training; waits for the one before.
 
         What cannot be written is told as a warning: the training goes on, and the checkpoints before stay.
@@ -116,7 +116,7 @@ class Checkpoints:
         return -1
 
     @contextmanager
-    def open(self, step: int) -> Iterator[tuple[Mapping[str, Tensor], Facts]]:
+    def open(self, step: int) -> Iterator[tuple[Mapping[str, Tensor], Header]]:
         """Tensors, each read when it is asked for, and facts of a checkpoint.
 
         Raises:
@@ -169,7 +169,7 @@ class Checkpoints:
             for draft in Path(filesystem_of(self.folder)[1]).glob(".*.draft"):
                 shutil.rmtree(draft, ignore_errors=True)
 
-    def _write(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+    def _write(self, tensors: dict[str, Tensor], facts: Header) -> None:
         began = time.monotonic()
         sums = {name: _checksum(tensor) for name, tensor in tensors.items()}
         metadata = {"facts": json.dumps(asdict(facts)), "checksums": json.dumps(sums)}
@@ -206,7 +206,7 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         if step not in self._scores:
             try:
-                self._scores[step] = read_facts(self.path(step)).score
+                self._scores[step] = read_header(self.path(step)).score
             except (BrokenCheckpointError, FileNotFoundError):
                 self._scores[step] = math.nan
         return self._scores[step]
@@ -230,7 +230,7 @@ class _Tensors(Mapping[str, Tensor]):
         return len(self.names)
 
 
-def read_facts(url: str) -> Facts:
+def read_header(url: str) -> Header:
     """What a checkpoint says of itself, without its tensors.
 
     Raises:
@@ -243,13 +243,13 @@ def read_facts(url: str) -> Facts:
         with reaching(url):
             size = int.from_bytes(filesystem.cat_file(path, 0, 8), "little")
             header = filesystem.cat_file(path, 8, 8 + size) if size < MAX_HEADER_BYTES else b""
-        return Facts(**json.loads(json.loads(header)["__metadata__"]["facts"]))
+        return Header(**json.loads(json.loads(header)["__metadata__"]["facts"]))
     except (KeyError, ValueError, TypeError) as error:
         raise BrokenCheckpointError(f"{url}: broken checkpoint ({describe(error)})") from error
 
 
-def _facts(file: Any) -> Facts:
-    return Facts(**json.loads((file.metadata() or {})["facts"]))
+def _facts(file: Any) -> Header:
+    return Header(**json.loads((file.metadata() or {})["facts"]))
 
 
 def _checksum(tensor: Tensor) -> int:

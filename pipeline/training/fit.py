@@ -26,9 +26,9 @@ from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
 from pipeline.training.loop import TrainingError
-from pipeline.training.plan import plan_training
+from pipeline.training.needs import training_needs
 from pipeline.training.task import Task
-from pipeline.training.worker import SCORES, WEIGHTS, Assignment, Outcome, work
+from pipeline.training.worker import SCORES, WEIGHTS_FOLDER, Assignment, Outcome, work
 
 PATIENCE_S = 1800
 """How long workers wait for the one that judges or writes."""
@@ -49,7 +49,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
     """
     recipe, workers, folder = config.optimisation, config.workers, str(run.folder)
     if (found := _scores(folder)) and found["examples"] >= recipe.num_examples:
-        log.info("%s is finished; its weights are in %s/%s", config.run, folder, WEIGHTS)
+        log.info("%s is finished; its weights are in %s/%s", config.run, folder, WEIGHTS_FOLDER)
         return found
     if is_file(f"{folder}/train/checkpoint_manager_snapshot.json") and not Checkpoints(folder).steps():
         raise ConfigError(
@@ -84,7 +84,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         f"{config.min_workers} to {workers.num}" if config.min_workers else workers.num,
         "s" * (workers.num > 1),
     )
-    planned = plan_training(
+    needs = training_needs(
         task,
         recipe,
         feed.head(1),
@@ -93,7 +93,7 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         recompute=config.recompute_activations,
         fused_attention=workers.gpus > 0,
     )
-    log.info("%s", planned)
+    log.info("%s", needs)
     sets = {"training": config.train, "validation": (config.validation,)}
     run.tracker.inputs({name: [DataDigest.of(one) for one in folders] for name, folders in sets.items()})
     Checkpoints(folder).remove_drafts()

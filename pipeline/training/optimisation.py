@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.precision import Precision
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.training.parallel import Precision
 
 
 class Optimisation(Config):

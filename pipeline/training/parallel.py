@@ -21,8 +21,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.precision import Precision
+
 Strategy = Literal["ddp", "fsdp"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pipeline.runs.system_metrics import system_metrics
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.storage.publish import upload, write_bytes
 from pipeline.training.averaging import count_statistics
-from pipeline.training.checkpoints import Checkpoints, Facts
+from pipeline.training.checkpoints import Checkpoints, Header
 from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Report, TrainingError, stop_if_unfit, train
@@ -37,7 +37,7 @@ from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
 
-WEIGHTS, SCORES = "weights", "scores.json"
+WEIGHTS_FOLDER, SCORES = "weights", "scores.json"
 FLUSH_S = 20.0
 """How long the end of a worker waits for an MLflow server that is away."""
 
@@ -183,7 +183,7 @@ class _Worker:
         tensors = self.state.snapshot(self.group)
         if self.group.leads:
             self.checkpoints.write(
-                tensors, Facts(self.state.step, report.examples, round(self.state.seconds, 1), score)
+                tensors, Header(self.state.step, report.examples, round(self.state.seconds, 1), score)
             )
 
     def averaged(self) -> nn.Module:
@@ -240,11 +240,11 @@ class _Worker:
             self.hold_out()
             with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
                 # Before the scores: judging must not cost the weights.
-                self.task.save(net, self.held_out, Path(scratch) / WEIGHTS)
+                self.task.save(net, self.held_out, Path(scratch) / WEIGHTS_FOLDER)
                 with contextlib.suppress(FileNotFoundError):  # a bundle shows how it was trained
                     content = read_bytes(f"{self.folder}/{history.FILE}")
-                    (Path(scratch) / WEIGHTS / history.FILE).write_bytes(content)
-                upload(f"{scratch}/{WEIGHTS}", f"{self.folder}/{WEIGHTS}")
+                    (Path(scratch) / WEIGHTS_FOLDER / history.FILE).write_bytes(content)
+                upload(f"{scratch}/{WEIGHTS_FOLDER}", f"{self.folder}/{WEIGHTS_FOLDER}")
             examples = max(self.recipe.num_examples, self.state.step * self.recipe.batch_size)
             scores = self.evaluated(net, examples)
             facts = {"examples": examples, "training_s": round(self.state.seconds, 1)}

@@ -12,10 +12,8 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.clean_error import clean_value, time_at
 from benchmarks.objective import REAL, print_table, study
 from benchmarks.objective_options import OPTIONS, rescaled, with_statistics
-from models.diffusion import Diffusion
 from models.weights import ENCODERS, digest
 from pipeline.stages.encode import EncodePairs, Views
 from pipeline.tables.rows import read_shards
@@ -78,17 +76,6 @@ def test_every_option_is_measured_once(options, monkeypatch, capsys):
     print_table(results + results)
     rows = capsys.readouterr().out.strip().splitlines()
     assert len(rows) == 2 + len(results) and rows[2].split(" | ")[3] == "2"
-
-
-@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
-def test_a_right_prediction_amounts_to_the_clean_value(objective):
-    diffusion = Diffusion(objective=objective)
-    times = torch.full((3,), time_at(diffusion, 0.7))
-    signal, strength = diffusion.signal_and_noise(times)
-    torch.testing.assert_close(strength / (signal + strength), torch.full((3,), 0.7), atol=2e-3, rtol=0)
-    clean, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
-    noisy = diffusion.noised(clean, noise, times)
-    torch.testing.assert_close(clean_value(diffusion, noisy, diffusion.target(clean, noise, times), times), clean)
 
 
 def test_latents_of_another_scale_decode_to_the_same_masks():

@@ -229,3 +229,14 @@ def test_a_known_part_is_held_clean_where_the_network_knows_its_time(given):
     own, other = (0, 1) if given == "image" else (1, 0)
     assert [pair[own] for pair in times] == [0, 0, 0]
     assert [pair[other] for pair in times] == sorted((pair[other] for pair in times), reverse=True) and times[0][other]
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
+def test_the_clean_value_is_what_a_right_prediction_amounts_to(objective):
+    diffusion = Diffusion(objective=objective)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(4, 3, 2, 2, generator=generator) for _ in range(2))
+    times = torch.tensor([1.0, 300.0, 600.0, 900.0])
+    noisy = diffusion.noised(clean, noise, times)
+    found = diffusion.clean(noisy, diffusion.target(clean, noise, times), times)
+    torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-3)

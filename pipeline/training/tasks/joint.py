@@ -27,7 +27,7 @@ from pipeline.storage.copies import local_copy
 from pipeline.tables.schema import Batch, latent_shapes
 from pipeline.tables.shards import open_shard, some_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
-from pipeline.training.fit import WEIGHTS, fit
+from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.task import Evaluation, Tensors
 
 JUDGED_ROWS = 16
@@ -79,7 +79,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
 
 def register(config: JointConfig, run: Run, scores: dict[str, float]) -> None:
     """Makes the finished bundle a version of the model that is named after the run, in MLflow's registry."""
-    weights = f"{run.folder}/{WEIGHTS}"
+    weights = f"{run.folder}/{WEIGHTS_FOLDER}"
     folder = local_copy(weights)
     tags = {
         "digest": digest(folder, ENCODERS + JOINT),

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.training.checkpoints import Checkpoints, Facts, read_facts
+from pipeline.training.checkpoints import Checkpoints, Header, read_header
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -32,7 +32,7 @@ def write(run: str, *steps: int, keep: int = 2, scores: dict[int, float] | None 
     checkpoints = Checkpoints(run, keep)
     for step in steps:
         score = (scores or {}).get(step, math.nan)
-        checkpoints.write(tensors(step), Facts(step, 8 * step, 1.5, score))
+        checkpoints.write(tensors(step), Header(step, 8 * step, 1.5, score))
     checkpoints.wait()
     return checkpoints
 
@@ -79,10 +79,10 @@ def test_a_broken_newest_is_told_and_the_one_before_is_taken(run, monkeypatch, c
     assert "is not what was written" in caplog.text
     with pytest.raises(DataError, match="broken checkpoint"), checkpoints.open(3):
         pass
-    assert read_facts(checkpoints.path(2)).step == 2
+    assert read_header(checkpoints.path(2)).step == 2
     filesystem.pipe_file(path, b"nonsense" * 9)
     with pytest.raises(DataError, match="broken checkpoint"):
-        read_facts(checkpoints.path(2))
+        read_header(checkpoints.path(2))
 
 
 def test_nothing_is_begun_anew_without_a_word(run, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_broken_one_does_not_take_the_place_of_those_behind_it(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     later = Checkpoints(str(tmp_path), keep=1)
     assert later.newest() == 90
-    later.write(tensors(95), Facts(95, 760))
+    later.write(tensors(95), Header(95, 760))
     later.wait()
 
     assert later.steps() == checkpoints.steps() == [95]
@@ -120,7 +120,7 @@ def test_old_ones_that_cannot_be_listed_stop_nothing(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(checkpoints, "steps", away)
     monkeypatch.setattr(log, "propagate", True)
-    checkpoints.write(tensors(2), Facts(2, 16))
+    checkpoints.write(tensors(2), Header(2, 16))
     checkpoints.wait()
     assert "old checkpoints stay for now: the store does not answer" in caplog.text
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_written_is_a_warning_and_keeps_the_ones_before(tmp_path,
 
     monkeypatch.setattr("pipeline.training.checkpoints.save_file", full)
     monkeypatch.setattr(log, "propagate", True)
-    checkpoints.write(tensors(2), Facts(2, 16))
+    checkpoints.write(tensors(2), Header(2, 16))
     checkpoints.wait()
     assert checkpoints.steps() == [1]
     assert "checkpoint of step 2 was not kept: " in caplog.text and "No space left on device" in caplog.text

@@ -23,7 +23,7 @@ FLOAT, HALF = 4, 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class Needs:
     """Sizes in bytes; memory is that of one worker, on its GPU or, without one, on its machine.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan:
         )
 
 
-def plan_training(
+def training_needs(
     task: Task,
     recipe: Optimisation,
     example: Tensors,
@@ -62,8 +62,8 @@ def plan_training(
     strategy: Strategy = "ddp",
     recompute: bool = False,
     fused_attention: bool = True,
-) -> Plan:
-    """The plan of a training.
+) -> Needs:
+    """What a training will take.
 
     Raises:
         ConfigError: a network that "fsdp" cannot slice.
@@ -83,7 +83,7 @@ def plan_training(
     largest = max((sum(one.numel() for one in block.parameters()) for block in blocks(net)), default=count)
     sharded = strategy == "fsdp" and world_size > 1
     if sharded and any(not parameter.ndim for parameter in net.parameters()):
-        raise ConfigError("strategy fsdp cannot slice this network: it trains single numbers too; use strategy ddp")
+        raise ConfigError("strategy fsdp cannot shard this network: it has scalar parameters; use strategy ddp")
     kept = 1 / world_size if sharded else 1.0
     one = 1 + FLOAT / 256 if recipe.optimizer == "adamw8bit" else FLOAT  # 8-bit codes have a scale for each block
     remembered = sum(
@@ -109,7 +109,7 @@ def plan_training(
     if kept_bytes is not None:
         memory["activations"] = kept_bytes * (HALF / FLOAT if half else 1)
     tokens = recipe.batch_size * int(getattr(net, "num_tokens", 0))
-    return Plan(count, tokens, FLOAT * (2 * count + remembered / one), memory)
+    return Needs(count, tokens, FLOAT * (2 * count + remembered / one), memory)
 
 
 def activations(task: Task, net: nn.Module, example: Tensors, rows: int, recompute: bool, fused: bool) -> float | None:

@@ -14,9 +14,9 @@ from models.draws import Draws
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import GARMENTS
 from pipeline.training.loop import train
+from pipeline.training.needs import GIB, training_needs
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group
-from pipeline.training.plan import GIB, plan_training
 from pipeline.training.state import TrainState
 from pipeline.training.tasks.joint import JointTask
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -34,10 +34,10 @@ def test_a_checkpoint_weighs_what_was_planned(optimizer):
     settings = recipe(optimizer=optimizer)
     state = TrainState(TASK.build(), settings)
     next(train(TASK, state.net, state, batches(range(BATCH)), settings))
-    planned = plan_training(TASK, settings, EXAMPLE)
+    needs = training_needs(TASK, settings, EXAMPLE)
 
-    assert planned.parameters == sum(one.numel() for one in state.net.parameters())
-    assert planned.checkpoint == pytest.approx(sum(one.nbytes for one in state.snapshot(Group()).values()), rel=0.01)
+    assert needs.parameters == sum(one.numel() for one in state.net.parameters())
+    assert needs.checkpoint == pytest.approx(sum(one.nbytes for one in state.snapshot(Group()).values()), rel=0.01)
 
 
 def test_activations_are_those_that_autograd_keeps():
@@ -53,16 +53,16 @@ def test_activations_are_those_that_autograd_keeps():
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         TASK.loss(net, next(batches(range(BATCH))), draws)
-    planned = plan_training(TASK, recipe(), EXAMPLE, fused_attention=False)
+    needs = training_needs(TASK, recipe(), EXAMPLE, fused_attention=False)
 
-    assert planned.memory["activations"] == pytest.approx(sum(one.nbytes() for one in kept.values()), rel=0.1)
+    assert needs.memory["activations"] == pytest.approx(sum(one.nbytes() for one in kept.values()), rel=0.1)
 
 
 def test_workers_slices_parts_and_recomputing_take_less():
-    whole = plan_training(TASK, recipe(), EXAMPLE)
-    sliced = plan_training(TASK, recipe(), EXAMPLE, world_size=4, strategy="fsdp")
-    parts = plan_training(TASK, recipe(accumulation=4), EXAMPLE)
-    again = plan_training(TASK, recipe(), EXAMPLE, recompute=True)
+    whole = training_needs(TASK, recipe(), EXAMPLE)
+    sliced = training_needs(TASK, recipe(), EXAMPLE, world_size=4, strategy="fsdp")
+    parts = training_needs(TASK, recipe(accumulation=4), EXAMPLE)
+    again = training_needs(TASK, recipe(), EXAMPLE, recompute=True)
 
     assert sliced.memory["optimiser"] == whole.memory["optimiser"] / 4
     assert parts.memory["activations"] == pytest.approx(whole.memory["activations"] / 4, rel=0.05)
@@ -81,7 +81,7 @@ def test_the_papers_network_at_full_size():
         "image_embedding": torch.empty(1, 1, 512, device="meta"),
         "text_embedding": torch.empty(1, 77, 768, device="meta"),
     }
-    one = plan_training(task, Optimisation(num_examples=1, batch_size=1), example)
+    one = training_needs(task, Optimisation(num_examples=1, batch_size=1), example)
 
     assert one.parameters == 954_232_224
     assert one.memory["weights"] == pytest.approx(3.55 * GIB, rel=0.01)
@@ -93,4 +93,4 @@ def test_convolutions_are_planned_too():
     task = SegmenterTask(GARMENTS, "unet_small", 8)
     example = {"image": torch.empty(1, 32, 32, 3, dtype=torch.uint8), "mask": torch.empty(1, 32, 32, dtype=torch.uint8)}
 
-    assert plan_training(task, recipe(), example).memory["activations"] > 8 * 32 * 32 * 3 * 4
+    assert training_needs(task, recipe(), example).memory["activations"] > 8 * 32 * 32 * 3 * 4
