@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -18,14 +16,10 @@ from pipeline.base.log import clock, log
 from pipeline.base.places import Place
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
-from pipeline.formats.coco import Coco
-from pipeline.formats.huggingface import HuggingFace
-from pipeline.formats.mds import Mosaic
-from pipeline.formats.mmseg import MMSegmentation
 from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
 from pipeline.formats.parts import parts_of
+from pipeline.formats.registry import FORMATS, FormatName
 from pipeline.formats.tally import Tally
-from pipeline.formats.webdataset import WebDataset
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.files import is_file, is_local
@@ -34,13 +28,6 @@ from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.shards import map_shards, some_shards
 
-FORMATS: dict[str, Callable[[Tree], Format]] = {
-    "huggingface": HuggingFace,
-    "mmseg": MMSegmentation,
-    "coco": Coco,
-    "webdataset": WebDataset,
-    "mds": Mosaic,
-}
 SECONDS_BETWEEN_LINES = 10.0
 MAX_NAMED = 100
 """Of pairs that were left out, on the terminal."""
@@ -49,7 +36,7 @@ MAX_NAMED = 100
 class ExportConfig(RunConfig):
     """Writes sets of pairs as a tree of files that trainers read, into <run>/export."""
 
-    format: Literal["huggingface", "mmseg", "coco", "webdataset", "mds"]
+    format: FormatName
     """"huggingface": Parquet and a card for `load_dataset` and the Hub; "mmseg": the folders of Pascal VOC with configs
     for MMSegmentation; "coco": panoptic, instance and caption annotations; "webdataset": tar files; "mds": shards for
     MosaicML's streaming (needs mosaicml-streaming)."""

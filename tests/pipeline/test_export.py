@@ -9,8 +9,9 @@ import pytest
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError, ShardError
-from pipeline.export import FORMATS, ExportConfig, export
+from pipeline.export import ExportConfig, export
 from pipeline.formats.part import Saved
+from pipeline.formats.registry import FORMATS
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
 
 
