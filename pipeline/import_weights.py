@@ -18,7 +18,7 @@ from models.weights import Bundle
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import NameOrPlace, Place
+from pipeline.base.places import LabelsOrPlace, NameOrPlace, Place
 from pipeline.pages.bundle_card import write_import_card
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, is_local
@@ -36,7 +36,7 @@ class ImportConfig(Config):
     """A fine-tuned joint checkpoint; empty: the one of `base`, which has to be trained before it knows masks."""
     annotation_vae: NameOrPlace = Field(min_length=1)
     """An annotation VAE as the reference implementation saves it, or the `weights` of a run of train_vae."""
-    label_space: NameOrPlace = Field(min_length=1)
+    label_space: LabelsOrPlace = Field(min_length=1)
     """What the class ids mean: voc, coco, ade20k, or a YAML file."""
     bundle: Place = Field(min_length=1)
     """Folder or URL to write; it must not be there yet."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from models.labels import NAMES, LabelSpace
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.base.places import NameOrPlace, Place
+from pipeline.base.places import LabelsOrPlace, Place
 from pipeline.prompts.balance import balance, shares
 from pipeline.prompts.read import prompts_digest
 from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
@@ -43,7 +43,7 @@ class PromptsConfig(RunConfig):
     """Names of the classes for templates; empty: all but the background."""
     file: Place = ""
     """Further prompts, whatever jobs.generate reads: one a line, .jsonl or .parquet; a path or a URL."""
-    labels: NameOrPlace = ""
+    labels: LabelsOrPlace = ""
     """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
     balance: Place = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""

@@ -1,7 +1,7 @@
 """The law of imports, as one table, and small files.
 
 A room is a folder of `pipeline`, or one of the verbs that lie beside them. A room may import the rooms that the table
-names for it, `base` and `models`, and itself. Imports inside functions and under TYPE_CHECKING count too.
+names for it, `base` and `models`, and itself; `base` and `models` import nothing. Imports inside functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def may_import(module: str, imported: str) -> bool:
     here, there = room(module), room(imported)
     if module.startswith(("jobs", "benchmarks")) or here == there or imported == "pipeline":
         return True
-    if here == "models" or imported.startswith(("jobs", "benchmarks")) or is_verb(imported):
+    if here in ("models", "base") or imported.startswith(("jobs", "benchmarks")) or is_verb(imported):
         return False
     return there in ("base", "models", *MAY_IMPORT["verb" if is_verb(module) else here].split())
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 
-from models.labels import NAMES
 from pipeline.base.config import absolute
 
 
@@ -31,20 +30,26 @@ class Sent(Located):
     """One that goes with a job to a cluster, where it lies in the checkout."""
 
 
-def _resolved(kind: type[Located], only_paths: bool = False) -> WrapValidator:
+def _resolved(kind: type[Located], is_path: Callable[[str], bool] = bool) -> WrapValidator:
     def resolve(value: Any, handler: ValidatorFunctionWrapHandler) -> str:
         if isinstance(value, Located):
             return value
         text = handler(value)
-        return kind(text) if text and (not only_paths or _is_path(text)) else text
+        return kind(text) if text and is_path(text) else text
 
     return WrapValidator(resolve)
 
 
-def _is_path(text: str) -> bool:
-    if text in NAMES:  # also where a folder of that name is near
-        return False
-    return "://" in text or text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml")) or os.path.exists(text)
+def _looks_like_a_path(text: str) -> bool:
+    return "://" in text or text.startswith((".", "/", "~")) or text.endswith((".yaml", ".yml"))
+
+
+def _is_path_or_there(text: str) -> bool:
+    return _looks_like_a_path(text) or os.path.exists(text)
+
+
+def _is_path_of_labels(text: str) -> bool:
+    return _looks_like_a_path(text) or "/" in text
 
 
 Place = Annotated[str, _resolved(Located), PlainSerializer(str, when_used="json")]
@@ -53,9 +58,11 @@ Place = Annotated[str, _resolved(Located), PlainSerializer(str, when_used="json"
 SentPlace = Annotated[str, _resolved(Sent), PlainSerializer(str, when_used="json")]
 """The same; a folder of the checkout goes with a job that is sent to a cluster."""
 
-NameOrPlace = Annotated[str, _resolved(Located, only_paths=True), PlainSerializer(str, when_used="json")]
-"""A name (of a label space, or on the Hugging Face hub), or a path or URL: what is written like a path, or exists as
-one, is one."""
+NameOrPlace = Annotated[str, _resolved(Located, _is_path_or_there), PlainSerializer(str, when_used="json")]
+"""A name on the Hugging Face hub, or a path or URL: what is written like a path or exists as one is one."""
+
+LabelsOrPlace = Annotated[str, _resolved(Located, _is_path_of_labels), PlainSerializer(str, when_used="json")]
+"""A label space by its name, or a path or URL. A word alone is a name, also beside a folder of that name."""
 
 
 def places(config: BaseModel) -> Iterator[tuple[str, Located]]:

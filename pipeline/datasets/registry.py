@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import Located, NameOrPlace, Place, as_given
+from pipeline.base.places import LabelsOrPlace, Located, NameOrPlace, Place, as_given
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -41,7 +41,7 @@ class SourceConfig(Config):
     name: str = ""
     """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
     COCO's form need one: two pairs of one name, split and key count as the same pair."""
-    labels: NameOrPlace = ""
+    labels: LabelsOrPlace = ""
     """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin, which has no end, 4,096)."""

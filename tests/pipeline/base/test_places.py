@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.base.command_line import load, parse
 from pipeline.base.config import Config
-from pipeline.base.places import Located, NameOrPlace, Place, Sent, SentPlace, as_given, places
+from pipeline.base.places import LabelsOrPlace, Located, NameOrPlace, Place, Sent, SentPlace, as_given, places
 
 
 class Part(Config):
@@ -25,6 +25,7 @@ class Whole(Config):
     part: Part = Field(default_factory=Part)
     bundle: SentPlace = ""
     model: NameOrPlace = "owner/name"
+    labels: LabelsOrPlace = "voc"
 
 
 @pytest.fixture
@@ -50,12 +51,19 @@ def test_a_default_is_resolved_too(here: Path) -> None:
 
 def test_a_name_is_no_path_unless_it_is_written_like_one_or_there(here: Path) -> None:
     (here / "mine").mkdir()
+
+    found = {text: Whole(pairs=(), model=text).model for text in ("owner/name", "./mine", "mine", "a.yaml")}
+
+    assert found["owner/name"] == "owner/name"
+    assert found["./mine"] == found["mine"] == f"{here}/mine" and found["a.yaml"] == f"{here}/a.yaml"
+
+
+def test_a_label_space_is_meant_also_beside_a_folder_of_its_name(here: Path) -> None:
     (here / "voc").mkdir()
 
-    found = {text: Whole(pairs=(), model=text).model for text in ("owner/name", "voc", "./mine", "mine", "a.yaml")}
+    found = {text: Whole(pairs=(), labels=text).labels for text in ("voc", "mine.yaml", "runs/real")}
 
-    assert found["owner/name"] == "owner/name" and found["voc"] == "voc", "a known name, also beside such a folder"
-    assert found["./mine"] == found["mine"] == f"{here}/mine" and found["a.yaml"] == f"{here}/a.yaml"
+    assert found == {"voc": "voc", "mine.yaml": f"{here}/mine.yaml", "runs/real": f"{here}/runs/real"}
 
 
 def test_every_place_is_found_with_its_key(here: Path) -> None:
