@@ -1,7 +1,8 @@
 """The law of imports, as one table, and small files.
 
 A room is a folder of `pipeline`, or one of the verbs that lie beside them. A room may import the rooms that the table
-names for it, `base` and `models`, and itself; `base` and `models` import nothing. Imports inside functions and under TYPE_CHECKING count too.
+names for it, `base` and `models`, and itself; `base` and `models` import nothing. Imports inside functions and under
+TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
