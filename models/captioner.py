@@ -47,7 +47,7 @@ class Captioner:
             device: to run on.
 
         Raises:
-            WeightsError: no such model, not complete, or not a captioner; says how to mend it.
+            WeightsError: no such model, not complete, or not a captioner; says how to correct it.
         """
         # Not above: the tasks that only write what it gave should not wait for it.
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer

@@ -165,7 +165,7 @@ class JoDiffusion(nn.Module):
             ValueError: a mask time for a network without.
         """
         if t_mask is not None and not self.config.mask_time:
-            raise ValueError("this network has one time for image and mask; build it with mask_time to give two")
+            raise ValueError("image and mask share one time here; build with mask_time=True")
         num_text, num_patches, num_times = self.config.num_text_tokens, self.config.num_patches, self.config.num_times
         text_tokens = self.text_in(self.pre_text(text))
         dtype = text_tokens.dtype  # of autocast, where that is on

@@ -167,12 +167,9 @@ class Bundle:
                 net.latent_size * 2 ** (len(parts.image_vae.config.block_out_channels) - 1),
             ),
         }
-        wrong = [f"{name} {a} and {b}" for name, (a, b) in wanted_and_found.items() if a != b]
+        wrong = [f"{name}: expected {a}, found {b}" for name, (a, b) in wanted_and_found.items() if a != b]
         if wrong:
-            raise WeightsError(
-                f"{where}: its parts are not of one bundle; the joint network and the label space want, the others "
-                f"have: {'; '.join(wrong)}"
-            )
+            raise WeightsError(f"{where}: its parts do not fit: {'; '.join(wrong)}; take all parts from one bundle")
 
     def save(self, folder: str | Path) -> None:
         """Writes the whole bundle under `folder`."""

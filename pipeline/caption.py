@@ -79,7 +79,7 @@ def caption(config: CaptionConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then.
 
     Raises:
-        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
+        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to correct it.
         Stopped: SIGINT; what had begun is written.
     """
     sources = list(config.pairs)

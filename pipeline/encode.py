@@ -164,7 +164,7 @@ def collect_encoders(config: EncodeConfig) -> Encoders:
         for name, source in sources.items():
             if not is_folder(source):
                 raise ConfigError(
-                    f"{source}: no such folder; train that part first, or mend the key `encoders` ({name})"
+                    f"{source}: no such folder; train that part first, or correct the key `encoders` ({name})"
                 )
             shutil.copytree(local_copy(source), f"{scratch}/{name}")
         common_labels(config.pairs).save(Path(scratch) / "label_space.json")

@@ -46,7 +46,7 @@ def import_weights(config: ImportConfig) -> str:
     """Writes the bundle, on a disk whole or not at all; returns its folder.
 
     Raises:
-        ConfigError, WeightsError: each says what is wrong, where, and how to mend it.
+        ConfigError, WeightsError: each says what is wrong, where, and how to correct it.
     """
     target = config.bundle.rstrip("/")
     if is_folder(target):

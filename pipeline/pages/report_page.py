@@ -125,7 +125,7 @@ def _charts(trainings: Sequence[str], bundle: str) -> list[chart.Chart]:
     for folder in trainings:
         points = history.read(folder)
         if not points:
-            raise DataError(f"{folder}: no {history.FILE}, which trainings write; mend the key `trainings`")
+            raise DataError(f"{folder}: no {history.FILE}, which trainings write; correct the key `trainings`")
         charts.append(chart.losses_chart(Path(folder).name, points))
     if bundle:
         beside = absolute(bundle).rstrip("/")  # an earlier release saved it as it was given

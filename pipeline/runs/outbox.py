@@ -186,5 +186,5 @@ class Outbox:
             num_bytes -= oldest.num_bytes
             lost += 1
         if lost and not self._num_lost:
-            log.warning("%s takes nothing, and more than can be kept waits for it: the oldest are dropped", self.name)
+            log.warning("%s is not accepting data and the buffer is full; dropping the oldest", self.name)
         self._num_lost += lost

@@ -40,7 +40,7 @@ def publish(url: str, write: Callable[[IO[bytes]], object]) -> None:
             filesystem.pipe_file(path, buffer.getvalue(), **_one_put(filesystem))
     except errors as error:
         raise ShardError(
-            f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
+            f"cannot write {url}: {describe(error)}; free space or correct access there, then run the same command "
             "again: what is already written is kept"
         ) from error
 
@@ -70,7 +70,7 @@ def publish_file(url: str, write: Callable[[str], object]) -> None:
                 filesystem.put_file(draft, path)  # in parts where it is large; an object appears when it is complete
     except Exception as error:  # every store, and what writes, has errors of its own
         raise ShardError(
-            f"cannot write {url}: {describe(error)}; free space or mend access there, then run the same command "
+            f"cannot write {url}: {describe(error)}; free space or correct access there, then run the same command "
             "again: what is already written is kept"
         ) from error
 
@@ -87,7 +87,7 @@ def upload(source: str, target: str) -> None:
             filesystem.rm(path, recursive=True)
         filesystem.put(f"{source}/", f"{path}/", recursive=True)
     except Exception as error:  # every store has errors of its own
-        raise ShardError(f"cannot write {target}: {describe(error)}; free space or mend access there") from error
+        raise ShardError(f"cannot write {target}: {describe(error)}; free space or correct access there") from error
 
 
 def _one_put(filesystem: Any) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def _file_lock(folder: str) -> Iterator[None]:
         os.makedirs(folder, exist_ok=True)
         file = open(os.path.join(folder, ".driver"), "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be the folder of a run: {describe(error)}; mend the key `runs`") from error
+        raise ConfigError(
+            f"{folder}: cannot be the folder of a run: {describe(error)}; correct the key `runs`"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -139,7 +139,7 @@ class Checkpoints:
             with safe_open(path, "pt") as file:
                 yield file
         except OSError as error:
-            raise DataError(f"cannot read {url}: {describe(error)}; mend access to it") from error
+            raise DataError(f"cannot read {url}: {describe(error)}; correct access to it") from error
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise BrokenCheckpointError(f"{url}: broken checkpoint ({describe(error)})") from error
 
@@ -158,7 +158,7 @@ class Checkpoints:
         try:
             found = local_file(self.path(step))
         except OSError as error:
-            raise DataError(f"cannot read {self.path(step)}: {describe(error)}; mend access to it") from error
+            raise DataError(f"cannot read {self.path(step)}: {describe(error)}; correct access to it") from error
         if not is_local(self.folder):
             self._copies.add(found)
         return found

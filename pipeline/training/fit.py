@@ -130,7 +130,7 @@ def _run_workers(assignment: Assignment) -> Outcome:
             if cause := _mistake(error):
                 raise cause from error
             if max(checkpoints.steps(), default=-1) > began_at:
-                log.warning("%s: workers were lost often, but it got on; beginning again", config.run)
+                log.warning("%s: workers were lost repeatedly, but training progressed; restarting", config.run)
                 continue
             raise TrainingError(
                 f"{config.run}: workers were lost more than max_failures={config.max_failures} times without a new "

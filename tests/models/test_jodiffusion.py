@@ -79,7 +79,7 @@ def test_guided_loop_equals_the_reference(reference):
         (latents.mask, "mask_latent"),
     ):
         # 50 evaluations long: processors round differently, and cells near 0 have no digits to spare.
-        torch.testing.assert_close(found, tensors[f"loop.{name}"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found, tensors[f"loop.{name}"], atol=1e-4, rtol=1e-3)
 
 
 def test_published_size():

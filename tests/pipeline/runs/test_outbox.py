@@ -73,7 +73,7 @@ def test_the_oldest_points_are_dropped_and_that_is_said(said, monkeypatch):
     server.away = False
     assert box.flush(5) == 0
     assert server.steps == list(range(5, 15))
-    assert sum("the oldest are dropped" in text for text in said) == 1
+    assert sum("dropping the oldest" in text for text in said) == 1
     assert "10 points were kept and are sent now, 5 are lost" in said[-1]
 
 
