@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("jodiffusion")
@@ -28,6 +30,29 @@ class _ToStdout(logging.StreamHandler[Any]):
 
     @stream.setter
     def stream(self, _: Any) -> None: ...
+
+
+class _Kept(logging.Handler):
+    """Keeps the texts of messages."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """Keeps the warnings of the log, each once, for the process that has the terminal: a task has none of its own."""
+    handler = _Kept()
+    log.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        log.removeHandler(handler)
+        handler.texts[:] = dict.fromkeys(handler.texts)
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Pictures from cameras, as data sets hold them: turned upright, RGB."""
+"""Pictures from cameras, as data sets hold them: turned upright, sRGB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.base.errors import DataError
-from pipeline.pictures.codec import _open, _save
+from pipeline.pictures.codec import _PNG_DEPTH, _open, _rgb, _save, num_frames
+from pipeline.pictures.colour import in_srgb
 
 # Eight bits a channel, three of them, and the right way up: what every reader of a pair shows alike.
 _KEPT_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
@@ -27,25 +28,25 @@ _TURNS = {
 _QUARTERS = frozenset(
     {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
 )
-_PNG_DEPTH = 24
-"""Where a PNG says how many bits a channel has: Pillow reads 16 of them as 8 where there are three channels."""
 _LONGEST_WEBP_PX = 16_383
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture from a camera, upright and RGB.
+    """A picture from a camera, upright and sRGB.
 
     Attributes:
         encoded: the bytes as they were given where those are so already, else lossless WebP.
         height, width: upright.
         turn: how it was turned; None where it stands as it was stored.
+        num_frames: of the file; this is the first.
     """
 
     encoded: bytes
     height: int
     width: int
     turn: Image.Transpose | None = None
+    num_frames: int = 1
 
     def turned(self, mask: np.ndarray, as_stored: bool = False) -> np.ndarray:
         """`mask`, (H, W), as it lies on the upright picture.
@@ -66,22 +67,24 @@ class Photograph:
 
 
 def read_photograph(encoded: bytes, where: str) -> Photograph:
-    """Reads a picture of a real data set: grey, palette and CMYK pictures become RGB, rotated ones (EXIF) upright.
+    """Reads a picture of a real data set: grey, palette and CMYK pictures become RGB, those with a colour profile sRGB,
+    rotated ones (EXIF) upright. Of several frames the first is taken.
 
     Raises:
         DataError: undecodable, cut short, or of more than 8 bits a channel; `where` is named.
     """
     picture = _open(encoded, where)
+    # Pillow reads the 16 bits of a PNG as 8 where there are three channels.
     if picture.mode in _TOO_DEEP or (picture.format == "PNG" and encoded[_PNG_DEPTH] > 8):
         raise DataError(
             f"{where}: a picture of mode {picture.mode} with more than 8 bits a channel; scale it to 8 bits first"
         )
-    turn = _TURNS.get(_orientation(picture))
-    if picture.mode == "RGB" and picture.format in _KEPT_FORMATS and turn is None:
-        return Photograph(encoded, picture.height, picture.width)
-    upright = picture.convert("RGB") if turn is None else picture.convert("RGB").transpose(turn)
+    frames, turn, coloured = num_frames(picture, encoded), _TURNS.get(_orientation(picture)), in_srgb(picture)
+    if coloured is picture and picture.mode == "RGB" and picture.format in _KEPT_FORMATS and turn is None:
+        return Photograph(encoded, picture.height, picture.width, num_frames=frames)
+    upright = _rgb(coloured, where) if turn is None else _rgb(coloured, where).transpose(turn)
     format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
-    return Photograph(_save(upright, format), upright.height, upright.width, turn)
+    return Photograph(_save(upright, format), upright.height, upright.width, turn, frames)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
 from models.labels import GARMENTS, VOC
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, MaskError
 from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import check_mask
 
@@ -64,6 +67,112 @@ def test_palette_masks_are_read_as_indices() -> None:
 def test_one_bit_masks_are_zero_and_one() -> None:
     mask = np.array([[0, 1], [1, 0]], np.uint8)
     np.testing.assert_array_equal(decode_mask(_encoded(Image.fromarray(mask.astype(bool))), "here"), mask)
+
+
+SAMPLES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint8)
+
+
+def packed(samples: np.ndarray, bits: int) -> Iterator[bytes]:
+    """Rows of samples of `bits` bits, as PNG and TIFF have them."""
+    for row in samples:
+        yield np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes()
+
+
+def grey_png(samples: np.ndarray, bits: int) -> bytes:
+    """As libpng and MATLAB write it; Pillow writes no samples of 2 or 4 bits."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bits, 0, 0, 0, 0)
+    lines = zlib.compress(b"".join(b"\0" + row for row in packed(samples, bits)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+
+
+def grey_tiff(samples: np.ndarray, bits: int) -> bytes:
+    data = b"".join(packed(samples, bits)).ljust(8, b"\0")
+    height, width = samples.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    listed = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 16) + data + struct.pack("<H", len(tags)) + listed + bytes(4)
+
+
+def pgm(samples: np.ndarray, largest: int) -> bytes:
+    height, width = samples.shape
+    return (
+        f"P5\n{width} {height}\n{largest}\n".encode() + samples.astype(np.uint8 if largest < 256 else ">u2").tobytes()
+    )
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        grey_png(SAMPLES, 2),
+        grey_png(SAMPLES, 4),
+        grey_tiff(SAMPLES, 2),
+        grey_tiff(SAMPLES, 4),
+        pgm(SAMPLES, 3),
+        pgm(SAMPLES, 20),
+        pgm(SAMPLES, 1000),
+    ],
+    ids=["PNG, 2 bits", "PNG, 4 bits", "TIFF, 2 bits", "TIFF, 4 bits", "PGM to 3", "PGM to 20", "PGM to 1000"],
+)
+def test_grey_masks_of_few_bits_are_read_as_their_samples(encoded: bytes) -> None:
+    np.testing.assert_array_equal(decode_mask(encoded, "here"), SAMPLES)
+
+
+def test_a_png_of_one_bit_is_zero_and_one() -> None:
+    mask = np.array([[0, 1] * 4, [1, 0] * 4], np.uint8)
+    np.testing.assert_array_equal(decode_mask(grey_png(mask, 1), "here"), mask)
+
+
+def palette_png(indices: np.ndarray, greys: list[int], colours: list[int] | None = None) -> bytes:
+    picture = Image.fromarray(indices).convert("P")
+    picture.putdata(indices.reshape(-1).tolist())
+    picture.putpalette([value for grey in greys for value in [grey] * 3] + (colours or []))
+    return _encoded(picture)
+
+
+def test_a_palette_of_greys_that_are_not_their_indices_is_refused() -> None:
+    with pytest.raises(MaskError, match=r"a\.png: a palette of greys .* \(index 1 is grey 5\).* without a palette"):
+        decode_mask(palette_png(SAMPLES, [0, 5, 15, 255]), "a.png")
+
+
+@pytest.mark.parametrize(
+    ("greys", "colours"), [([0, 1, 2, 3], []), ([0, 128, 64, 3], [128, 0, 0])], ids=["of its indices", "with a colour"]
+)
+def test_other_palettes_with_greys_are_read_as_indices(greys: list[int], colours: list[int]) -> None:
+    np.testing.assert_array_equal(decode_mask(palette_png(SAMPLES, greys, colours), "here"), SAMPLES)
+
+
+def test_a_palette_of_black_and_white_is_a_mask_of_one_bit() -> None:
+    mask = SAMPLES % 2
+    np.testing.assert_array_equal(decode_mask(palette_png(mask, [0, 255]), "here"), mask)
+
+
+@pytest.mark.parametrize("format", ["tiff", "gif"])
+def test_masks_of_several_pages_are_refused(format: str) -> None:
+    pages = [Image.fromarray(SAMPLES + number) for number in range(3)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, format, save_all=True, append_images=pages[1:])
+    with pytest.raises(MaskError, match="m: holds 3 pages, and nothing says which is the mask"):
+        decode_mask(buffer.getvalue(), "m")
+
+
+def test_smaller_copies_in_a_tiff_are_no_pages() -> None:
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer) as file:
+        for mask, kind in ((SAMPLES, 0), (SAMPLES[:1, ::2], 1)):
+            Image.fromarray(mask).save(file, "tiff", tiffinfo={254: kind})
+            file.newFrame()
+    np.testing.assert_array_equal(decode_mask(buffer.getvalue(), "here"), SAMPLES)
+
+
+def test_a_jpeg_within_a_tiff_is_lossy_too() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(SAMPLES).save(buffer, "tiff", compression="jpeg")
+    with pytest.raises(MaskError, match=r"JPEG \(in a TIFF\) is lossy"):
+        decode_mask(buffer.getvalue(), "m")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "LA"])
