@@ -14,7 +14,7 @@ from pydantic import Field
 from models.labels import LabelSpace
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.base.log import log
+from pipeline.base.log import kept_warnings, log
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
@@ -41,6 +41,9 @@ NUM_SHOWN = 5
 NUM_TRIED = 16
 """Pairs that are read before all others: a wrong root or palette should be told at once, not in every row."""
 
+MUCH_VOID = 0.6
+"""Share of pixels without a class above which masks are doubted: borders and what is not evaluated are far less."""
+
 
 class IngestConfig(RunConfig, SourceConfig):
     """Reads one split of a real data set into PAIR shards."""
@@ -66,8 +69,8 @@ def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then.
 
     Raises:
-        ConfigError, DataError: each says what is wrong, where, and how to mend it. Single pairs that cannot be read are
-            rows in errors/ instead.
+        ConfigError, DataError: each says what is wrong, where, and how to correct it. Single pairs that cannot be read
+            are rows in errors/ instead.
         Stopped: SIGINT; what had begun is written.
     """
     commit = commit_of(config.root, config.revision) if config.on_hub else ""
@@ -77,15 +80,23 @@ def ingest(config: IngestConfig) -> Manifest:
         folder = str(run.folder)
         remove_drafts(folder)
 
-        def find(config: IngestConfig) -> tuple[Left, int, int, LabelSpace]:
+        def find(config: IngestConfig) -> tuple[Left, int, int, LabelSpace, list[str]]:
             # Lists of a large data set take gigabytes; a task gives them back.
             todo, counted = beside_driver(find_todo, num_returns=2).remote(source, config, folder)
-            num, planned, captioned, labels = get(counted)
+            num, planned, captioned, labels, warnings = get(counted)
             rows = partial(ray.data.from_arrow_refs, [todo])
             stage = reading_stage(source, labels, config)
-            return Left(num, lambda shared: graph(rows(), stage, config.workers, shared)), planned, captioned, labels
+            return (
+                Left(num, lambda shared: graph(rows(), stage, config.workers, shared)),
+                planned,
+                captioned,
+                labels,
+                warnings,
+            )
 
-        left, planned, captioned, labels = find(config)
+        left, planned, captioned, labels, warnings = find(config)
+        for warning in warnings:
+            log.warning("ingest: %s", warning)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         told = [f"{labels.num_classes} classes", *([f"{captioned:,} have captions"] if captioned else [])]
         if config.void != "ignore":
@@ -121,31 +132,51 @@ def same(stage: ReadPairs) -> Stage:
     return stage
 
 
-def find_todo(source: Source, config: IngestConfig, folder: str) -> tuple[pa.Table, tuple[int, int, int, LabelSpace]]:
+def find_todo(
+    source: Source, config: IngestConfig, folder: str
+) -> tuple[pa.Table, tuple[int, int, int, LabelSpace, list[str]]]:
     """Entries (with `pair_id`) that the run does not hold; their number, that of all planned ones and of
-    those with captions, and the label space.
+    those with captions, the label space, and what is to be told of the data.
 
     Raises:
         DataError: nothing to read, or none of the first pairs can be read.
     """
-    plan = plan_of(source.entries(), source.labels, config)
-    if not plan.num_rows:
-        raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
-    captioned = pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
-    if config.captions and not captioned:
-        raise DataError(
-            f"{config.captions}: no name there is one of a picture, such as {plan['key'][0].as_py()}; mend `captions`"
-        )
-    todo = remaining(plan, folder, config.retry_errors)
-    tried = todo.take(np.unique(np.linspace(0, max(todo.num_rows - 1, 0), NUM_TRIED).astype(int))[: todo.num_rows])
-    if tried.num_rows:
-        columns: Batch = {name: np.array(tried[name].to_pylist(), object) for name in tried.column_names}
-        rows = reading_stage(source, source.labels, config)(columns)
-        if all(rows["error"]) and todo.num_rows == plan.num_rows:
+    with kept_warnings() as warnings:
+        plan = plan_of(source.entries(), source.labels, config)
+        if not plan.num_rows:
+            raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
+        captioned = pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
+        if config.captions and not captioned:
             raise DataError(
-                f"none of {tried.num_rows} pairs that were tried first can be read. {rows['error_detail'][0]}"
+                f"{config.captions}: none of its names belongs to a picture (named like {plan['key'][0].as_py()}); "
+                "correct `captions`"
             )
-    return todo, (todo.num_rows, plan.num_rows, captioned, source.labels)
+        todo = remaining(plan, folder, config.retry_errors)
+        try_some(todo, todo.num_rows == plan.num_rows, source, config)
+    return todo, (todo.num_rows, plan.num_rows, captioned, source.labels, warnings)
+
+
+def try_some(todo: pa.Table, is_all: bool, source: Source, config: IngestConfig) -> None:
+    """Reads some pairs of a run; warns where they are mostly void.
+
+    Raises:
+        DataError: none of them can be read, and they stand for all pairs (`is_all`).
+    """
+    tried = todo.take(np.unique(np.linspace(0, max(todo.num_rows - 1, 0), NUM_TRIED).astype(int))[: todo.num_rows])
+    if not tried.num_rows:
+        return
+    columns: Batch = {name: np.array(tried[name].to_pylist(), object) for name in tried.column_names}
+    rows = reading_stage(source, source.labels, config.model_copy(update={"void": "ignore"}))(columns)
+    if all(rows["error"]) and is_all:
+        raise DataError(f"none of {tried.num_rows} pairs that were tried first can be read. {rows['error_detail'][0]}")
+    ids, areas = (np.concatenate(list(rows[name])) for name in ("class_ids", "class_pixels"))
+    void = areas[ids == source.labels.ignore_index].sum() / max(areas.sum(), 1)
+    if void > MUCH_VOID:
+        hint = DATASETS[config.dataset].if_void
+        log.warning(
+            "%.0f %% of the pixels of the pairs that were tried first are void (%d), and trainings skip those%s",
+            100 * void, source.labels.ignore_index, hint and f"; {hint}",
+        )  # fmt: skip
 
 
 def reading_stage(source: Source, labels: LabelSpace, config: IngestConfig) -> ReadPairs:
@@ -180,7 +211,7 @@ def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> No
         log.warning("ingest: left out: %s", detail)
     if left:
         more = f"and {len(left) - NUM_SHOWN:,} more; " if len(left) > NUM_SHOWN else ""
-        log.warning("ingest: %sall are in %s/errors; --retry-errors True reads them again when mended", more, folder)
+        log.warning("ingest: %sall are in %s/errors; --retry-errors True reads them again when corrected", more, folder)
     if manifest.num_errors > manifest.num_pairs:
         log.warning("ingest: more pairs failed than were read; do `labels` and `root` belong to this data set?")
     if manifest.num_pairs and not set(manifest.classes) - {0, labels.ignore_index}:

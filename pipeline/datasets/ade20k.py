@@ -45,7 +45,9 @@ class ADE20K:
         root = self.root.rstrip("/")
         roots = [folder for folder in (root, f"{root}/ADEChallengeData2016") if is_folder(f"{folder}/images/{split}")]
         if not roots:
-            raise DataError(f"{root}: no folder images/{split} here or in ADEChallengeData2016; mend `root` or `split`")
+            raise DataError(
+                f"{root}: no folder images/{split} here or in ADEChallengeData2016; correct `root` or `split`"
+            )
         own = f"{roots[0]}/annotations_caption/{split}.json"
         captions = read_captions(self.captions or (own if is_file(own) else ""))
         masks = f"{roots[0]}/annotations/{split}"

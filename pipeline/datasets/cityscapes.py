@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.log import log
 from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
 
 # The 19 label ids that are evaluated, in the order of their train ids; ours are one higher, since 0 is "other".
@@ -41,12 +42,19 @@ class Cityscapes:
 
     def entries(self) -> pa.Table:
         root, captions = self.root.rstrip("/"), read_captions(self.captions)
-        rows = []
+        rows, others = [], []
         for name, image in files_below(f"{root}/leftImg8bit/{self.split}").items():
             if name.endswith(IMAGE_SUFFIX):
                 key = name.removesuffix(IMAGE_SUFFIX)
                 texts = captions.get(name.rsplit("/", 1)[-1], [])
                 rows.append((key, image, f"{root}/gtFine/{self.split}/{key}{MASK_SUFFIX}", texts))
+            else:
+                others.append(image)
+        if others:
+            log.warning(
+                "%d pictures whose names do not end in %s were passed over, such as %s", len(others), IMAGE_SUFFIX,
+                others[0],
+            )  # fmt: skip
         return entry_table(rows)
 
     def read(self, entry: Mapping[str, Any]) -> Found:

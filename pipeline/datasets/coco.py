@@ -3,12 +3,14 @@
 train2017/000000000009.jpg
 annotations/instances_train2017.json      images, annotations (polygons, or RLE for crowds), categories
 annotations/captions_train2017.json       about five captions a picture
+
+Also read are images/train/ beside annotations/ (CVAT), and train/_annotations.coco.json among the pictures (Roboflow).
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pycocotools import mask as rle
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
+from pipeline.base.log import log
+from pipeline.datasets.regions import region, size_of
 from pipeline.datasets.source import (
     Found,
     PairError,
@@ -29,11 +32,10 @@ from pipeline.datasets.source import (
     read_json,
     without_suffix,
 )
-from pipeline.storage.files import is_file
+from pipeline.storage.files import filesystem_of, is_file, is_folder, reaching
 
 Crowd = Literal["ignore", "paint"]
 Overlap = Literal["file", "area"]
-MIN_NUMBERS = 6  # of a polygon: three corners
 
 
 @dataclass(frozen=True)
@@ -60,67 +62,123 @@ class COCO:
 
     @property
     def labels(self) -> LabelSpace:
-        return self.given or label_space_of(self._instances["categories"])
+        return self.given or label_space_of(self._names)
 
     def entries(self) -> pa.Table:
         try:
             return self._entries(self._instances)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            what = f"something has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
-                f"{self._path}: not in COCO's form, something has no {error}; images need id, file_name, height and "
-                "width, annotations image_id, category_id and segmentation, categories id and name"
+                f"{self._path}: not in COCO's form, {what}; images need id, file_name, height and width, annotations "
+                "image_id, category_id and segmentation, categories id and name"
             ) from error
 
     def _entries(self, found: dict[str, Any]) -> pa.Table:
+        files: dict[Any, str] = {}
+        for image in found["images"]:
+            if image["id"] in files:
+                raise DataError(
+                    f"{self._path}: the images {files[image['id']]} and {image['file_name']} both have the id "
+                    f"{image['id']!r}; give each its own, in their annotations too"
+                )
+            files[image["id"]] = str(image["file_name"])
         objects = self._objects(found)
-        captions = self._captions(found["images"])
+        captions = self._captions(files)
         rows = []
         for image in found["images"]:
-            key = without_suffix(str(image["file_name"]))
+            key = without_suffix(files[image["id"]])
             # What is painted, in its order: numbers and regions, so that reading needs nothing but this.
-            mask = json.dumps([image["height"], image["width"], objects.pop(image["id"], [])], separators=(",", ":"))
-            rows.append((key, f"{self.root}/{self._name}/{image['file_name']}", mask, captions.get(key, [])))
+            painted = [image.get("height"), image.get("width"), objects.pop(image["id"], [])]
+            mask = json.dumps(painted, separators=(",", ":"))
+            rows.append((key, f"{self._pictures}/{files[image['id']]}", mask, captions.get(key, [])))
         if objects:
-            raise DataError(f"{self._path}: annotations of image {next(iter(objects))}, but no such image is listed")
+            raise DataError(f"{self._path}: annotations of image {next(iter(objects))!r}, but no such image is listed")
         return entry_table(rows)
 
     def read(self, entry: Mapping[str, Any]) -> Found:
-        image = read_file(entry["image"], "picture")
+        path, where = str(entry["image"]), str(entry["key"])
+        name = path.removeprefix(f"{self._pictures}/")
+        # Some programs write back slashes, or names that begin at the root.
+        others = [f"{place}/{one}" for one in (name, name.replace("\\", "/")) for place in (self._pictures, self.root)]
+        image = read_file(path, "picture", *others)
         height, width, objects = json.loads(entry["mask"])
-        mask = np.zeros((height, width), np.uint16)
-        for value, segmentation in objects:
-            mask[region(segmentation, height, width, str(entry["key"]))] = value
+        try:
+            size = size_of(height, width)
+        except ValueError as error:
+            raise PairError("wrong_mask", f"{where}: {error}; correct it in the annotations") from error
+        mask = np.zeros(size, np.uint16)
+        for value, segmentation, number in objects:
+            if not segmentation:
+                raise PairError(
+                    "wrong_mask",
+                    f"{where}: annotation {number} has no segmentation, and a box alone does not say which pixels are "
+                    "its; segment it, or remove it if its pixels are background",
+                )
+            try:
+                mask[region(segmentation, *size)] = value
+            except ValueError as error:
+                raise PairError(
+                    "wrong_mask",
+                    f"{where}: the segmentation of annotation {number} is neither polygons nor run lengths that "
+                    f"fit ({error})",
+                ) from error
         return Found(image, mask, list(entry["captions"]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_instances"}  # gigabytes
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_instances", "_names")
+        }  # gigabytes
 
-    def _objects(self, found: dict[str, Any]) -> dict[int, list[tuple[int, Any]]]:
-        """Image id -> value in the mask and region of each object, the lowest first."""
+    def _objects(self, found: dict[str, Any]) -> dict[Any, list[tuple[int, Any, Any]]]:
+        """Image id -> value in the mask, region and number of each object, the lowest first."""
         labels = self.labels
-        class_ids = self._class_ids(found["categories"], labels)
-        objects: dict[int, list[tuple[bool, float, int, Any]]] = defaultdict(list)
+        class_ids = self._class_ids(labels)
+        objects: dict[Any, list[tuple[bool, float, int, Any, Any]]] = defaultdict(list)
         for one in found["annotations"]:
             if one["category_id"] not in class_ids:
                 raise DataError(
-                    f"{self._path}: annotation {one.get('id')} has an unlisted category {one['category_id']}"
+                    f"{self._path}: annotation {one.get('id')} has an unlisted category {one['category_id']!r}"
                 )
             ignored = bool(one.get("iscrowd")) and self.crowd == "ignore"
             area = float(one.get("area") or 0) if self.overlap == "area" else 0.0
             value = labels.ignore_index if ignored else class_ids[one["category_id"]]
-            objects[one["image_id"]].append((not ignored, -area, value, one["segmentation"]))
+            outline = one.get("segmentation")
+            objects[one["image_id"]].append((not ignored, -area, value, outline, one.get("id")))
         return {
-            image: [(value, outline) for _, _, value, outline in sorted(of_image, key=lambda one: one[:2])]
-            for image, of_image in objects.items()
+            image: [one[2:] for one in sorted(of_image, key=lambda one: one[:2])] for image, of_image in objects.items()
         }
 
     @cached_property
-    def _name(self) -> str:
-        return self.split if is_file(f"{self.root}/annotations/instances_{self.split}.json") else f"{self.split}2017"
-
-    @property
     def _path(self) -> str:
-        return f"{self.root}/annotations/instances_{self._name}.json"
+        """Of the annotations."""
+        year = "" if self.split.endswith("2017") else "2017"
+        own = [f"{self.root}/annotations/instances_{self.split}{year}.json" for year in dict.fromkeys(("", year))]
+        roboflow = f"{self.root}/{self.split}/_annotations.coco.json"
+        if there := [path for path in (*own, roboflow) if is_file(path)]:
+            return there[0]
+        filesystem, inner = filesystem_of(self.root)
+        with reaching(self.root):
+            found = filesystem.glob(f"{inner}/annotations/instances_*.json")
+            found += filesystem.glob(f"{inner}/*/_annotations.coco.json")
+        others = ", ".join(sorted(path[len(inner) :].lstrip("/") for path in found))
+        raise DataError(
+            f"{own[-1]}: missing; it holds the annotations of the split {self.split!r}, or {self.split}/"
+            "_annotations.coco.json does" + (f". There are {others}; choose `split` by them" if others else "")
+        )
+
+    @cached_property
+    def _name(self) -> str:
+        """Of the split in the names of files and folders."""
+        folder, _, file = self._path.rpartition("/")
+        is_own = file.startswith("instances_")
+        return file.removeprefix("instances_").removesuffix(".json") if is_own else folder.rpartition("/")[2]
+
+    @cached_property
+    def _pictures(self) -> str:
+        """Their folder."""
+        folders = [f"{self.root}/{self._name}", f"{self.root}/images/{self._name}", f"{self.root}/images"]
+        return next((folder for folder in folders if is_folder(folder)), folders[0])
 
     @cached_property
     def _instances(self) -> dict[str, Any]:
@@ -129,61 +187,69 @@ class COCO:
             raise DataError(f"{self._path}: annotations in COCO's form have the keys images, annotations, categories")
         return found
 
-    def _class_ids(self, categories: list[dict[str, Any]], labels: LabelSpace) -> dict[int, int]:
-        """Category id -> class id."""
-        unknown = [one["name"] for one in categories if one["name"] not in labels.classes[1:]]
+    @cached_property
+    def _names(self) -> dict[Any, str]:
+        """Category id -> name."""
+        names: dict[Any, str] = {}
+        for one in self._instances["categories"]:
+            name = one["name"]
+            if name is None or names.get(one["id"], str(name)) != str(name):
+                problem = "has no name" if name is None else f"is {names[one['id']]!r} and {name!r}"
+                raise DataError(f"{self._path}: category {one['id']!r} {problem}; give each its own id and name")
+            names[one["id"]] = str(name)
+        return names
+
+    def _class_ids(self, labels: LabelSpace) -> dict[Any, int]:
+        """Category id -> class id; categories of one name are one class, and one of the background is none."""
+        class_ids: dict[Any, int] = {}
+        unknown = []
+        for number, name in self._names.items():
+            if name in labels.classes[1:]:
+                class_ids[number] = labels.classes.index(name)
+            elif name == labels.classes[0] or is_background(number, name):
+                class_ids[number] = 0
+                log.warning("category %s, %r, is the background: its objects are painted as class 0", number, name)
+            else:
+                unknown.append(name)
         if unknown:
             raise DataError(
                 f"{self._path}: the categories {', '.join(map(repr, unknown[:10]))} are no classes of label space "
                 f"{labels.name!r}; choose the label space that they belong to"
             )
-        return {one["id"]: labels.classes.index(one["name"]) for one in categories}
+        for name, num in Counter(self._names.values()).items():
+            if num > 1:
+                log.warning("%d categories are called %r: they are read as one class", num, name)
+        return class_ids
 
-    def _captions(self, images: list[dict[str, Any]]) -> dict[str, list[str]]:
+    def _captions(self, files: dict[Any, str]) -> dict[str, list[str]]:
         own = f"{self.root}/annotations/captions_{self._name}.json"
         if self.captions or not is_file(own):
             return read_captions(self.captions)
-        names = {image["id"]: without_suffix(image["file_name"]) for image in images}
         captions: dict[str, list[str]] = defaultdict(list)
-        for one in read_json(own, "it holds the captions")["annotations"]:
-            if one["image_id"] in names and (text := str(one["caption"]).strip()):
-                captions[names[one["image_id"]]].append(text)
+        try:
+            for one in read_json(own, "it holds the captions")["annotations"]:
+                if one["image_id"] in files and (text := str(one["caption"]).strip()):
+                    captions[without_suffix(files[one["image_id"]])].append(text)
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{own}: not captions in COCO's form; its `annotations` need image_id and caption"
+            ) from error
         return captions
 
 
-def label_space_of(categories: list[dict[str, Any]]) -> LabelSpace:
-    """COCO's label space where the categories are all of COCO's, else one of their names in the order of their ids."""
+def label_space_of(names: Mapping[Any, str]) -> LabelSpace:
+    """COCO's label space where the categories (id -> name) are all of COCO's, else one of their names in the order of
+    their ids."""
     coco = LabelSpace.named("coco")
-    names = [str(one["name"]) for one in sorted(categories, key=lambda one: one["id"])]
-    if set(names) == set(coco.classes[1:]):
+    classes = tuple(dict.fromkeys(name for number, name in sorted(names.items()) if not is_background(number, name)))
+    if set(classes) == set(coco.classes[1:]):
         return coco
     try:
-        return LabelSpace.custom("categories", tuple(names))
+        return LabelSpace.custom("categories", classes)
     except ValueError as error:
         raise DataError(f"categories of the annotations: {error}") from error
 
 
-def region(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """Polygons, or run lengths (column by column, compressed or not) -> (H, W) bool.
-
-    Raises:
-        PairError: neither.
-    """
-    try:
-        if isinstance(segmentation, dict):
-            runs = segmentation
-            if isinstance(runs["counts"], list):
-                if sum(runs["counts"]) != height * width:
-                    raise ValueError(f"run lengths of {sum(runs['counts'])} pixels, the picture has {height * width}")
-                runs = rle.frPyObjects(runs, height, width)
-            if tuple(runs["size"]) != (height, width):
-                raise ValueError(f"run lengths of {runs['size']}, picture of {[height, width]} (height, width)")
-            return rle.decode(runs).astype(bool)
-        polygons = [corners for corners in segmentation if len(corners) >= MIN_NUMBERS]  # fewer enclose nothing
-        if not polygons:
-            return np.zeros((height, width), bool)
-        return rle.decode(rle.merge(rle.frPyObjects(polygons, height, width))).astype(bool)
-    except Exception as error:  # the library's own are of many types
-        raise PairError(
-            "wrong_mask", f"{where}: a segmentation is neither polygons nor run lengths ({error})"
-        ) from error
+def is_background(number: Any, name: str) -> bool:
+    """Whether a category is what label spaces have as class 0; labelme and others list it, as "_background_" too."""
+    return name == "background" or (number == 0 and name.strip("_ ").lower() == "background")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import DataError
-from pipeline.datasets.source import Found, entry_table, files_below, read_captions, read_files
+from pipeline.datasets.source import Found, entry_table, files_below, in_all_forms, read_captions, read_files
 
 
 class FolderLayout(Config):
@@ -47,12 +47,12 @@ class Folder:
 
     def entries(self) -> pa.Table:
         root, captions = self.root.rstrip("/"), read_captions(self.captions)
-        images, masks = files_below(f"{root}/{self.images}"), files_below(f"{root}/{self.masks}")
+        images, masks = files_below(f"{root}/{self.images}"), in_all_forms(files_below(f"{root}/{self.masks}"))
         if not {f"{name}{self.mask_suffix}" for name in images} & masks.keys():
             raise DataError(
-                f"{root}: no mask in {self.masks}/ is called as a picture in {self.images}/ is (such as "
-                f"{next(iter(images))} and {next(iter(masks))}); mend `folder_layout.images`, `folder_layout.masks` or "
-                "`folder_layout.mask_suffix`"
+                f"{root}: no mask in {self.masks}/ has the name of a picture in {self.images}/ (such as "
+                f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `folder_layout.masks` "
+                "or `folder_layout.mask_suffix`"
             )
         return entry_table(
             (

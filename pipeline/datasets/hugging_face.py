@@ -94,11 +94,26 @@ class HuggingFace:
         if absent := [name for name in wanted if name not in rows.column_names]:
             raise DataError(
                 f"{self.root}: has no column {', '.join(absent)}, only {', '.join(rows.column_names)}; "
-                "mend `columns.image`, `columns.mask` or `columns.caption`"
+                "correct `columns.image`, `columns.mask` or `columns.caption`"
             )
+        kinds = {name: rows.features.arrow_schema.field(name).type for name in wanted}
+        if self.caption and not _are_texts(kinds[self.caption]):
+            raise self._wrong(self.caption, kinds[self.caption], "not texts or lists of texts")
         for name in (self.image, self.mask):
-            rows = rows.cast_column(name, datasets.Image(decode=False))
+            if pa.types.is_struct(kinds[name]) and not {"bytes", "path"} & {field.name for field in kinds[name]}:
+                raise self._wrong(name, kinds[name], "not pictures")
+            try:
+                rows = rows.cast_column(name, datasets.Image(decode=False))
+            except Exception as error:  # of the library and of Arrow, of many types
+                raise self._wrong(name, kinds[name], "not pictures") from error
         return rows.select_columns(wanted)
+
+    def _wrong(self, column: str, kind: pa.DataType, wanted: str) -> DataError:
+        key = next(key for key in ("image", "mask", "caption") if getattr(self, key) == column)
+        return DataError(
+            f"{self.root}: the column {column} holds {kind}, {wanted}; name another in `columns.{key}`, or write such "
+            "a column first (`datasets.Dataset.map`)"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_rows"}  # each process opens its own
@@ -116,7 +131,7 @@ def commit_of(name: str, revision: str) -> str:
         return str(huggingface_hub.HfApi().dataset_info(name, revision=revision or None).sha)
     except Exception as error:  # of the hub, of the network
         raise ConfigError(
-            f"root: {name} is no folder, and the hub does not tell of such a data set "
+            f"root: {name} is neither a folder nor a data set on the hub "
             f"({' '.join(str(error).split())[:200]}); fetch it elsewhere with `hf download --repo-type dataset` and "
             "give the folder"
         ) from error
@@ -126,6 +141,13 @@ def _bytes(cell: Mapping[str, Any] | None, where: str) -> bytes:
     if cell is None:
         raise PairError("missing_file", f"{where}: empty")
     return cell["bytes"] if cell.get("bytes") is not None else read_file(cell["path"] or "", where)
+
+
+def _are_texts(kind: pa.DataType) -> bool:
+    """Texts, lists of them, or nothing at all."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def _listed(value: Any) -> list[str]:

@@ -90,11 +90,13 @@ class Known:
         keys: of SourceConfig that it knows beside `dataset`, `root`, `split`, `name` and `pairs`; others are refused.
         has_unique_keys: a key of its entries names a picture in all its splits: in "train" and "trainval" it is the
             same pair.
+        if_void: what may be wrong where its masks hold little but void.
     """
 
     open: Callable[[SourceConfig, int, str], Source]
     keys: tuple[str, ...] = ()
     has_unique_keys: bool = False
+    if_void: str = ""
 
 
 DATASETS: dict[DatasetName, Known] = {
@@ -123,6 +125,7 @@ DATASETS: dict[DatasetName, Known] = {
         lambda config, seed, commit: Cityscapes(config.root, config.split, config.captions),
         ("captions",),
         has_unique_keys=True,
+        if_void="do files called _gtFine_labelIds.png hold train ids? They must be the label ids as published",
     ),
     "folder": Known(
         lambda config, seed, commit: Folder(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
 from pipeline.pictures.codec import decode_mask
 from pipeline.storage.files import filesystem_of, is_local, reaching, read_bytes
 
+Value = TypeVar("Value")
+
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+RARER = frozenset({".avif", ".gif", ".jfif", ".jpe", ".pgm", ".ppm"})
+"""Read too, but never part of what ids are made of: a key in COCO's form keeps these suffixes."""
 
 ENTRY = pa.schema(
     [
@@ -92,21 +100,51 @@ def remapped(mask: np.ndarray, values: Mapping[int, int], others: int | None = N
     return table.astype(np.uint16)[mask]
 
 
-def read_file(path: str, kind: str) -> bytes:
-    """The bytes of a file of a pair; a missing or unreadable one is a PairError."""
+def read_file(path: str, kind: str, *others: str) -> bytes:
+    """The bytes of a file of a pair; a missing or unreadable one is a PairError. Where it is not there, `others` are
+    tried."""
     if not path:
         raise PairError("missing_file", f"no {kind} belongs to this pair")
-    try:
-        return read_bytes(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise PairError("missing_file", f"{path}: no such {kind}") from error
-    except DataError as error:
-        raise PairError("undecodable_input", str(error)) from error
+    for spelling in dict.fromkeys(spelling for one in (path, *others) for spelling in _spellings(one)):
+        try:
+            return read_bytes(spelling)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        except (ConfigError, DataError) as error:  # the former of a name that reads as a URL
+            raise PairError("undecodable_input", str(error)) from error
+    raise PairError("missing_file", f"{path}: no such {kind}")
 
 
-def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES) -> dict[str, str]:
+def _spellings(path: str) -> Iterator[str]:
+    """A path; with its name in the forms that Unicode holds for the same; with the bytes that `as_text` replaced."""
+    yield path
+    if not path.isascii():
+        folder, slash, name = path.rpartition("/")
+        yield from (f"{folder}{slash}{unicodedata.normalize(form, name)}" for form in ("NFC", "NFD"))
+    if "\\udc" in path:
+        yield re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), path)
+
+
+def as_text(name: str) -> str:
+    """A name as text that can be written everywhere: bytes of a file's name that are not UTF-8 as "\\udce9"."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def in_all_forms(files: Mapping[str, Value]) -> dict[str, Value]:
+    """What is known by name, by all forms of it that Unicode holds for the same: macOS writes "e" and an accent where
+    others write "\u00e9"."""
+    forms = {unicodedata.normalize(form, name): value for form in ("NFD", "NFC") for name, value in files.items()}
+    return {**forms, **files}
+
+
+def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES, rarer: frozenset[str] = RARER) -> dict[str, str]:
     """Paths of all files with one of `suffixes` in `folder` and its folders, by their name relative to it without the
-    suffix, in order; hidden files are none.
+    suffix, in order; hidden files are none. What is passed over is told, by suffix.
+
+    Args:
+        folder: a path or URL.
+        suffixes: of files; two of one name are an error.
+        rarer: suffixes of files that are taken too, but where another one has their name.
 
     Raises:
         DataError: no such folder, or two files of one name.
@@ -115,20 +153,28 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES) -> dict[str
     inner = inner.rstrip("/")
     with reaching(folder):
         # fsspec does not look into linked folders, which are common where data are shared.
-        found = sorted(_walked(inner) if is_local(folder) else filesystem.find(inner))
+        found = sorted(map(as_text, _walked(inner) if is_local(folder) else filesystem.find(inner)))
     if not found:
         raise DataError(f"{folder}: no such folder, or nothing in it; check `root` and `split`")
-    prefix = folder.rstrip("/")
+    prefix, start = folder.rstrip("/"), len(as_text(inner)) + 1
+    names = [PurePosixPath(path[start:]) for path in found]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     files: dict[str, str] = {}
-    for path in found:
-        relative = PurePosixPath(path[len(inner) + 1 :])
-        if relative.suffix.lower() in suffixes and not any(part.startswith(".") for part in relative.parts):
-            key = without_suffix(str(relative))
-            if key in files:
-                raise DataError(f"{prefix}/{relative} and {files[key]}: two files of one name; remove or rename one")
-            files[key] = f"{prefix}/{relative}"
+    passed: Counter[str] = Counter()
+    for name in sorted(names, key=lambda one: one.suffix.lower() in rarer):  # so that the usual suffixes go first
+        suffix, key = name.suffix.lower(), without_suffix(str(name), suffixes | rarer)
+        if suffix not in suffixes | rarer or (suffix in rarer and key in files):
+            passed[suffix or "without a suffix"] += 1
+        elif key in files:
+            raise DataError(f"{prefix}/{name} and {files[key]}: two files of one name; remove or rename one")
+        else:
+            files[key] = f"{prefix}/{name}"
     if not files:
-        raise DataError(f"{folder}: holds {len(found)} files, but none ends in {', '.join(sorted(suffixes))}")
+        known = ", ".join(sorted(suffixes | rarer))
+        raise DataError(f"{folder}: holds {len(found)} files, but none ends in {known}")
+    if passed:
+        listed = ", ".join(f"{num:,} {suffix}" for suffix, num in passed.most_common())
+        log.warning("%s: %s files were passed over: %s", folder, f"{passed.total():,}", listed)
     return files
 
 
@@ -137,23 +183,26 @@ def _walked(folder: str) -> Iterator[str]:
         yield from (f"{place}/{name}" for name in names)
 
 
-def without_suffix(name: str) -> str:
+def without_suffix(name: str, suffixes: frozenset[str] = PICTURES | {".mat"}) -> str:
     """The name of a picture without its format; other dots are part of the name."""
     path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in PICTURES | {".mat"} else name
+    return str(path.with_suffix("")) if path.suffix.lower() in suffixes else name
 
 
 def read_lines(path: str, needs: str) -> list[str]:
-    """The first word of every line of a text file, each once, in their order; `needs` says what the file is for.
+    """The lines of a text file without the space around them, each once, in their order, no empty ones; `needs` says
+    what the file is for.
 
     Raises:
-        DataError: no such file.
+        DataError: no such file, or one that is not UTF-8.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: missing; {needs}") from error
-    return list(dict.fromkeys(line.split()[0] for line in text.splitlines() if line.strip()))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from error
+    return list(dict.fromkeys(stripped for line in re.split(r"[\r\n]", text) if (stripped := line.strip())))
 
 
 def read_json(path: str, needs: str) -> Any:
@@ -166,7 +215,7 @@ def read_json(path: str, needs: str) -> Any:
         return json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: missing; {needs}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from error
 
 
@@ -181,12 +230,14 @@ def read_captions(path: str) -> dict[str, list[str]]:
     found = read_json(path, "it should hold the captions")
     if not isinstance(found, dict):
         raise DataError(f'{path}: captions are {{"name of picture": "text", ...}}, found a {type(found).__name__}')
-    return {without_suffix(name): list(_texts(texts, path)) for name, texts in found.items()}
+    captions = {without_suffix(name): list(_texts(texts, path)) for name, texts in found.items()}
+    return in_all_forms({**{without_suffix(name, RARER): texts for name, texts in captions.items()}, **captions})
 
 
 def entry_table(rows: Iterable[tuple[str, str, str, Sequence[str]]]) -> pa.Table:
     """(key, image, mask, captions) -> ENTRY, ordered by key."""
-    columns = list(zip(*sorted(rows), strict=True)) or [()] * len(ENTRY)
+    texts = ((*map(as_text, row[:3]), [as_text(text) for text in row[3]]) for row in rows)
+    columns = list(zip(*sorted(texts), strict=True)) or [()] * len(ENTRY)
     return pa.table([pa.array(values, kind.type) for values, kind in zip(columns, ENTRY, strict=True)], schema=ENTRY)
 
 

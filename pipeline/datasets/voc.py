@@ -14,7 +14,6 @@ VOCaug/dataset/                             SBD as it is published
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +23,17 @@ import pyarrow as pa
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import DataError
+from pipeline.base.log import log
 from pipeline.datasets.source import (
     Found,
     PairError,
     entry_table,
     files_below,
+    in_all_forms,
     read_captions,
     read_file,
     read_lines,
+    without_suffix,
 )
 from pipeline.pictures.codec import decode_mask
 from pipeline.storage.files import is_file, is_folder
@@ -68,18 +70,18 @@ class PascalVOC:
 
     def entries(self) -> pa.Table:
         root = self._folder()
-        stems = self._stems(root)
+        images = in_all_forms(files_below(f"{root}/JPEGImages"))
+        stems = self._stems(root, images)
         own_masks = _files(f"{root}/SegmentationClass")
         masks = own_masks | _files(f"{root}/SegmentationClassAug") | self._sbd_masks()
         judged = f"{root}/{LISTS}/val.txt"
         if is_file(judged):
-            masks |= {stem: own_masks[stem] for stem in read_lines(judged, "") if stem in own_masks}
+            masks |= {stem: own_masks[stem] for stem in _listed(judged, "", images) if stem in own_masks}
         if missing := [stem for stem in stems if stem not in masks]:
-            logging.getLogger("jodiffusion").warning(
+            log.warning(
                 "%d of %d pictures have no mask, %s for one; masks of SBD come with the key `sbd`, or in "
                 "SegmentationClassAug/", len(missing), len(stems), missing[0],
             )  # fmt: skip
-        images = files_below(f"{root}/JPEGImages")
         own = f"{root}/ImageSets/Caption/{self.split}.json"
         captions = read_captions(self.captions or (own if is_file(own) else ""))
         return entry_table(
@@ -103,27 +105,30 @@ class PascalVOC:
         for folder in (root, f"{root}/VOC2012", f"{root}/VOCdevkit/VOC2012"):
             if is_folder(f"{folder}/JPEGImages"):
                 return folder
-        raise DataError(f"{root}: no folder JPEGImages here, in VOC2012 or in VOCdevkit/VOC2012; mend the key `root`")
+        raise DataError(
+            f"{root}: no folder JPEGImages here, in VOC2012 or in VOCdevkit/VOC2012; correct the key `root`"
+        )
 
-    def _stems(self, root: str) -> list[str]:
+    def _stems(self, root: str, images: Mapping[str, str]) -> list[str]:
         needs = f"it lists the pictures of the split {self.split!r}"
         own = f"{root}/{LISTS}/{self.split}.txt"
         if self.split != "trainaug" or is_file(own):
-            return read_lines(own, f"{needs}; splits are the names of the files there")
+            return _listed(own, f"{needs}; splits are the names of the files there", images)
         if not self.sbd:
             raise DataError(f"{own}: missing; without it the key `sbd` must name the folder `dataset` of SBD")
         needs = "trainaug is made of VOC's lists and SBD's"
         lists = [f"{root}/{LISTS}/train.txt", f"{self.sbd}/train.txt", f"{self.sbd}/val.txt"]
-        stems = {stem for path in lists for stem in read_lines(path, needs)}
-        stems -= set(read_lines(f"{root}/{LISTS}/val.txt", needs))
+        stems = {stem for path in lists for stem in _listed(path, needs, images)}
+        stems -= set(_listed(f"{root}/{LISTS}/val.txt", needs, images))
         if len(stems) != NUM_TRAINAUG:
-            logging.getLogger("jodiffusion").warning(
-                "trainaug has %d pictures here, the published lists have %d", len(stems), NUM_TRAINAUG
-            )
+            log.warning("trainaug has %d pictures here, the published lists have %d", len(stems), NUM_TRAINAUG)
         return sorted(stems)
 
     def _sbd_masks(self) -> dict[str, str]:
-        return files_below(f"{self.sbd.rstrip('/')}/cls", suffixes=frozenset({".mat"})) if self.sbd else {}
+        if not self.sbd:
+            return {}
+        folder = f"{self.sbd.rstrip('/')}/cls"
+        return in_all_forms(files_below(folder, suffixes=frozenset({".mat"}), rarer=frozenset()))
 
 
 def sbd_mask(content: bytes, where: str) -> np.ndarray:
@@ -147,4 +152,17 @@ def sbd_mask(content: bytes, where: str) -> np.ndarray:
 
 
 def _files(folder: str) -> dict[str, str]:
-    return files_below(folder) if is_folder(folder) else {}
+    return in_all_forms(files_below(folder)) if is_folder(folder) else {}
+
+
+def _listed(path: str, needs: str, images: Mapping[str, str]) -> list[str]:
+    """The pictures that a list names, each once: by the whole line or by its first word (VOC's own lists of classes say
+    more after it), with or without folders and suffix."""
+    return list(dict.fromkeys(_stem(line, images) for line in read_lines(path, needs)))
+
+
+def _stem(line: str, images: Mapping[str, str]) -> str:
+    first = line.split()[0]
+    names = [name for text in (line, first) for name in (text, without_suffix(text))]
+    names += [name.rpartition("JPEGImages/")[2] for name in names]
+    return next((name for name in names if name in images), first)

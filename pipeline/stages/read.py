@@ -9,6 +9,7 @@ import numpy as np
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, MaskError
+from pipeline.base.log import log
 from pipeline.datasets.source import PairError, Source
 from pipeline.pictures.codec import encode_mask
 from pipeline.pictures.masks import check_mask, class_areas
@@ -22,7 +23,7 @@ Void = Literal["ignore", "background"]
 class ReadPairs:
     """Stage: `pair_id`, `key`, `image`, `mask`, `captions` as in `Source.entries` -> rows of PAIR, packed.
 
-    Pictures become upright RGB; those that are keep their bytes. Rows that cannot be read get an `error`.
+    Pictures become upright sRGB; those that are keep their bytes. Rows that cannot be read get an `error`.
 
     Args:
         source: where the entries come from.
@@ -43,6 +44,7 @@ class ReadPairs:
         as_stored: bool = False,
     ) -> None:
         self.source, self.labels, self.void, self.as_stored = source, labels, void, as_stored
+        self.has_told_of_frames = False
         self.constant = {"origin": origin, "dataset": dataset, "split": split}
 
     def __call__(self, batch: Batch) -> Batch:
@@ -70,6 +72,12 @@ class ReadPairs:
         found = self.source.read(entry)
         labels, where = self.labels, str(entry["key"])
         photograph = read_photograph(found.image, f"picture {entry['image']}")
+        if photograph.num_frames > 1 and not self.has_told_of_frames:
+            self.has_told_of_frames = True  # once a process, not for each of thousands
+            log.warning(
+                "picture %s holds %d frames: the first is taken, here and of others like it",
+                entry["image"], photograph.num_frames,
+            )  # fmt: skip
         mask = photograph.turned(found.mask, self.as_stored)
         if mask.shape != (photograph.height, photograph.width):
             raise MaskError(

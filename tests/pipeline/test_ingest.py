@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from models.labels import VOC
 from pipeline.base.errors import ConfigError, DataError
@@ -15,7 +16,15 @@ from pipeline.tables.manifest import ClassShare
 from pipeline.tables.rows import left_out, read_columns, read_shards
 from pipeline.tables.schema import ERROR
 from pipeline.tables.shards import FAILED, list_shards, write_table
-from tests.pipeline.datasets.trees import mask_of, save_colour_mask, save_json, save_mask, save_picture, save_voc
+from tests.pipeline.datasets.trees import (
+    mask_of,
+    picture,
+    save_colour_mask,
+    save_json,
+    save_mask,
+    save_picture,
+    save_voc,
+)
 
 FOLDER = {"dataset": "folder", "labels": "voc", "name": "mine"}
 
@@ -134,7 +143,7 @@ def test_captions_of_other_pictures_are_told(tmp_path):
     captions = save_json(tmp_path / "captions.json", {"nobody": "a text"})
     chosen = config(tmp_path, root=save_folder(tmp_path, 3), captions=str(captions), **FOLDER)
 
-    with pytest.raises(DataError, match="no name there is one of a picture, such as 0; mend `captions`"):
+    with pytest.raises(DataError, match=r"none of its names belongs to a picture \(named like 0\); correct `captions`"):
         find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
 
 
@@ -150,3 +159,32 @@ def test_two_pairs_of_one_name_are_refused(tmp_path):
 
     with pytest.raises(DataError, match="two pairs are called 0; rename one"):
         plan_of(entries.take(np.array([0, 0, 1])), VOC, config(tmp_path, **FOLDER))
+
+
+def test_what_is_to_be_told_of_the_data_comes_back_from_the_task_that_finds_it(tmp_path):
+    root = save_folder(tmp_path, 2)
+    (tmp_path / "images/notes.txt").write_text("")
+    frames = [Image.fromarray(picture()), Image.fromarray(picture(9))]
+    frames[0].save(tmp_path / "images/2.gif", save_all=True, append_images=frames[1:])
+    save_mask(tmp_path / "masks/2.png", mask_of(1))
+    chosen = config(tmp_path, root=root, **FOLDER)
+
+    _, (*_, warnings) = find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
+
+    assert warnings == [
+        f"{root}/images: 1 files were passed over: 1 .txt",
+        f"picture {root}/images/2.gif holds 2 frames: the first is taken, here and of others like it",
+    ]
+
+
+@pytest.mark.parametrize(("values", "is_told"), [((0, 2, 13, 255), True), ((7, 11, 26, 0), False)])
+def test_train_ids_under_the_name_of_label_ids_are_told(tmp_path, values, is_told):
+    stem = "train/ulm/ulm_000000_000019"
+    save_picture(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", picture(0, 4, 1))
+    save_mask(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", np.array([values], np.uint8))
+    chosen = config(tmp_path, dataset="cityscapes", void="background")
+
+    _, (*_, warnings) = find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
+
+    assert [text for text in warnings if "75 % of the pixels" in text and "hold train ids?" in text] == warnings
+    assert bool(warnings) == is_told

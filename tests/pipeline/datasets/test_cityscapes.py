@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from models.labels import LabelSpace
@@ -24,3 +26,12 @@ def test_label_ids_become_classes_by_name_and_all_else_is_void(tmp_path):
     mask = pairs["ulm/ulm_000001_000019"]["mask"]
     assert [names[value] for value in mask[0]] == ["road", "sidewalk", "person", "bicycle"]
     assert names[mask[1, 0]] == "car" and mask[1, 1:].tolist() == [255, 255, 255]
+
+
+def test_pictures_of_other_names_are_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("jodiffusion"), "propagate", True)
+    for name in ("a_leftImg8bit.png", "b.png"):
+        save_picture(tmp_path / "leftImg8bit/train/ulm" / name)
+
+    assert Cityscapes(str(tmp_path), "train").entries()["key"].to_pylist() == ["ulm/a"]
+    assert "1 pictures whose names do not end in _leftImg8bit were passed over, such as" in caplog.text

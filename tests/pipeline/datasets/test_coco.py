@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -165,6 +166,146 @@ def test_a_segmentation_that_is_none_is_an_error_of_its_row(tmp_path, counts):
     row = read_all(COCO(root, "train"))["000000000001"]
 
     assert row["error"] == "wrong_mask" and "neither polygons nor run lengths" in row["error_detail"]
+
+
+BOX = box(*SMALL)
+
+
+@pytest.mark.parametrize("segmentation", [[], None, "left out"])
+def test_an_object_without_segmentation_is_an_error_of_its_row_and_never_background(tmp_path, segmentation):
+    boxed = one(1, segmentation, bbox=[3, 2, 3, 2])
+    if segmentation == "left out":
+        del boxed["segmentation"]
+    root = save_coco(tmp_path, [boxed, one(1, [BOX], image_id=2)], files=("000000000001.jpg", "000000000002.jpg"))
+
+    pairs = read_all(COCO(root, "train"))
+
+    assert pairs["000000000001"]["error"] == "wrong_mask"
+    assert "annotation 1 has no segmentation" in pairs["000000000001"]["error_detail"]
+    np.testing.assert_array_equal(pairs["000000000002"]["mask"], painted((PERSON, SMALL)))
+
+
+def test_two_pictures_of_one_id_are_both_named(tmp_path):
+    files = ("000000000001.jpg", "000000000002.jpg")
+    root = save_coco(tmp_path, [one(1, [BOX])], files=files)
+    images = [{"id": 7, "file_name": name} for name in files]
+    save_json(tmp_path / "annotations/instances_train2017.json", instances(images, [], CATEGORIES))
+
+    with pytest.raises(DataError, match=r"images 000000000001.jpg and 000000000002.jpg both have the id 7"):
+        COCO(root, "train").entries()
+
+
+@pytest.mark.parametrize("size", [{"width": 10.0, "height": 6.0}, {}])
+def test_sizes_that_are_whole_are_read(tmp_path, size):
+    assert not resized(tmp_path, size)["error"]
+
+
+@pytest.mark.parametrize(
+    "width", ["10", None, -10, 0, 10.5, True, float("nan"), float("inf"), 10**12], ids=lambda width: repr(width)
+)
+def test_sizes_that_are_none_are_errors_of_their_rows(tmp_path, width):
+    row = resized(tmp_path, {"width": width})
+
+    assert row["error"] == "wrong_mask" and f"its size is {width!r} x 6, not whole numbers" in row["error_detail"]
+
+
+def resized(root, size):
+    """The row of a picture whose annotations say this of its size."""
+    image = {"id": 1, "file_name": "a.jpg", **size}
+    save_picture(root / "train2017/a.jpg")
+    annotations = instances([image], [one(1, [BOX])], CATEGORIES)
+    save_json(root / "annotations/instances_train2017.json", annotations)
+    return read_all(COCO(str(root), "train"))["a"]
+
+
+def named(root, *categories):
+    """A source whose categories are these, with one object of the last."""
+    listed = [{"id": number, "name": name} for number, name in categories]
+    return COCO(save_coco(root, [one(categories[-1][0], [BOX])], categories=listed), "train")
+
+
+def test_categories_of_one_name_are_one_class_as_roboflow_writes_them(tmp_path, told):
+    source = named(tmp_path, (0, "nuts"), (2, "bolt"), (1, "nuts"))
+
+    assert source.labels.classes == ("background", "nuts", "bolt")
+    np.testing.assert_array_equal(read_all(source)["000000000001"]["mask"], painted((1, SMALL)))
+    assert "2 categories are called 'nuts': they are read as one class" in told.text
+
+
+@pytest.mark.parametrize("background", [(0, "background"), (3, "background"), (0, "_background_"), (0, "Background")])
+def test_a_category_of_the_background_is_class_0(tmp_path, told, background):
+    source = named(tmp_path, (1, "nut"), background)
+
+    assert source.labels.classes == ("background", "nut")
+    assert read_all(source)["000000000001"]["class_ids"].tolist() == [0]
+    assert f"category {background[0]}, '{background[1]}', is the background" in told.text
+
+
+def test_a_name_like_background_with_an_id_of_a_class_is_a_class(tmp_path):
+    assert named(tmp_path, (1, "Background"), (2, "nut")).labels.classes == ("background", "Background", "nut")
+
+
+@pytest.mark.parametrize(
+    ("categories", "problem"),
+    [([(1, "nut"), (1, "bolt")], "category 1 is 'nut' and 'bolt'"), ([(1, None)], "category 1 has no name")],
+)
+def test_categories_that_cannot_be_told_apart_are_refused(tmp_path, categories, problem):
+    with pytest.raises(DataError, match=problem):
+        named(tmp_path, *categories).entries()
+
+
+@pytest.fixture
+def told(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("jodiffusion"), "propagate", True)
+    return caplog
+
+
+@pytest.mark.parametrize(
+    ("split", "annotations", "file_name", "picture"),
+    [
+        ("default", "annotations/instances_default.json", "1.jpg", "images/default/1.jpg"),
+        ("train", "train/_annotations.coco.json", "1.jpg", "train/1.jpg"),
+        ("train", "annotations/instances_train.json", "images\\1.jpg", "images/1.jpg"),
+        ("train", "annotations/instances_train.json", "images\\1.jpg", "train/images/1.jpg"),
+        ("train", "annotations/instances_train.json", "train/1.jpg", "train/1.jpg"),
+    ],
+    ids=["CVAT", "Roboflow", "Label Studio", "Label Studio, moved", "names from the root"],
+)
+def test_layouts_of_other_programs_are_read(tmp_path, split, annotations, file_name, picture):
+    save_picture(tmp_path / picture)
+    found = instances([{"id": 1, "file_name": file_name}], [one(1, [BOX])], CATEGORIES)
+    save_json(tmp_path / annotations, found)
+
+    (row,) = read_all(COCO(str(tmp_path), split)).values()
+
+    np.testing.assert_array_equal(row["mask"], painted((PERSON, SMALL)))
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    for path in ("annotations/instances_default.json", "valid/_annotations.coco.json"):
+        save_json(tmp_path / path, instances([], [], CATEGORIES))
+
+    with pytest.raises(
+        DataError, match=r"instances_default.json, valid/_annotations.coco.json; choose `split` by them"
+    ):
+        COCO(str(tmp_path), "train").entries()
+
+
+def test_captions_in_another_form_are_told(tmp_path):
+    root = save_coco(tmp_path, [], captions=[{"caption": "a text"}])
+
+    with pytest.raises(DataError, match=r"captions_train2017.json: not captions in COCO's form"):
+        COCO(root, "train").entries()
+
+
+def test_a_name_that_reads_as_a_url_is_an_error_of_its_row(tmp_path):
+    root = save_coco(tmp_path, [], files=("a.jpg",))
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "http://nowhere/b.jpg"}]
+    save_json(tmp_path / "annotations/instances_train2017.json", instances(images, [], CATEGORIES))
+
+    pairs = read_all(COCO(root, "train"))
+
+    assert not pairs["a"]["error"] and pairs["http:/nowhere/b"]["error"]
 
 
 def test_what_is_not_there_is_told(tmp_path):

@@ -266,7 +266,7 @@ def test_what_is_not_there_is_told(tree, tmp_path):
     with pytest.raises(DataError, match="no such folder, or nothing in it"):
         Folder(str(tmp_path / "nothing"), LABELS).entries()
     (tree / "masks/a.png").rename(tree / "masks/z.png")
-    with pytest.raises(DataError, match="no mask in masks/ is called as a picture in images/ is"):
+    with pytest.raises(DataError, match="no mask in masks/ has the name of a picture in images/"):
         Folder(str(tree), LABELS).entries()
     save_picture(tree / "images/a.jpg")
     with pytest.raises(DataError, match="two files of one name"):

@@ -56,7 +56,7 @@ def test_every_form_on_disk(rows, tmp_path, monkeypatch, form):
 
 def test_what_is_not_there_is_told(rows, tmp_path):
     rows.save_to_disk(tmp_path / "set")
-    with pytest.raises(DataError, match="has no column image, only pixels, annotation, text; mend `columns.image`"):
+    with pytest.raises(DataError, match="has no column image, only pixels, annotation, text; correct `columns.image`"):
         opened(tmp_path / "set", image="image").entries()
     with pytest.raises(DataError, match="cannot be opened"):
         opened(tmp_path / "nothing").entries()
@@ -70,3 +70,30 @@ def test_lists_of_captions_may_hold_nothing(tmp_path):
     datasets.Dataset.from_dict({**pairs, "text": [["a wall", None, ""]]}).save_to_disk(tmp_path / "set")
 
     assert read_all(opened(tmp_path / "set"))["0"]["captions"] == ["a wall"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("text", [{"text": "a wall"}], "the column text holds struct<text: string>, not texts or lists of texts"),
+        ("text", [[{"raw": "a wall"}]], r"the column text holds list<.*struct<raw: string>>, not texts"),
+        ("text", [7], "the column text holds int64, not texts or lists of texts; .* `columns.caption`"),
+        ("text", [[["a wall"]]], "the column text holds list<.*, not texts"),
+        ("annotation", [1], "the column annotation holds int64, not pictures; name another in `columns.mask`"),
+        ("pixels", [0.5], "the column pixels holds double, not pictures; name another in `columns.image`"),
+        ("annotation", [{"segments": "a"}], "the column annotation holds struct<segments: string>, not pictures"),
+    ],
+)
+def test_a_column_of_something_else_says_what_it_holds(tmp_path, column, values, told):
+    pairs = {"pixels": [Image.fromarray(picture())], "annotation": [Image.fromarray(mask_of(1))], "text": ["a wall"]}
+    datasets.Dataset.from_dict({**pairs, column: values}).save_to_disk(tmp_path / "set")
+
+    with pytest.raises(DataError, match=told):
+        opened(tmp_path / "set").entries()
+
+
+def test_a_column_of_captions_may_be_empty_throughout(tmp_path):
+    pairs = {"pixels": [Image.fromarray(picture())], "annotation": [Image.fromarray(mask_of(1))], "text": [None]}
+    datasets.Dataset.from_dict(pairs).save_to_disk(tmp_path / "set")
+
+    assert read_all(opened(tmp_path / "set"))["0"]["captions"] == []

@@ -17,6 +17,7 @@ from tests.pipeline.datasets.trees import (
     save_json,
     save_lines,
     save_mask,
+    save_picture,
     save_voc,
 )
 
@@ -141,6 +142,37 @@ def test_captions_that_the_papers_scripts_wrote_are_taken(tree):
 
     assert (pairs["2007_000001"]["prompt"], pairs["2007_000001"]["captions"]) == ("a plane", ["a plane"])
     assert (pairs["2008_000003"]["prompt"], pairs["2008_000003"]["captions"]) == ("", [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "my photo 1",
+        "my photo 1.jpg",
+        "JPEGImages/my photo 1.jpg",
+        "2007_000001",
+        "2007_000001.jpg",
+        "2007_000001 -1",
+        "2007_000001.jpg 2007_000001.png",
+        "/JPEGImages/2007_000001.jpg /SegmentationClass/2007_000001.png",
+    ],
+)
+def test_lists_may_say_more_than_a_name(tree, line):
+    save_picture(tree / "VOC2012/JPEGImages/my photo 1.jpg")
+    save_mask(tree / "VOC2012/SegmentationClass/my photo 1.png", mask_of(1))
+    save_lines(tree / "VOC2012/ImageSets/Segmentation/own.txt", [line])
+
+    ((key, row),) = read_all(PascalVOC(str(tree), "own")).items()
+
+    assert key == ("my photo 1" if "my" in line else "2007_000001") and not row["error"]
+
+
+def test_a_line_that_names_no_picture_is_a_row_of_its_first_word(tree):
+    save_lines(tree / "VOC2012/ImageSets/Segmentation/own.txt", ["2007_000001", "2007_777777 1"])
+
+    pairs = read_all(PascalVOC(str(tree), "own"))
+
+    assert pairs["2007_777777"]["error"] == "missing_file" and not pairs["2007_000001"]["error"]
 
 
 @pytest.mark.parametrize("below", ["", "VOC2012", ".."])
