@@ -167,8 +167,8 @@ def refuse_keys_of_others(config: SourceConfig) -> None:
     local = config.dataset == "folder" or (config.dataset == "huggingface" and not config.on_hub)
     if local and not config.name:
         raise ConfigError(f"name: give the data in {config.root or 'root'} a name; ids and exports use it")
-    if any(value < 0 or class_id < 0 for value, class_id in config.mask_values.items()):
-        raise ConfigError(f"mask_values: raw values and class ids are 0 and above, got {config.mask_values}")
+    if any(not 0 <= value <= 65535 for pair in config.mask_values.items() for value in pair):
+        raise ConfigError(f"mask_values: raw values and class ids are 0 and above, to 65535, got {config.mask_values}")
     for key in dict.fromkeys(key for known in DATASETS.values() for key in known.keys):
         default = SourceConfig.model_fields[key].get_default(call_default_factory=True)
         if key not in DATASETS[config.dataset].keys and getattr(config, key) != default:

@@ -148,7 +148,9 @@ def sbd_mask(content: bytes, where: str) -> np.ndarray:
     mask = getattr(found.get("GTcls"), "Segmentation", None)
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise PairError("wrong_mask", f"{where}: has no field GTcls.Segmentation of class ids; is it from SBD's cls/?")
-    return mask.astype(np.uint8 if mask.min() >= 0 and mask.max() <= 255 else np.uint16)
+    if not mask.size or mask.min() < 0 or mask.max() > np.iinfo(np.uint16).max:
+        raise PairError("wrong_mask", f"{where}: GTcls.Segmentation is empty, or holds values that are no class ids")
+    return mask.astype(np.uint8 if mask.max() <= 255 else np.uint16)
 
 
 def _files(folder: str) -> dict[str, str]:

@@ -117,6 +117,7 @@ def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
         ({"dataset": "folder", "labels": "voc"}, "name: give the data in .* a name; ids and exports use it"),
         ({"dataset": "folder", "name": "mine"}, "labels: dataset folder needs to know its classes"),
         ({**FOLDER, "mask_values": {-1: 0}}, "raw values and class ids are 0 and above"),
+        ({**FOLDER, "mask_values": {1: 65537}}, "raw values and class ids are 0 and above, to 65535"),
         ({"dataset": "huggingface", "labels": "voc", "root": "s3://a/b"}, "is a URL; give a name on the hub, or"),
         ({"dataset": "folder", "name": "mine", "labels": "pascal"}, "label space 'pascal': cannot read it"),
         ({"dataset": "ade20k", "crowd": "paint"}, "crowd: only for dataset coco, not ade20k; leave it out"),

@@ -18,6 +18,7 @@ from tests.pipeline.datasets.trees import (
     save_lines,
     save_mask,
     save_picture,
+    save_sbd_mask,
     save_voc,
 )
 
@@ -133,6 +134,18 @@ def test_a_damaged_mat_file_is_an_error_of_its_row(tree):
     row = read_all(trainaug(tree))["2008_000002"]
 
     assert row["error"] == "undecodable_input" and "2008_000002.mat: not a MATLAB file" in row["error_detail"]
+
+
+@pytest.mark.parametrize("value", [-1, 65536 + 5])
+def test_values_that_are_no_ids_are_never_turned_into_some(tree, value):
+    save_sbd_mask(tree.parent / "VOCaug/dataset/cls/2008_000002.mat", mask_of(1).astype(np.int32) * value)
+    save_sbd_mask(tree.parent / "VOCaug/dataset/cls/2008_000004.mat", np.zeros((2, 0), np.int32))
+
+    pairs = read_all(trainaug(tree))
+
+    for key in ("2008_000002", "2008_000004"):
+        assert pairs[key]["error"] == "wrong_mask", key
+    assert "holds values that are no class ids" in pairs["2008_000002"]["error_detail"]
 
 
 def test_captions_that_the_papers_scripts_wrote_are_taken(tree):
