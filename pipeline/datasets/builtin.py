@@ -2,6 +2,9 @@
 
 They need no download, so that the demo, the tests and the benchmarks run anywhere. They are composites and should be
 called so. Garments and photographs of the splits are disjoint; `builtin_assets/NOTICE.md` names sources and licences.
+
+Version 2 has more photographs than version 1, the same garments, and the photograph in the key of each pair: pictures
+on one photograph are not independent, so that a figure's spread is over photographs (`photograph_of`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pipeline.datasets.source import ENTRY, Found
 from pipeline.pictures.codec import encode_image
 
 SPLITS = ("train", "validation", "test")
+VERSIONS = (1, 2)
 ASSETS = Path(__file__).parent / "builtin_assets"
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 35, 35),
@@ -74,28 +78,37 @@ class _Garment:
 
 
 class BuiltinScenes:
-    """Index -> Scene: a pure function of (split, seed, index, size_px), so that any scene can be made again alone."""
+    """Index -> Scene: a pure function of (split, seed, index, size_px, version), so that any scene can be made again
+    alone."""
 
-    def __init__(self, split: str, seed: int = 0, size_px: int = 64) -> None:
+    def __init__(self, split: str, seed: int = 0, size_px: int = 64, version: int = 1) -> None:
         if split not in SPLITS:
             raise DataError(f"built-in scenes have no split {split!r}; choose one of {', '.join(SPLITS)}")
         if size_px < 32:
             raise DataError(f"built-in scenes need size_px >= 32 to show their garments, got {size_px}")
         if seed < 0:
             raise DataError(f"built-in scenes need a seed >= 0, got {seed}")
+        if version not in VERSIONS:
+            raise DataError(f"built-in scenes have no version {version}; choose one of {', '.join(map(str, VERSIONS))}")
         self.split = split
         self.seed = seed
         self.size_px = size_px
+        self.version = version
 
     @property
     def num_garments(self) -> int:
         """Garment pictures of this split, of all classes."""
         return sum(len(pictures) for pictures in _garment_pictures(self.split).values())
 
+    def key(self, index: int) -> str:
+        """What the pair is called in its data set: "123" in version 1; "000123-grass" in version 2, which
+        `photograph_of` reads."""
+        if self.version == 1:
+            return str(index)
+        return f"{index:06}-{Path(self._row(self._rng(index))['file']).stem}"
+
     def __call__(self, index: int) -> Scene:
-        if index < 0:
-            raise DataError(f"built-in scenes are numbered from 0, got index {index}")
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        rng = self._rng(index)
         image, surface = self._background(rng)
         distances = np.linalg.norm(np.array(list(COLOURS.values())) - image.mean((0, 1)), axis=1)
         colours = [name for name, far in zip(COLOURS, distances >= MIN_COLOUR_DISTANCE, strict=True) if far]
@@ -109,10 +122,20 @@ class BuiltinScenes:
             image[covered] += alpha * (lit - image[covered])
         return Scene(np.clip(np.rint(image), 0, 255).astype(np.uint8), mask, _prompt(garments, surface))
 
+    def _rng(self, index: int) -> np.random.Generator:
+        if index < 0:
+            raise DataError(f"built-in scenes are numbered from 0, got index {index}")
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+
+    def _row(self, rng: np.random.Generator) -> dict[str, Any]:
+        """The photograph of a scene; always the first thing that is drawn, so that `key` needs no pixels."""
+        rows = photograph_rows(self.split, self.version)
+        return rows[rng.integers(len(rows))]
+
     def _background(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """A random crop of a photograph, (size_px, size_px, 3) float32 in [0, 255], and the phrase for its surface."""
-        photographs = _photographs(self.split)
-        photograph, surface = photographs[rng.integers(len(photographs))]
+        row = self._row(rng)
+        photograph = _photograph(row["file"])
         side = min(photograph.size) * rng.uniform(0.45, 1.0)
         left = rng.uniform(0, photograph.width - side)
         upper = rng.uniform(0, photograph.height - side)
@@ -120,7 +143,7 @@ class BuiltinScenes:
             (self.size_px, self.size_px), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)
         )
         pixels = np.asarray(crop, np.float32)
-        return (pixels[:, ::-1] if rng.random() < 0.5 else pixels).copy(), surface
+        return (pixels[:, ::-1] if rng.random() < 0.5 else pixels).copy(), row["surface"]
 
     def _place(self, rng: np.random.Generator, colours: list[str]) -> tuple[list[_Garment], np.ndarray]:
         """Draws garments, in drawing order, until all of them are visible; also their mask."""
@@ -193,22 +216,42 @@ class Builtin:
     seed: int
     size_px: int
     num: int
+    version: int = 1
 
     @property
     def labels(self) -> LabelSpace:
         return GARMENTS
 
     def entries(self) -> pa.Table:
-        keys = [str(index) for index in range(self.num)]
+        keys = [self._scenes.key(index) for index in range(self.num)]
         return pa.table({"key": keys, "image": keys, "mask": keys, "captions": [[]] * self.num}, schema=ENTRY)
 
     def read(self, entry: Mapping[str, Any]) -> Found:
-        scene = self._scenes(int(entry["key"]))
+        scene = self._scenes(int(entry["key"].partition("-")[0]))
         return Found(encode_image(scene.image), scene.mask, [scene.prompt])
 
     @cached_property
     def _scenes(self) -> BuiltinScenes:
-        return BuiltinScenes(self.split, self.seed, self.size_px)
+        return BuiltinScenes(self.split, self.seed, self.size_px, self.version)
+
+
+def photograph_of(key: str) -> str:
+    """The photograph that a pair of version 2 was laid on, by its key: "000123-grass" -> "grass".
+
+    Raises:
+        DataError: the key is not one of version 2.
+    """
+    number, dash, name = key.partition("-")
+    if not (number.isdecimal() and dash and name):
+        raise DataError(f"{key!r} names no photograph; keys of builtin2 do, such as 000123-grass")
+    return name
+
+
+@cache
+def photograph_rows(split: str, version: int) -> tuple[dict[str, Any], ...]:
+    """Of photographs.json: `file`, `split`, `surface` (the phrase that places something on it) and `versions`."""
+    rows = json.loads((ASSETS / "photographs.json").read_text())
+    return tuple(row for row in rows if row["split"] == split and version in row["versions"])
 
 
 def _average(drawn: np.ndarray) -> np.ndarray:
@@ -229,15 +272,10 @@ def _garment_pictures(split: str) -> dict[int, np.ndarray]:
 
 
 @cache
-def _photographs(split: str) -> tuple[tuple[Image.Image, str], ...]:
-    """Decoded RGB photographs with the phrase that places something on them."""
-    rows = json.loads((ASSETS / "photographs.json").read_text())
-    chosen = []
-    for row in rows:
-        if row["split"] == split:
-            with Image.open(ASSETS / "photographs" / row["file"]) as picture:
-                chosen.append((picture.convert("RGB"), row["surface"]))
-    return tuple(chosen)
+def _photograph(file: str) -> Image.Image:
+    """Decoded, RGB."""
+    with Image.open(ASSETS / "photographs" / file) as picture:
+        return picture.convert("RGB")
 
 
 @cache

@@ -1,10 +1,21 @@
 """Makes the asset pack of `pipeline.datasets.builtin`: garments.npz, photographs/, photographs.json and NOTICE.md.
 
-    python make_assets.py --fashion-mnist DIR --scikit-image DIR --scikit-learn DIR --lomiri DIR --out DIR
+    python make_assets.py --fashion-mnist DIR --scikit-image DIR --scikit-learn DIR --lomiri DIR --scratch DIR \\
+        --budgie DIR --gnome DIR --out DIR
 
-The folders are those that hold the files themselves: the four `*-ubyte.gz` of Debian's dataset-fashion-mnist, `data`
-of scikit-image, the `datasets/images` of scikit-learn, and the `backgrounds` of Debian's lomiri-wallpapers-16.04 and
-lomiri-wallpapers-20.04, copied into one.
+Each folder holds the files themselves. Packages, versions and folders (`apt-get download NAME=VERSION`, then
+`dpkg -x`; Debian 12 has them but where another release is named):
+
+- dataset-fashion-mnist 0.0~git20200523.55506a9-1: `usr/share/datasets/fashion-mnist`, the four `*-ubyte.gz`
+- scikit-image 0.26.0 (PyPI): `skimage/data`
+- scikit-learn 1.9.1 (PyPI): `sklearn/datasets/images`
+- lomiri-wallpapers-16.04 and lomiri-wallpapers-20.04 20.04.0-2: `usr/share/backgrounds`, copied into one
+- scratch 1.4.0.6~dfsg1-6.1: `usr/share/scratch/Media/Backgrounds`
+- budgie-backgrounds 3.0-1 (Debian 13): `usr/share/backgrounds/budgie`
+- gnome-backgrounds 3.38.0-1 (Debian 11): `usr/share/backgrounds/gnome`
+
+The same packages give the same bytes with the Pillow and NumPy of `constraints.txt`; other versions of Pillow may write
+other JPEG files, and then also the scenes of version 1 would change.
 """
 
 from __future__ import annotations
@@ -32,7 +43,11 @@ BY_SA_4 = "CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)"
 
 
 class Photograph(NamedTuple):
-    """One photograph of the pack. `box` is (left, upper, right, lower) as fractions of the original's sides."""
+    """One photograph of the pack.
+
+    `box` is (left, upper, right, lower) as fractions of the original's sides; `versions` are those of the data set that
+    use it. A photograph stays in its split in all versions, or tests would be trained on.
+    """
 
     package: str
     file: str
@@ -42,9 +57,41 @@ class Photograph(NamedTuple):
     author: str
     licence: str
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    versions: tuple[int, ...] = (1, 2)
 
 
 IMAGE, LEARN, LOMIRI = "scikit-image", "scikit-learn", "lomiri"
+SCRATCH, BUDGIE, GNOME = "scratch", "budgie", "gnome"
+ORIGINS = {
+    IMAGE: "Python package scikit-image",
+    LEARN: "Python package scikit-learn",
+    LOMIRI: "Debian packages lomiri-wallpapers-16.04, -20.04",
+    SCRATCH: "Debian package scratch (Media/Backgrounds)",
+    BUDGIE: "Debian package budgie-backgrounds",
+    GNOME: "Debian package gnome-backgrounds (3.38)",
+}
+BUDGIE_DEVELOPERS = "Budgie Desktop Developers (so the package names its authors)"
+
+
+def _scratch(
+    file: str, split: str, surface: str, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+) -> Photograph:
+    """Of Scratch's media library, whose pictures have no titles but their names."""
+    title = Path(file).stem.replace("-", " ").replace("_", " ")
+    author = "Massachusetts Institute of Technology (Scratch)"
+    return Photograph(SCRATCH, file, split, surface, title, author, BY_SA_3, box, versions=(2,))
+
+
+def _budgie(
+    file: str, split: str, surface: str, title: str, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+) -> Photograph:
+    return Photograph(BUDGIE, file, split, surface, title, BUDGIE_DEVELOPERS, CC0, box, versions=(2,))
+
+
+def _gnome(file: str, split: str, surface: str, author: str, licence: str) -> Photograph:
+    return Photograph(GNOME, file, split, surface, Path(file).stem.replace("_", " "), author, licence, versions=(2,))
+
+
 PHOTOGRAPHS = (
     Photograph(IMAGE, "brick.png", "train", "on bricks", "Bricks25", "CC0Textures", CC0),
     Photograph(IMAGE, "gravel.png", "train", "on gravel", "Gravel04", "CC0Textures", CC0),
@@ -76,6 +123,60 @@ PHOTOGRAPHS = (
                "Aitzol Berasategi", BY_4),
     Photograph(LOMIRI, "Kleiber_by_Lukas_Baubkus.jpg", "test", "on bark", "Kleiber", "Lukas Baubkus", BY_SA_3,
                (0.0, 0.0, 0.41, 1.0)),
+    _scratch("Indoors/kitchen.jpg", "train", "in a kitchen"),
+    _scratch("Indoors/chalkboard.jpg", "train", "on a stage"),
+    _scratch("Nature/flower-bed.jpg", "train", "in a flower bed"),
+    _scratch("Nature/garden-rock.jpg", "train", "in a garden"),
+    _scratch("Nature/gravel-desert.jpg", "train", "in a desert"),
+    _scratch("Nature/hill.jpg", "train", "on a slope"),
+    _scratch("Nature/pathway.jpg", "train", "on a path"),
+    _scratch("Nature/tree.jpg", "train", "under a tree"),
+    _scratch("Nature/water-and-rocks.jpg", "train", "in a stream"),
+    _scratch("Nature/wave.jpg", "train", "in a wave"),
+    _scratch("Outdoors/atom-playground.jpg", "train", "at a playground"),
+    _scratch("Outdoors/bench-with-view.jpg", "train", "by a bench"),
+    _scratch("Outdoors/brick-wall-and-stairs.jpg", "train", "by stairs"),
+    _scratch("Outdoors/brick-wall2.jpg", "train", "at a wall"),
+    _scratch("Outdoors/building-at-mit.jpg", "train", "at a building"),
+    _scratch("Outdoors/driveway.jpg", "train", "in a park"),
+    _scratch("Outdoors/houses.jpg", "train", "by a shed"),
+    _scratch("Outdoors/village.jpg", "train", "in a village"),
+    _scratch("Outdoors/mansion.jpg", "train", "at a mansion"),
+    _scratch("Outdoors/train-tracks1.jpg", "train", "on train tracks"),
+    _scratch("Sports/playing-field.jpg", "train", "on a playing field"),
+    _budgie("abstract-spiral.jpg", "train", "on panels", "Abstract Spiral"),
+    _budgie("beacon-street-sunset.jpg", "train", "over rooftops", "Beacon Street Sunset"),
+    _budgie("extreme-desert-hike.jpg", "train", "on a dune", "Extreme Desert Hike", (0.42, 0.0, 1.0, 1.0)),
+    _budgie("high-trestle-trail.jpg", "train", "on a bridge", "High Trestle Trail"),
+    _budgie("oakland-zoo-otters.jpg", "train", "on a riverbank", "Oakland Zoo Otters"),
+    _budgie("piazza-gae-aulenti.jpg", "train", "in an arch", "Piazza Gae Aulenti"),
+    _budgie("roman-colosseum.jpg", "train", "at a ruin", "Roman Colosseum"),
+    _budgie("singaporean-cityscape.jpg", "train", "by skyscrapers", "Singaporean Cityscape"),
+    _gnome("ColdWarm.jpg", "train", "over treetops", "invisiblepower", CC0),
+    _gnome("Dark_Ivy.jpg", "train", "on ivy", "Garrett LeSage", BY_SA_3),
+    _scratch("Nature/lake.jpg", "validation", "by a pond"),
+    _scratch("Outdoors/castle.jpg", "validation", "at a castle", (0.0, 0.0, 1.0, 0.78)),
+    _scratch("Outdoors/hay_field.jpg", "validation", "on a hay field"),
+    _scratch("Outdoors/parking-ramp.jpg", "validation", "on asphalt", (0.0, 0.5, 1.0, 1.0)),
+    _scratch("Sports/basketball-court1-a.jpg", "validation", "on a basketball court"),
+    _budgie("canyon-wren.jpg", "validation", "on a boulder", "Canyon Wren"),
+    _gnome("Road.jpg", "validation", "over a road", "Joshua Welch", CC0),
+    _scratch("Indoors/hall.jpg", "test", "in a hall"),
+    _scratch("Nature/beach-malibu.jpg", "test", "on a beach"),
+    _scratch("Nature/forest.jpg", "test", "in a forest"),
+    _scratch("Nature/grand-canyon.jpg", "test", "at a canyon"),
+    _scratch("Outdoors/boardwalk.jpg", "test", "on a boardwalk"),
+    _scratch("Outdoors/city-with-water.jpg", "test", "by a city"),
+    _scratch("Outdoors/hallway_outdoors.jpg", "test", "in a corridor"),
+    _scratch("Outdoors/pool.jpg", "test", "by a pool"),
+    _scratch("Outdoors/wooden-house.jpg", "test", "at a barn"),
+    _scratch("Sports/tennis-backboard.jpg", "test", "on a tennis court"),
+    _budgie("blue-periwinkle.jpg", "test", "among flowers", "Blue Periwinkle"),
+    _budgie("casa-mila.jpg", "test", "in a courtyard", "Casa Mila"),
+    _budgie("lake-sherburne.jpg", "test", "by a lake", "Lake Sherburne"),
+    _budgie("perched-osprey.jpg", "test", "among branches", "Perched Osprey"),
+    _budgie("tea-gardens.jpg", "test", "in a tea garden", "Amidst the Tea Gardens"),
+    _gnome("SeaSunset.jpg", "test", "on the sea", "Sebastian Voortman", CC0),
 )  # fmt: skip
 
 
@@ -154,30 +255,26 @@ and validation are different items of its training part, test is of its test par
 Every photograph was scaled down to at most {PHOTOGRAPH_SIDE_PX} px on its longest side and saved as JPEG; other changes
 are in the table. Each keeps its own licence; pictures under a ShareAlike licence stay under it here and when changed.
 
-| file | split | surface in captions | title | author | licence | origin | other changes |
-|---|---|---|---|---|---|---|---|
+| file | split | surface in captions | versions | title | author | licence | origin | other changes |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
 def notice() -> str:
     """NOTICE.md: origin, author, licence and changes of everything in the pack."""
     lines = []
-    origins = {
-        IMAGE: "Python package scikit-image",
-        LEARN: "Python package scikit-learn",
-        LOMIRI: "Debian packages lomiri-wallpapers-16.04, -20.04",
-    }
     for photo in PHOTOGRAPHS:
         change = "-" if photo.box == (0.0, 0.0, 1.0, 1.0) else "cropped"
-        cells = (f"{Path(photo.file).stem}.jpg", photo.split, photo.surface, photo.title, photo.author, photo.licence,
-                 f"{origins[photo.package]}, {photo.file}", change)  # fmt: skip
+        versions = ", ".join(map(str, photo.versions))
+        cells = (f"{Path(photo.file).stem}.jpg", photo.split, photo.surface, versions, photo.title, photo.author,
+                 photo.licence, f"{ORIGINS[photo.package]}, {photo.file}", change)  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |\n")
     return NOTICE_HEAD + "".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("fashion-mnist", IMAGE, LEARN, LOMIRI, "out"):
+    for name in ("fashion-mnist", *ORIGINS, "out"):
         parser.add_argument(f"--{name}", type=Path, required=True, dest=name)
     folders: dict[str, Path] = vars(parser.parse_args())
     out = folders["out"]
@@ -193,7 +290,7 @@ def main() -> None:
     for photo in PHOTOGRAPHS:
         name = f"{Path(photo.file).stem}.jpg"
         make_photograph(photo, folders[photo.package] / photo.file, out / "photographs" / name)
-        rows.append({"file": name, "split": photo.split, "surface": photo.surface})
+        rows.append({"file": name, "split": photo.split, "surface": photo.surface, "versions": photo.versions})
     (out / "photographs.json").write_text(json.dumps(rows, indent=1) + "\n")
     (out / "NOTICE.md").write_text(notice())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,16 @@ import pytest
 from models.labels import GARMENTS
 from pipeline.base.errors import DataError
 from pipeline.datasets import builtin
-from pipeline.datasets.builtin import ASSETS, COLOURS, SPLITS, BuiltinScenes
+from pipeline.datasets.builtin import (
+    ASSETS,
+    COLOURS,
+    SPLITS,
+    VERSIONS,
+    Builtin,
+    BuiltinScenes,
+    photograph_of,
+    photograph_rows,
+)
 from pipeline.prompts.classes import classes_in_prompt
 
 
@@ -29,9 +40,10 @@ def test_another_index_seed_or_split_is_another_scene(other: tuple[str, int, int
     assert not np.array_equal(BuiltinScenes("train")(0).image, BuiltinScenes(split, seed)(index).image)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("split", SPLITS)
-def test_captions_name_exactly_the_classes_of_the_mask(split: str) -> None:
-    scenes = BuiltinScenes(split)
+def test_captions_name_exactly_the_classes_of_the_mask(split: str, version: int) -> None:
+    scenes = BuiltinScenes(split, version=version)
     counts = np.zeros(len(GARMENTS.classes), int)
     for index in range(300):
         scene = scenes(index)
@@ -78,7 +90,15 @@ def test_splits_share_no_garment_and_no_photograph() -> None:
         split: {picture.tobytes() for pictures in builtin._garment_pictures(split).values() for picture in pictures}
         for split in SPLITS
     }
-    photographs = {split: {picture.tobytes() for picture, _ in builtin._photographs(split)} for split in SPLITS}
+    # Of all versions together: what one trains on, no other tests on.
+    photographs = {
+        split: {
+            builtin._photograph(row["file"]).tobytes()
+            for version in VERSIONS
+            for row in photograph_rows(split, version)
+        }
+        for split in SPLITS
+    }
     for first, second in itertools.combinations(SPLITS, 2):
         assert not garments[first] & garments[second]
         assert not photographs[first] & photographs[second]
@@ -93,10 +113,67 @@ def test_every_photograph_is_listed_with_a_surface_and_a_licence() -> None:
     rows = json.loads((ASSETS / "photographs.json").read_text())
     notice = (ASSETS / "NOTICE.md").read_text()
     assert {row["file"] for row in rows} == {path.name for path in (ASSETS / "photographs").iterdir()}
+    listed = {line.split(" | ")[0]: line for line in notice.splitlines() if line.startswith("| ")}
     for row in rows:
-        assert f"| {row['file']} | {row['split']} | {row['surface']} |" in notice
+        line = listed[f"| {row['file']}"]
+        versions = ", ".join(map(str, row["versions"]))
+        assert f"| {row['file']} | {row['split']} | {row['surface']} | {versions} |" in line
+        title, author, licence, origin, changes = line.strip("| ").split(" | ")[4:]
+        assert title and author and changes
+        assert re.match(r"(CC0|CC BY|CC BY-SA) [1-4]\.0 \(https://creativecommons.org/|public domain \(", licence)
+        assert re.match("(Python|Debian) package", origin)
         assert not classes_in_prompt(row["surface"], GARMENTS)
         assert not COLOURS.keys() & set(row["surface"].split()), "a colour in the surface could be read as a garment's"
+        assert 2 <= len(row["surface"].split()) <= 4
+    assert len({row["surface"] for row in rows}) == len(rows), "two photographs cannot be told apart by their captions"
+
+
+@pytest.mark.parametrize(("version", "numbers"), [(1, (12, 4, 5)), (2, (43, 11, 21))])
+def test_photographs_of_each_split(version: int, numbers: tuple[int, int, int]) -> None:
+    assert tuple(len(photograph_rows(split, version)) for split in SPLITS) == numbers
+
+
+def test_the_assets_stay_small() -> None:
+    sizes = [path.stat().st_size for path in ASSETS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(sizes) < 5.7e6
+
+
+@pytest.mark.parametrize(
+    ("split", "seed", "size_px", "digest"),
+    [
+        ("train", 0, 64, "b286fda05c8709d021a69cec3c60cfd6e00b619c631908ccd17c25707f94c635"),
+        ("validation", 0, 64, "702de2f268064c3ac59af36f36ad7d031d5f086298a506671408f09b1ff0b766"),
+        ("test", 3, 96, "d70c2d6a7cda874b371ced6f0950674daabfbefd9da5a1d3c3028cee2383d9f4"),
+    ],
+)
+def test_version_1_is_as_it_always_was(split: str, seed: int, size_px: int, digest: str) -> None:
+    """Digests of the 40 first scenes, computed before there was a version 2."""
+    scenes, found = BuiltinScenes(split, seed, size_px), hashlib.sha256()
+    for index in range(40):
+        scene = scenes(index)
+        found.update(scene.image.tobytes() + scene.mask.tobytes() + scene.prompt.encode())
+    assert found.hexdigest() == digest
+    assert Builtin(split, seed, size_px, 3).entries()["key"].to_pylist() == ["0", "1", "2"]
+
+
+def test_keys_of_version_2_name_the_photograph() -> None:
+    source = Builtin("test", 0, 32, 400, version=2)
+    keys = source.entries()["key"].to_pylist()
+    assert keys == sorted(set(keys)) and keys[7].startswith("000007-")
+    surfaces = {row["file"].removesuffix(".jpg"): row["surface"] for row in photograph_rows("test", 2)}
+    assert {photograph_of(key) for key in keys} == surfaces.keys(), "not every photograph is used"
+    for index in range(0, 400, 20):
+        found = source.read({"key": keys[index]})
+        assert found.captions[0].endswith(f" {surfaces[photograph_of(keys[index])]}")
+        assert np.array_equal(found.mask, BuiltinScenes("test", 0, 32, version=2)(index).mask)
+
+
+def test_photograph_of_takes_the_whole_name_and_refuses_other_keys() -> None:
+    assert photograph_of("000123-grass") == "grass"
+    assert photograph_of("1234567-beach-malibu") == "beach-malibu"
+    for key in ("123", "2008_000123", "grass", "000123-", "x-grass"):
+        with pytest.raises(DataError, match="names no photograph"):
+            photograph_of(key)
 
 
 def test_a_wrong_split_is_an_error_that_lists_the_right_ones() -> None:
@@ -111,3 +188,5 @@ def test_wrong_numbers_are_errors() -> None:
         BuiltinScenes("train", size_px=8)
     with pytest.raises(DataError, match="index"):
         BuiltinScenes("train")(-1)
+    with pytest.raises(DataError, match="version 3; choose one of 1, 2"):
+        BuiltinScenes("train", version=3)
