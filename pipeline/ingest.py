@@ -191,15 +191,16 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     name = config.dataset_name
     if config.dataset == "coco" and labels.name != "coco" and not config.name:
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
-    if config.dataset == "builtin":
+    known = DATASETS[config.dataset]
+    if known.is_made:
         name += f"/{config.split}/{config.seed}/{config.size_px}"
-    elif not DATASETS[config.dataset].has_unique_keys or (config.dataset == "coco" and labels.name != "coco"):
+    elif not known.has_unique_keys or (config.dataset == "coco" and labels.name != "coco"):
         name += f"/{config.split}"
     plan = entries.add_column(0, "pair_id", pa.array([real_pair_id(name, key) for key in entries["key"].to_pylist()]))
     if len(pc.unique(plan["key"])) < plan.num_rows:
         doubled = plan["key"].value_counts().filter(pc.greater(plan["key"].value_counts().field("counts"), 1))
         raise DataError(f"{config.root}: two pairs are called {doubled[0]['values']}; rename one")
-    if config.pairs and config.dataset != "builtin":
+    if config.pairs and not known.is_made:
         plan = plan.sort_by("pair_id").slice(0, config.pairs)  # any number of them is a fair sample
     return plan
 

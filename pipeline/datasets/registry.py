@@ -25,14 +25,15 @@ from pipeline.datasets.hugging_face import Columns, HuggingFace
 from pipeline.datasets.source import Source
 from pipeline.datasets.voc import PascalVOC
 
-DatasetName = Literal["builtin", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
+DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
 
 
 class SourceConfig(Config):
     """Which data set is read, and how its parts are known; what a job that reads one builds its config on."""
 
-    dataset: Literal["builtin", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
-    """"builtin": composited real photographs with exact masks, made on the fly. "coco" takes any set in COCO's form."""
+    dataset: Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
+    """"builtin": composited real photographs with exact masks, made on the fly; "builtin2": on more photographs, which
+    keys name. "coco" takes any set in COCO's form."""
     root: NameOrPlace = ""
     """Folder of the data set, a path or a URL, in the layout that it is published in (docs/data.md); for huggingface a
     folder or a name on the hub."""
@@ -44,7 +45,7 @@ class SourceConfig(Config):
     labels: LabelsOrPlace = ""
     """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
-    """Pairs to read, chosen by their ids; 0: all (of builtin, which has no end, 4,096)."""
+    """Pairs to read, chosen by their ids; 0: all (of builtin and builtin2, which have no end, 4,096)."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
@@ -62,7 +63,7 @@ class SourceConfig(Config):
     revision: str = ""
     """Commit, branch or tag of a data set on the hub."""
     size_px: int = Field(64, ge=32)
-    """Side of the square pictures of builtin; all others keep their size."""
+    """Side of the square pictures of builtin and builtin2; all others keep their size."""
 
     @field_validator("root")
     @classmethod
@@ -91,17 +92,26 @@ class Known:
         has_unique_keys: a key of its entries names a picture in all its splits: in "train" and "trainval" it is the
             same pair.
         if_void: what may be wrong where its masks hold little but void.
+        is_made: pairs are made on the fly, by split, seed and size: it has no `root`, and `pairs` of them.
     """
 
     open: Callable[[SourceConfig, int, str], Source]
     keys: tuple[str, ...] = ()
     has_unique_keys: bool = False
     if_void: str = ""
+    is_made: bool = False
 
 
 DATASETS: dict[DatasetName, Known] = {
     "builtin": Known(
-        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096), ("size_px",)
+        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096, version=1),
+        ("size_px",),
+        is_made=True,
+    ),
+    "builtin2": Known(
+        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096, version=2),
+        ("size_px",),
+        is_made=True,
     ),
     "voc": Known(
         lambda config, seed, commit: PascalVOC(config.root, config.split, config.sbd, config.captions),
@@ -155,7 +165,7 @@ def open_source(config: SourceConfig, seed: int = 0, commit: str = "") -> Source
         ConfigError: a key is missing, or set for another data set.
     """
     refuse_keys_of_others(config)
-    if config.dataset != "builtin" and not config.root:
+    if not DATASETS[config.dataset].is_made and not config.root:
         raise ConfigError(f"root: dataset {config.dataset} needs the folder that it lies in")
     if config.dataset == "huggingface" and "://" in config.root:
         raise ConfigError(f"root: {config.root} is a URL; give a name on the hub, or a folder that all machines see")

@@ -31,6 +31,8 @@ TERMS = {
     "(https://ade20k.csail.mit.edu/terms)",
     "builtin": "built-in scenes: Fashion-MNIST (MIT) on freely licensed photographs, listed in "
     "pipeline/datasets/builtin_assets/NOTICE.md",
+    "builtin2": "built-in scenes, version 2: Fashion-MNIST (MIT) on freely licensed photographs, listed in "
+    "pipeline/datasets/builtin_assets/NOTICE.md",
     "cityscapes": "Cityscapes: its own licence, non-commercial (https://www.cityscapes-dataset.com/license)",
     "coco": "COCO: annotations CC BY 4.0; pictures under the terms of Flickr, each with a licence of its own "
     "(https://cocodataset.org/#termsofuse)",

@@ -11,6 +11,7 @@ from models.labels import VOC
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_of
 from pipeline.tables.conform import conform
+from pipeline.tables.ids import real_pair_id
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import ClassShare
 from pipeline.tables.rows import left_out, read_columns, read_shards
@@ -98,6 +99,28 @@ def test_ids_are_of_the_data_set_the_split_and_the_name(tmp_path):
     ]
 
     assert ids[0] == ids[3] and not ids[0] & ids[1] and not ids[0] & ids[2]
+
+
+@pytest.mark.parametrize("name", ["", "mine"])
+def test_pairs_of_the_two_built_in_sets_never_share_an_id(tmp_path, name):
+    ids = []
+    for dataset in ("builtin", "builtin2"):
+        for split, seed, size_px in (("train", 0, 64), ("test", 0, 64), ("train", 1, 64), ("train", 0, 32)):
+            made = {"dataset": dataset, "split": split, "seed": seed, "size_px": size_px, "root": "", "pairs": 50}
+            chosen = config(tmp_path, name=name, **made)
+            source = open_source(chosen, chosen.seed)
+            plan = plan_of(source.entries(), source.labels, chosen)
+            assert plan["key"].to_pylist() == source.entries()["key"].to_pylist()
+            ids += plan["pair_id"].to_pylist()
+
+    assert len(set(ids)) == len(ids) == 8 * 50
+    # As they were before there was a second set.
+    assert real_pair_id(f"{name or 'builtin'}/train/0/64", "0") == ids[0]
+
+
+def test_size_px_is_of_the_built_in_sets_alone(tmp_path):
+    with pytest.raises(ConfigError, match="size_px: only for dataset builtin, builtin2, not voc; leave it out"):
+        open_source(config(tmp_path, dataset="voc", size_px=128))
 
 
 def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
