@@ -75,7 +75,7 @@ def test_the_card_says_what_it_is(tmp_path):
     assert split["name"] == "train" and split["num_examples"] == 5 and split["num_bytes"] > 5000
     assert len(facts["dataset_info"]["features"]) == len(PAIR)
     assert "real (4), synthetic (1)" in card and "shapes/train (4)" in card and "b" * 16 in card
-    assert all(f"- `{name}`: mask of pair {name}" in card.replace("\\", "") for name in broken.rows)
+    assert all(f"- `{name}`: pair {name}, mask" in card.replace("\\", "") for name in broken.rows)
     assert "2 pairs are left out" in card and "run-train" in card and '{"steps":20}' in card
     assert "<script>" not in card and "1. a \\| \\`b\\` &lt;script&gt; \\# \\[x\\](y)\n" in card
     assert "is a class like the others" in card
