@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +82,41 @@ def making_database(uri: str) -> Iterator[Any]:
         with FileLock(lock):
             if not database.exists():
                 draft = database.with_name(f".{database.name}.draft")
-                draft.unlink(missing_ok=True)
+                _remove(draft)  # what a killed job has left
                 try:
                     connect(f"sqlite:///{draft}")
                     os.replace(draft, database)
                 finally:
-                    for left in database.parent.glob(f"{draft.name}*"):
-                        left.unlink(missing_ok=True)
+                    _remove(draft)
+            _try_out(database)
             client = connect(uri)
         yield client
     except Exception as error:
-        if type(error).__module__.partition(".")[0] != "sqlalchemy" and not isinstance(error, OSError):
+        if type(error).__module__.partition(".")[0] != "sqlalchemy" and not isinstance(error, OSError | sqlite3.Error):
             raise
-        raise ConfigError(
+        raise ConfigError(out_of_reach(uri, error)) from error
+
+
+def out_of_reach(uri: str, error: Exception) -> str:
+    """What a user reads where MLflow cannot be used at all."""
+    if database := database_here(uri):
+        return (
             f"{database}: MLflow cannot use this database: {shown(error)}. Free the disk or correct access to it; if "
             "it is damaged or something else, move it away, or name another one with tracking_uri"
-        ) from error
+        )
+    return f"MLflow at {where(uri)} does not answer: {shown(error)}; check tracking_uri"
+
+
+def _remove(draft: Path) -> None:
+    """Removes a database that was half made, with the journals that SQLite keeps beside it."""
+    for left in draft.parent.glob(f"{draft.name}*"):
+        left.unlink(missing_ok=True)
+
+
+def _try_out(database: Path) -> None:
+    """Raises what SQLite says of a file that is no database or cannot be opened: MLflow would try for minutes."""
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("SELECT count(*) FROM sqlite_master")
 
 
 def register_version(uri: str, run_id: str, folder: str, name: str, tags: Mapping[str, str]) -> str:
@@ -162,6 +182,7 @@ def connect(uri: str) -> Any:
 
     for name in ("alembic", "mlflow"):  # after the import, which sets them
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs what it raises, with its SQL
     return MlflowClient(uri, registry_uri=uri)
 
 
@@ -224,8 +245,11 @@ def where(uri: str) -> str:
 
 
 def shown(error: Exception) -> str:
-    """An error in one line, without the credentials that an address in it may hold."""
-    return re.sub(r"://[^@/\s]*@", "://", " ".join(str(error).split()))[:500]
+    """An error in one line, without the credentials that an address in it may hold and the SQL that failed."""
+    text = re.sub(r"://[^@/\s]*@", "://", " ".join(str(error).split()))
+    if found := re.search(r"\(sqlite3\.\w+\) (.*?)(?= \[SQL: | \(Background on |$)", text):
+        text = found[1]
+    return text[:500]
 
 
 def legal(key: str) -> str:

@@ -22,6 +22,7 @@ from pipeline.runs.mlflow_server import (
     find_or_create,
     legal,
     log_parameters,
+    out_of_reach,
     patience,
     register_version,
     send_points,
@@ -164,7 +165,7 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
             write_bytes(f"{folder}/{KNOWN_RUN}", json.dumps({**known_by, "run_id": tracker.run_id}).encode())
     except AwayError as error:
         if not known_by.items() <= known.items():
-            raise ConfigError(f"MLflow at {where(uri)} does not answer: {shown(error)}; check tracking_uri") from error
+            raise ConfigError(out_of_reach(uri, error)) from error
         tracker = Tracker(uri, known["run_id"])
         log.warning("MLflow at %s does not answer; the run goes on without: %s", where(uri), shown(error))
     tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))
