@@ -45,7 +45,7 @@ def sole_driver(folder: str) -> Iterator[None]:
 def _file_lock(folder: str) -> Iterator[None]:
     try:
         os.makedirs(folder, exist_ok=True)
-        file = open(os.path.join(folder, ".driver"), "a+")  # noqa: SIM115 (closed below)
+        file = open(os.path.join(folder, ".driver"), "ab+", buffering=0)  # noqa: SIM115 (closed below)
     except OSError as error:
         raise ConfigError(
             f"{folder}: cannot be the folder of a run: {describe(error)}; correct the key `runs`"
@@ -55,7 +55,7 @@ def _file_lock(folder: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise _taken(folder, file.read()) from None
+            raise _taken(folder, file.read().decode(errors="replace")) from None
         except OSError as error:
             raise DataError(
                 f"{folder}: this file system has no locks ({describe(error)}), so nothing would keep a second driver "
@@ -63,8 +63,7 @@ def _file_lock(folder: str) -> Iterator[None]:
             ) from error
         with suppress(OSError):  # a full disk; who holds the lock is known by the lock itself
             file.truncate(0)
-            file.write(json.dumps(_identity()))
-            file.flush()
+            file.write(json.dumps(_identity()).encode())
         yield
 
 

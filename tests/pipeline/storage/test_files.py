@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import threading
 import time
@@ -85,6 +86,16 @@ def test_a_second_driver_is_refused_until_the_first_one_ends(place, tmp_path, me
     for _ in range(2):
         with sole_driver(folder), pytest.raises(ConfigError, match="works on this run"), sole_driver(folder):
             pass
+
+
+def test_a_full_disk_keeps_nobody_from_driving_a_run(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # files can be made, but hold nothing
+    try:
+        with sole_driver(str(tmp_path)):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_lease_whose_holder_died_is_taken_over(memory):
