@@ -29,11 +29,18 @@ os.environ.setdefault(
             "Setting up process group",
             "Requesting resources",
             "There are infinite retries remaining",
+            "Failed to convert column '",  # columns of lists, which Ray then keeps in another way
         )
     ),
 )
 
+if os.environ.get("RAY_ADDRESS"):  # what listens there may be no Ray: told in seconds, where Ray would try for minutes
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "5")
+
 C = TypeVar("C", bound="Config")
+
+STOPPED = "\nstopped; run the same command again to go on\n"
 
 RENAMED = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
 """Jobs by the names that they had; a file of each old name says so to whoever starts it."""
@@ -48,37 +55,80 @@ def renamed(name: str) -> NoReturn:
 def command(main: Callable[[C], object], config_type: type[C]) -> None:
     """Runs one job from the command line, with the exit codes of `ending`."""
     from pipeline.base.command_line import parse  # not above: the list of jobs must not wait for pydantic
+    from pipeline.base.log import set_up_logging
 
+    set_up_logging()
     with ending():
         main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
 
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """A user's mistake in the body ends in one message and exit code 2, SIGINT and SIGTERM in 130."""
-    # Here and not above: the list of jobs must not wait for torch.
-    from models.weights import WeightsError
-    from pipeline.base.errors import JoDiffusionError, Stopped
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # what stops jobs and pods: it should end as well as Ctrl-C does
+    """Ends the program as users and schedulers expect it: a mistake of the user's in the body in one message and exit
+    code 2, what the cluster or the machine did in one and 1, SIGINT and SIGTERM in 130."""
+    _on_signals(_interrupt)  # SIGTERM is what stops jobs and pods: it should end as well as Ctrl-C does
     try:
         yield
-    except Stopped as stopped:
-        sys.stderr.write(f"\n{stopped}; run the same command again to go on\n")
-        sys.exit(130)
-    except (JoDiffusionError, WeightsError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except Exception as error:
-        if type(error).__module__ != "ray.exceptions" or hasattr(error, "cause"):  # a mistake of ours: with its trace
-            raise
-        sys.stderr.write(
-            f"error: {str(error).splitlines()[0]}; a part of the cluster was lost. Run the same command again\n"
-        )
-        sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; run the same command again to go on\n")
-        sys.exit(130)
+        _exit(STOPPED, 130)
+    except Exception as error:
+        told = _told(error)
+        if not told:  # a mistake of ours: with its trace
+            raise
+        _exit(*told)
+    finally:
+        _on_signals(_leave)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """What a user reads of an error, and the exit code; None for a mistake of ours."""
+    # Here and not above: the list of jobs must not wait for torch.
+    from models.weights import WeightsError
+    from pipeline.base.errors import ClusterError, JoDiffusionError, Stopped
+
+    if isinstance(error, Stopped):
+        return f"\n{error}; run the same command again to go on\n", 130
+    if isinstance(error, JoDiffusionError | WeightsError):
+        return f"error: {error}\n", 1 if isinstance(error, ClusterError) else 2
+    if type(error).__module__ == "ray.exceptions" and not hasattr(error, "cause"):
+        from pipeline.cluster.tasks import in_words
+
+        return f"error: {in_words(error)}. Run the same command again\n", 1
+    return None
+
+
+def _exit(text: str, code: int) -> NoReturn:
+    sys.stderr.write(text)
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave(*_: object) -> None:
+    """Ends the process where nothing has begun, or all is done: an exception in the middle of an import, or of what
+    Python does last, would be a trace."""
+    os.write(sys.stderr.fileno(), STOPPED.encode())
+    os._exit(130)
+
+
+def _on_signals(handler: Callable[..., object]) -> None:
+    """Handles SIGINT and SIGTERM from now on, where a job is the program; a job in the background without SIGINT stays
+    so."""
+    if not IS_PROGRAM:
+        return
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _is_program() -> bool:
+    """Whether a job is what was started, as `python -m jobs.NAME` or `jodiffusion NAME`; Ray's workers and tests import
+    jobs too."""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+    return bool(module and module[0].partition(".")[0] == "jobs") or os.path.basename(sys.argv[0]) == "jodiffusion"
+
+
+IS_PROGRAM = _is_program()
+_on_signals(_leave)

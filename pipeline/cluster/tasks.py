@@ -14,8 +14,9 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import ClusterError, JoDiffusionError
 
 MAX_RETRIES = 10
-"""Of a task whose process or machine dies, memory that runs out included: Ray would try for ever, also where it is the
-rows that kill it."""
+"""Of a task whose process or machine dies: Ray would try for ever, also where it is the rows that kill it."""
+OOM_RETRIES = 6
+"""Of a task whose process Ray ends because memory runs out, after pauses of 1, 2, 4, ... s: more would take hours."""
 
 
 def in_tasks(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], workers: Workers) -> Iterator[Any]:
@@ -63,11 +64,11 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
-def in_words(error: failures.RayError) -> str:
+def in_words(error: Exception) -> str:
     """What an error of Ray's own means to who runs a job."""
     if isinstance(error, failures.OutOfMemoryError):
         return (
-            f"a process was ended {MAX_RETRIES + 1} times because its machine ran out of memory; lower batch_size or "
+            "a process was ended again and again because its machine ran out of memory; lower batch_size or "
             "workers.num, or take machines with more memory"
         )
     if isinstance(error, failures.WorkerCrashedError | failures.ActorDiedError | failures.NodeDiedError):
