@@ -7,19 +7,23 @@ this one.
 
 from __future__ import annotations
 
-import ray
+import threading
+from itertools import takewhile
+
 import yaml
 from pydantic import Field
 
 from pipeline.base.config import Config
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import log, set_up_logging
 from pipeline.base.places import Place
+from pipeline.cluster.finish import heal_run, scan
 from pipeline.cluster.sink import SHARD_BYTES
-from pipeline.cluster.tasks import get
+from pipeline.cluster.tasks import in_task
+from pipeline.cluster.watch import stoppable
 from pipeline.storage.files import read_bytes
 from pipeline.storage.sole_driver import sole_driver
-from pipeline.tables.healing import heal, merge, remove_shards
+from pipeline.tables.healing import merge, remove_shards
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.shards import list_shards, map_shards, remove_drafts, shard_bytes
 
@@ -37,7 +41,9 @@ def compact(config: CompactConfig) -> Manifest:
     """Rewrites what is small; returns what the run holds then, which are the same rows.
 
     Raises:
+        ClusterError: processes or machines died too often.
         ConfigError: no run, or another process works on it.
+        Stopped: SIGINT or SIGTERM; the shard that had begun is made.
     """
     set_up_logging()
     folder = config.pairs
@@ -47,17 +53,22 @@ def compact(config: CompactConfig) -> Manifest:
         raise ConfigError(f"{folder}: not the folder of a run (no config.yaml in it that names its job)") from error
     with sole_driver(folder):
         remove_drafts(folder)
-        remove_shards(get(ray.remote(heal).remote(folder)))
+        heal_run(folder)
         before = list_shards(folder)
         groups = grouped(dict(zip(before, map_shards(shard_bytes, before), strict=True)), config.shard_mb * 10**6)
         log.info("compact: %d shards, %d of them small", len(before), sum(map(len, groups)))
-        for group in groups:
-            path = get(ray.remote(merge).remote(group))
-            remove_shards(one for one in group if one != path)
-            log.info("compact: %d shards became %s", len(group), path)
-        manifest = Manifest.scan(folder)
-        manifest.save(f"{folder}/manifest.json")
+        asked, done = threading.Event(), 0
+        with stoppable("compact", asked.set):
+            for group in takewhile(lambda _: not asked.is_set(), groups):
+                path = in_task(merge, group)
+                remove_shards(one for one in group if one != path)
+                done += 1
+                log.info("compact: %d shards became %s (%d of %d)", len(group), path, done, len(groups))
+            manifest: Manifest = in_task(scan, folder)
+            manifest.save(f"{folder}/manifest.json")
         log.info("compact: %d pairs in %d shards", manifest.num_pairs, len(manifest.shards))
+        if done < len(groups):
+            raise Stopped(f"stopped: {done} of {len(groups)} large shards are made in {folder}")
         return manifest
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from pydantic import Field
 
 from pipeline.base.config import Workers
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import clock, log
 from pipeline.base.places import Place
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
+from pipeline.cluster.watch import stoppable
 from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
 from pipeline.formats.parts import parts_of
 from pipeline.formats.registry import FORMATS, FormatName
@@ -71,9 +73,11 @@ def export(config: ExportConfig) -> str:
     """Writes what `config.run` does not hold yet; returns the folder of the tree.
 
     Raises:
+        ClusterError: processes or machines died too often.
         ConfigError: no split, or a format that cannot hold these pairs.
         DataError: label spaces that differ, a pair in two splits, a split without pairs, no confidence maps.
         ShardError: a folder without shards, a broken shard, or a file that cannot be written.
+        Stopped: SIGINT or SIGTERM; the parts that had begun are written.
     """
     folders = config.folders()
     if not folders:
@@ -108,7 +112,11 @@ def export(config: ExportConfig) -> str:
 
 
 def make(format: Format, parts: list[Part], folder: str, workers: Workers) -> None:
-    """Writes the parts that have no record in the run `folder`, each in a Ray task, at most `workers.num` at once."""
+    """Writes the parts that have no record in the run `folder`, each in a Ray task, at most `workers.num` at once.
+
+    Raises:
+        Stopped: as `export`.
+    """
     there = map_shards(is_file, [_record(folder, part) for part in parts])
     todo = [part for part, done in zip(parts, there, strict=True) if not done]
     total = sum(len(part.rows) for part in todo)
@@ -116,16 +124,22 @@ def make(format: Format, parts: list[Part], folder: str, workers: Workers) -> No
         "export: %d of %d parts to write, %s pairs, into %s", len(todo), len(parts), f"{total:,}", format.tree.folder
     )
     began = told = time.monotonic()
-    num_pairs = 0
+    done = num_pairs = 0
+    asked = threading.Event()
     calls = ((format, part, _record(folder, part)) for part in todo)
-    for done, written in enumerate(in_tasks(_write, calls, workers), 1):
-        num_pairs += written
-        if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
-            left = clock((total - num_pairs) * (told - began) / max(num_pairs, 1))
-            log.info(
-                "export: %d of %d parts, %s of %s pairs, %s left", done, len(todo), f"{num_pairs:,}", f"{total:,}", left
-            )
+    with stoppable("export", asked.set):
+        for written in in_tasks(_write, takewhile(lambda _: not asked.is_set(), calls), workers):
+            done, num_pairs = done + 1, num_pairs + written
+            if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                left = clock((total - num_pairs) * (told - began) / max(num_pairs, 1))
+                log.info(
+                    "export: %d of %d parts, %s of %s pairs, %s left",
+                    done, len(todo), f"{num_pairs:,}", f"{total:,}", left,
+                )  # fmt: skip
+    if done < len(todo):
+        written = len(parts) - len(todo) + done
+        raise Stopped(f"stopped: {written} of {len(parts)} parts are written in {format.tree.folder}")
 
 
 def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:
