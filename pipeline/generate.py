@@ -25,7 +25,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.refine import Refine
-from pipeline.stages.sample import SamplePairs
+from pipeline.stages.sample import SamplePairs, check_files
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json
@@ -103,11 +103,13 @@ def generate(config: GenerateConfig) -> Manifest:
 
     Raises:
         ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
-        Stopped: SIGINT; what had begun is written.
+        ClusterError: processes or machines died too often.
+        Stopped: SIGINT or SIGTERM; what had begun is written.
     """
     bundle = local_copy(config.bundle)
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
+    check_files(bundle)
     config = config.resolved()
     bundle_digest = digest(bundle, ENCODERS + JOINT)
     prompts = load_prompts(config.prompts)  # before the run is begun

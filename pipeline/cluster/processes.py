@@ -18,6 +18,9 @@ from pipeline.cluster.sink import WRITE_ARGS
 from pipeline.cluster.tasks import MAX_RETRIES
 
 Stage = Callable[[Rows], Rows]
+MAX_RESTARTS = 100
+"""Of one process of a pool. `Guard` and `Process` bound deaths much earlier, but what they know dies with its own
+process, which memory that runs out may end as often as theirs."""
 
 
 def in_processes(
@@ -50,6 +53,7 @@ def in_processes(
         batch_format=batch_format,
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
+        max_restarts=MAX_RESTARTS,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
 

@@ -18,11 +18,15 @@ from pipeline.runs.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.storage.sole_driver import sole_driver
+from pipeline.tables.label_space import LABELS
+from pipeline.tables.manifest import THROUGHPUT
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
 FORMER_JOBS = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
 """Names that jobs had, which older runs are saved under."""
+NOTES = {KNOWN_RUN, LABELS, THROUGHPUT, "manifest.json"}
+"""Files of a run that hold nothing that was made."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def _has_made_nothing(folder: Path) -> bool:
         "tokenizer",
         "*.json",
     )
-    return not any(path.name != KNOWN_RUN for pattern in kept for path in folder.glob(pattern))
+    return not any(path.name not in NOTES for pattern in kept for path in folder.glob(pattern))
 
 
 def _shown(values: dict[str, Any], key: str) -> str:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from models.reverse import SamplerSettings
 from models.sampler import Pairs, PairSampler
-from models.weights import Bundle
+from models.weights import Bundle, WeightsError
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.tables.schema import Batch
 
 HARMLESS = "a"
+
+
+def check_files(bundle: Path) -> None:
+    """Reads the headers of all weights of a bundle, in milliseconds: a file that was cut short is told before any
+    process loads it.
+
+    Raises:
+        WeightsError: a file is damaged.
+    """
+    for file in sorted(bundle.rglob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                continue
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{file}: damaged ({error}); copy or make it again") from error
 
 
 class SamplePairs:

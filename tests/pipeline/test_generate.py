@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -51,6 +53,16 @@ def config(bundle, tmp_path):
         rows_per_shard=4,
         workers=Workers(threads=1),
     )
+
+
+def test_a_bundle_that_was_cut_is_told_before_a_run_begins_and_binds_nobody(config, bundle, tmp_path):
+    cut = tmp_path / "cut"
+    shutil.copytree(bundle, cut)
+    weights = cut / "joint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="cut/joint/model.safetensors: damaged"):
+        generate(changed(config, bundle=str(cut)))
+    assert not config.folder.exists()
 
 
 def changed(config: GenerateConfig, **values) -> GenerateConfig:

@@ -33,7 +33,9 @@ def test_a_run_that_has_made_something_refuses_another_config_and_says_what_chan
 
 
 def test_a_first_try_that_made_nothing_binds_nobody(tmp_path):
-    with pytest.raises(RuntimeError), Run.open(config(tmp_path), "ingest"):
+    with pytest.raises(RuntimeError), Run.open(config(tmp_path), "ingest") as run:
+        for name in ("label_space.json", "throughput.json", "manifest.json"):  # what a graph notes that made no row
+            (run.folder / name).write_text("{}")
         raise RuntimeError
     with Run.open(config(tmp_path, seed=1), "ingest"):
         pass

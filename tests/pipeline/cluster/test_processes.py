@@ -1,0 +1,93 @@
+"""A process that dies for ever ends a graph with one sentence, after a bounded number of tries."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray.data
+
+from pipeline.base.config import Workers
+from pipeline.base.errors import ClusterError
+from pipeline.cluster import processes
+from pipeline.cluster.processes import Process, in_processes, in_task_pool
+from pipeline.cluster.progress import Progress, Shared
+from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
+
+pytestmark = pytest.mark.ray
+ONE = Workers(cpus=0.5)
+
+
+@pytest.fixture(autouse=True)
+def errors_as_they_were_raised(monkeypatch):
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "raise_original_map_exception", True)
+
+
+def died(file: Path) -> int:
+    return len(file.read_text()) if file.exists() else 0
+
+
+def rows(num: int = 4) -> ray.data.Dataset:
+    return ray.data.from_items([{"pair_id": f"id{row}"} for row in range(num)], override_num_blocks=1)
+
+
+def make_dying(file: Path, when_made: bool):
+    """A stage whose process dies while it makes it, or with every row."""
+
+    def die() -> None:
+        with file.open("a") as log:
+            log.write("x")
+        os._exit(1)
+
+    def stage(batch):
+        if not all(batch.get("error", [""] * len(batch["pair_id"]))):
+            die()
+        return batch
+
+    if when_made:
+        die()
+    return stage
+
+
+def test_a_process_that_dies_while_it_is_made_ends_in_one_sentence(ray_session, tmp_path):
+    file, shared = tmp_path / "deaths", Shared.start()
+    for _ in range(MAX_RETRIES - 2):  # as if so many had died, for a start takes seconds
+        shared.started("encode")
+    graph = in_processes(rows(), "encode", partial(make_dying, file, True), shared, ONE, batch_size=4)
+    with pytest.raises(ClusterError, match="processes of the stage 'encode' died 10 times without"), plain_errors():
+        graph.materialize()
+    assert died(file) == 2
+
+
+def test_rows_that_kill_every_process_are_errors_in_bounded_time(ray_session, tmp_path):
+    file = tmp_path / "deaths"
+    graph = in_processes(rows(2), "encode", partial(make_dying, file, False), Shared.start(), ONE, batch_size=2)
+    made = graph.take_all()
+    assert [row["error"] for row in made] == ["process_died"] * 2
+    assert died(file) == 6, "twice together, twice for each of the two"
+
+
+def test_a_mistake_while_a_process_is_made_is_told_as_it_was_made():
+    def make():
+        raise ClusterError("no driver")
+
+    process = Process("encode", make, Progress(), ONE, "process_died")  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="no driver"):
+        process({"pair_id": np.array(["a"], object)})
+
+
+def test_a_task_that_dies_for_ever_ends(ray_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "MAX_RETRIES", 1)
+    file = tmp_path / "deaths"
+
+    def stage(batch):
+        with file.open("a") as log:
+            log.write("x")
+        os._exit(1)
+
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        in_task_pool(rows(), "refine", stage, Shared.start(), ONE, batch_size=4).materialize()
+    assert died(file) == 2
