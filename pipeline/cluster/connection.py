@@ -24,6 +24,9 @@ ROOM_CPUS = 1.5
 """What the tasks beside a pool of workers take: one that refines or decodes, one that writes."""
 PROBE_S = 10.0
 """How long an address may take to answer at all."""
+STUCK_S = 4 * 3600
+"""When a graph in which nothing moves is given up; a large batch on a slow machine, or a cluster that grows, takes
+longer than Ray's half an hour."""
 SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -95,6 +98,7 @@ def cluster() -> Iterator[None]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.raise_original_map_exception = True  # a user's mistake in a stage reaches the user as it was raised
+        context.execution_no_progress_timeout_s = STUCK_S
         yield
     finally:
         ray.shutdown()

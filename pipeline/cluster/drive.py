@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.base.config import Workers
 from pipeline.base.errors import ClusterError, ShardError, Stopped
@@ -105,7 +106,7 @@ def drive(
         try:
             with watch(), plain_errors():
                 left.graph(shared).write_datasink(sink, ray_remote_args=WRITE_ARGS)
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
             if hasattr(error, "cause"):  # a mistake of ours: with its trace
                 raise
             lost = in_words(error)

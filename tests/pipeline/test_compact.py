@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, Stopped
 from pipeline.compact import CompactConfig, compact, grouped
 from pipeline.tables.healing import heal, merge, remove_shards
 from pipeline.tables.rows import read_shards
@@ -67,3 +69,29 @@ def test_what_is_no_run_is_refused(tmp_path):
     save_pairs(tmp_path, 4)
     with pytest.raises(ConfigError, match="not the folder of a run"):
         compact(CompactConfig(pairs=str(tmp_path)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_what_has_begun_and_the_same_command_goes_on(tmp_path, monkeypatch, number):
+    save_pairs(tmp_path, 64, num_shards=8)
+    (tmp_path / "config.yaml").write_text("job: ingest")
+    before, config = rows(tmp_path), CompactConfig(pairs=str(tmp_path), shard_mb=1)
+    parts = list_shards(str(tmp_path))
+    monkeypatch.setattr("pipeline.compact.grouped", lambda sizes, _: [parts[:2], parts[2:4]])
+    monkeypatch.setattr("pipeline.cluster.finish.in_task", lambda function, *arguments: function(*arguments))
+
+    def stopped_at_the_first(function, *arguments):
+        if function is merge:
+            os.kill(os.getpid(), number)
+        return function(*arguments)
+
+    monkeypatch.setattr("pipeline.compact.in_task", stopped_at_the_first)
+    with pytest.raises(Stopped, match="stopped: 1 of 2 large shards are made"):
+        compact(config)
+    assert len(list_shards(str(tmp_path))) == 7
+    assert rows(tmp_path) == before and verify(str(tmp_path), deep=True) == []
+
+    monkeypatch.setattr("pipeline.compact.in_task", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr("pipeline.compact.grouped", grouped)
+    assert compact(config).num_pairs == 64
+    assert len(list_shards(str(tmp_path))) == 1 and rows(tmp_path) == before

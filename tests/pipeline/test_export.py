@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import fsspec
 import pytest
 
 from models.labels import VOC, LabelSpace
-from pipeline.base.errors import ConfigError, DataError, ShardError
-from pipeline.export import ExportConfig, export
+from pipeline.base.errors import ConfigError, DataError, ShardError, Stopped
+from pipeline.export import FORMATS, ExportConfig, export
 from pipeline.formats.part import Saved
 from pipeline.formats.registry import FORMATS
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
@@ -51,6 +53,31 @@ def test_a_store_gets_the_files_that_a_disk_gets(tmp_path, name):
     assert there == content(tmp_path / "export")
     saved = Saved(tuple(f"memory://{name}/parts/train-{index:05d}.json" for index in range(2)))
     assert list(saved) == list(saved) == records["train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_what_has_begun_and_the_same_command_goes_on(tmp_path, monkeypatch, number):
+    save_set(tmp_path / "a", VOC, 8, num_shards=3)
+    one = config(tmp_path, train=(f"{tmp_path}/a",))
+    monkeypatch.setattr("pipeline.export.require", lambda workers: None)
+
+    def in_this_process(function, calls, workers):
+        for call in calls:
+            yield function(*call)
+
+    def stopped_at_the_first(function, calls, workers):
+        for num in in_this_process(function, calls, workers):
+            os.kill(os.getpid(), number)
+            yield num
+
+    monkeypatch.setattr("pipeline.export.in_tasks", stopped_at_the_first)
+    with pytest.raises(Stopped, match="stopped: 1 of 3 parts are written in .*/out/export"):
+        export(one)
+    monkeypatch.setattr("pipeline.export.in_tasks", in_this_process)
+    stopped = content(tmp_path / "out" / "export")
+    assert len(stopped) == 1
+    tree = content(Path(export(one)))
+    assert len(tree) > 3 and stopped.items() <= tree.items()
 
 
 @pytest.mark.ray
