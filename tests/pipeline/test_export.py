@@ -11,7 +11,7 @@ import pytest
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError, ShardError, Stopped
-from pipeline.export import FORMATS, ExportConfig, export
+from pipeline.export import ExportConfig, export
 from pipeline.formats.part import Saved
 from pipeline.formats.registry import FORMATS
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
