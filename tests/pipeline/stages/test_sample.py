@@ -5,7 +5,6 @@ import pytest
 
 from models.reverse import SamplerSettings
 from pipeline.base.errors import DataError
-from pipeline.stages.pack import pack_pairs
 from pipeline.stages.sample import HARMLESS, SamplePairs
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
@@ -87,11 +86,3 @@ def test_rows_that_all_fail_are_errors_unless_a_harmless_prompt_fails_too(stage,
     else:
         with pytest.raises(DataError, match="whatever the prompt is|is NaN or infinite"):
             stage(rows("a red bag", "a blue dress"))
-
-
-def test_packing_encodes_good_rows_and_empties_bad_ones(stage):
-    packed = pack_pairs(stage(rows("a red bag", "")), keep_confidence=True)
-    assert packed["image"][0].startswith(b"\x89PNG") and packed["mask"][0].startswith(b"\x89PNG")
-    assert packed["image"][1] == packed["mask"][1] == packed["confidence"][1] == b""
-    assert sum(packed["class_pixels"][0]) == SIZE_PX**2
-    assert packed["height"].tolist() == [SIZE_PX] * 2
