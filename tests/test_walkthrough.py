@@ -19,8 +19,8 @@ from pipeline.reader import PairDataset
 from pipeline.report import ReportConfig, report
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR
+from tests.models.fabricated import save_tiny_captioner
 from tests.models.golden import FOLDER
-from tests.models.test_captioner import save_tiny_captioner
 from tests.pipeline.datasets.trees import save_voc
 
 ROOT = Path(__file__).parent.parent

@@ -25,6 +25,16 @@ from pipeline.tables.shards import write_table
 
 SIZE_PX = 16
 NUM_TOKENS = 12
+NET = JoDiffusionConfig(
+    latent_size=4,
+    num_heads=2,
+    head_width=8,
+    num_layers=2,
+    num_text_tokens=NUM_TOKENS,
+    text_width=16,
+    text_bottleneck=8,
+    clip_image_width=8,
+)
 
 
 def tiny_encoders() -> Encoders:
@@ -71,18 +81,7 @@ def tiny_encoders() -> Encoders:
 
 def save_tiny_bundle(folder: Path) -> Bundle:
     """Writes the bundle and reads it again."""
-    net = JoDiffusion(
-        JoDiffusionConfig(
-            latent_size=4,
-            num_heads=2,
-            head_width=8,
-            num_layers=2,
-            num_text_tokens=NUM_TOKENS,
-            text_width=16,
-            text_bottleneck=8,
-            clip_image_width=8,
-        )
-    )
+    net = JoDiffusion(NET)
     encoders = tiny_encoders()
     for parameter in net.parameters():  # fresh weights are so small that prompts would hardly show in eight bits
         if parameter.ndim > 1:

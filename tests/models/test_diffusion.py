@@ -7,18 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from models.diffusion import Diffusion, LossWeights, joint_loss
 from models.draws import Draws
 from models.jodiffusion import Joint
-from models.reverse import Known, SamplerSettings, reverse_process
-
-
-def clean_pair(num_pairs: int = 4) -> tuple[Joint, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    return Joint(normal(num_pairs, 4, 8, 8), normal(num_pairs, 1, 16), normal(num_pairs, 4, 8, 8)), normal(
-        num_pairs, 5, 12
-    )
+from tests.models.fabricated import clean_pair
 
 
 def zeros(noisy, text, t_image, t_text):
@@ -132,29 +121,6 @@ def test_dropped_text_is_noise_at_the_last_time():
     assert not torch.isclose(seen["text"][dropped], text[dropped]).all(-1).any()
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmsolver++2", "dpmsolver++3", "unipc2", "unipc3"])
-@pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])
-def test_every_solver_lands_on_the_data_where_the_network_knows_it(objective, solver):
-    clean, _ = clean_pair(2)
-    diffusion = Diffusion(objective=objective, time_shift=3.0 if objective == "flow" else 1.0)
-
-    def perfect(noisy, text, t_image, t_text):
-        def answer(value, known):
-            signal, noise = (weight.view(-1, *[1] * (value.ndim - 1)) for weight in diffusion.signal_and_noise(t_image))
-            eps = (value - signal * known) / noise
-            return diffusion.target(known, eps, t_image)
-
-        return Joint(*(answer(value, known) for value, known in zip(noisy, clean, strict=True))), text
-
-    start = Joint(*(torch.randn_like(value) for value in clean))
-    settings = SamplerSettings(steps=12, guidance=1.0)
-    found = reverse_process(
-        perfect, diffusion.scheduler(solver), start, torch.zeros(2, 5, 12), settings, lambda: torch.empty(0)
-    )
-    for value, known in zip(found, clean, strict=True):
-        torch.testing.assert_close(value, known, atol=2e-2, rtol=2e-2)
-
-
 def test_ddim_is_the_libraries_ddim():
     """DPM-Solver++ of order 1 is DDIM: the same step on the same grid."""
     diffusion = Diffusion()
@@ -193,42 +159,6 @@ def test_independent_mask_times_noise_the_mask_alone_at_them(objective):
     loss, _ = joint_loss(perfect, diffusion, clean, text, LossWeights(), Draws(0, 0, range(32)))
     assert loss < 1e-6
     assert not torch.isclose(seen["image"], seen["mask"]).all()
-
-
-@pytest.mark.parametrize("given", ["image", "mask"])
-def test_a_known_part_is_held_clean_where_the_network_knows_its_time(given):
-    clean, _ = clean_pair(2)
-    diffusion = Diffusion(objective="v", mask_time="independent")
-    start = Joint(*(torch.randn_like(part) for part in clean))
-    is_known = Joint(
-        *(torch.full_like(part[0], (name == "mask") == (given == "mask")) for name, part in clean._asdict().items())
-    )
-    known = Known(
-        clean=torch.cat([part.flatten(1) for part in clean], dim=1),
-        noise=torch.cat([part.flatten(1) for part in start], dim=1),
-        is_known=torch.cat([part.flatten() for part in is_known]).bool(),
-        diffusion=diffusion,
-        held_clean=given,
-    )
-    times = []
-
-    def spy(noisy, text, t_image, t_text, t_mask):
-        times.append((t_image[0].item(), t_mask[0].item()))
-        assert torch.equal(getattr(noisy, given), getattr(clean, given).repeat(2, *[1] * (clean.image.ndim - 1)))
-        return noisy, text
-
-    reverse_process(
-        spy,
-        diffusion.scheduler("dpmsolver++2"),
-        start,
-        torch.zeros(2, 5, 12),
-        SamplerSettings(steps=3, guidance=2.0),
-        lambda: torch.zeros(2, 5, 12),
-        known,
-    )
-    own, other = (0, 1) if given == "image" else (1, 0)
-    assert [pair[own] for pair in times] == [0, 0, 0]
-    assert [pair[other] for pair in times] == sorted((pair[other] for pair in times), reverse=True) and times[0][other]
 
 
 @pytest.mark.parametrize("objective", ["epsilon", "v", "flow"])

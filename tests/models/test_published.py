@@ -2,47 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.diffusion import Joint
 from models.frozen import latent_to_image
-from models.jodiffusion import JoDiffusion
 from models.labels import VOC, LabelSpace
 from models.published import import_bundle, read_annotation_vae, read_base_joint, read_joint
 from models.weights import Bundle, WeightsError, save_net
-from tests.models.golden import FOLDER
-
-TINY = FOLDER / "tiny_checkpoints"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def expected() -> dict[str, torch.Tensor]:
-    return load_file(TINY / "expected.safetensors")
-
-
-@pytest.fixture
-def base(tmp_path) -> Path:
-    return Path(shutil.copytree(TINY / "unidiffuser", tmp_path / "base"))
-
-
-@pytest.fixture
-def unet(tmp_path) -> Path:
-    return Path(shutil.copytree(TINY / "jodiffusion_unet", tmp_path / "joint"))
-
-
-def assert_gives(net: JoDiffusion, expected: dict[str, torch.Tensor], name: str) -> None:
-    noisy = Joint(expected["in.image_latent"], expected["in.clip_image"], expected["in.mask_latent"])
-    with torch.inference_mode():
-        joint, text = net.eval()(noisy, expected["in.text"], expected["in.t_image"], expected["in.t_text"])
-    found = {"image_latent": joint.image, "clip_image": joint.clip_image, "mask_latent": joint.mask, "text": text}
-    for part, value in found.items():
-        torch.testing.assert_close(value, expected[f"{name}.{part}"], atol=1e-5, rtol=0)
+from tests.models.fabricated import TINY, WEIGHTS, assert_gives
 
 
 def test_unidiffuser_folder_becomes_the_joint_network(expected):
@@ -63,90 +33,6 @@ def test_folder_in_bundle_out_same_outputs(expected, tmp_path):
         logits = encoders.annotation_vae.decode(encoders.annotation_vae.denormalize(expected["in.mask_latent"]))
     torch.testing.assert_close(pixels, expected["decoded.pixels_of_in_image_latent"].clamp(-1, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(logits, expected["decoded.mask_logits_of_in_mask_latent"], atol=1e-5, rtol=1e-5)
-
-
-def in_unet(folder: Path) -> None:
-    (folder / "unet").mkdir()
-    for file in list(folder.glob("*.*")):
-        shutil.move(file, folder / "unet" / file.name)
-
-
-def as_pickle(folder: Path) -> None:
-    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
-
-
-def in_shards(
-    folder: Path, save: Callable[[dict[str, torch.Tensor], Path], None] = save_file, kind: str = "safetensors"
-):
-    tensors = sorted(load_file(folder / WEIGHTS).items())
-    (folder / WEIGHTS).unlink()
-    names: dict[str, str] = {}
-    for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
-        file = f"diffusion_pytorch_model-0000{number}-of-00002.{kind}"
-        save(dict(part), folder / file)
-        names |= {name: file for name, _ in part}
-    (folder / f"diffusion_pytorch_model.{kind}.index.json").write_text(json.dumps({"weight_map": names}))
-
-
-def in_shards_of_pickles(folder: Path) -> None:
-    in_shards(folder, torch.save, "bin")
-
-
-def wrapped(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    save_file({f"module._orig_mod.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
-
-
-def of_a_trainer(folder: Path) -> None:
-    torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
-
-
-def beside_half_precision(folder: Path) -> None:
-    half = {name: value.half() for name, value in load_file(folder / WEIGHTS).items()}
-    save_file(half, folder / "diffusion_pytorch_model.fp16.safetensors")
-
-
-def without_unused_part(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    kept = {name: value for name, value in tensors.items() if not name.startswith("transformer.pos_embed.proj")}
-    assert len(kept) == len(tensors) - 2
-    save_file(kept, folder / WEIGHTS)
-
-
-def with_unknown_config_key(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "of_a_later_version": 1}))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        in_unet,
-        as_pickle,
-        in_shards,
-        in_shards_of_pickles,
-        wrapped,
-        of_a_trainer,
-        beside_half_precision,
-        without_unused_part,
-        with_unknown_config_key,
-    ],
-)
-def test_every_form_of_a_joint_checkpoint_is_read(change: Callable[[Path], None], unet, expected):
-    change(unet)
-    assert_gives(read_joint(unet), expected, "finetuned")
-
-
-@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"])
-def test_half_precision_is_read_as_float32(name, unet):
-    full = load_file(unet / WEIGHTS)
-    (unet / WEIGHTS).unlink()
-    save_file({name: value.half() for name, value in full.items()}, unet / name)
-    for name, value in read_joint(unet).state_dict().items():
-        assert value.dtype == torch.float32
-        assert torch.equal(value, full[name].half().float())
 
 
 def test_annotation_vae_needs_no_config_at_published_sizes(tmp_path):
@@ -191,22 +77,6 @@ def test_missing_surplus_and_misshapen_tensors_are_listed_at_once(unet):
         assert part in str(caught.value)
 
 
-class Evil:
-    def __reduce__(self):
-        return (print, ("code from a stranger ran",))
-
-
-def test_a_lost_shard_is_told_by_its_tensors(unet):
-    """The last block of the first half, whose partner in the second half is there."""
-    tensors = load_file(unet / WEIGHTS)
-    last = max(int(name.split(".")[2]) for name in tensors if "transformer_in_blocks" in name)
-    lost = f"transformer.transformer_in_blocks.{last}."
-    save_file({name: value for name, value in tensors.items() if not name.startswith(lost)}, unet / WEIGHTS)
-    with pytest.raises(WeightsError, match=f"missing {lost}") as error:
-        read_joint(unet)
-    assert "surplus" not in str(error.value)
-
-
 def test_missing_and_surplus_tensors_of_an_annotation_vae_are_listed(tmp_path):
     folder = Path(shutil.copytree(TINY / "jodiffusion_label_vae", tmp_path / "vae"))
     file = next(folder.rglob("*.safetensors"))
@@ -231,26 +101,6 @@ def test_sizes_that_make_no_network_are_explained(unet):
         read_joint(unet)
 
 
-def test_a_pickle_with_code_in_it_is_refused(unet, capsys):
-    (unet / WEIGHTS).unlink()
-    torch.save({"weight": Evil()}, unet / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsError, match="never unpickled"):
-        read_joint(unet)
-    assert "stranger" not in capsys.readouterr().out
-
-
-def test_truncated_and_absent_files_are_named(unet):
-    file = unet / WEIGHTS
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=f"{WEIGHTS}: damaged"):
-        read_joint(unet)
-    file.unlink()
-    with pytest.raises(WeightsError, match="no weights here"):
-        read_joint(unet)
-    with pytest.raises(WeightsError, match="no such folder"):
-        read_joint(unet / "nowhere")
-
-
 def test_a_library_part_without_one_tensor_is_refused(base):
     file = base / "text_encoder" / "model.safetensors"
     tensors = load_file(file)
@@ -264,13 +114,6 @@ def test_annotation_vae_of_another_label_space_is_refused():
     other = LabelSpace.custom("other", tuple("abc"))
     with pytest.raises(WeightsError, match="bits of a class's code 2 and 5"):
         import_bundle(TINY / "unidiffuser", TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", other)
-
-
-@pytest.mark.parametrize("part", ["text_decoder", "unet", "vae", "text_encoder", "clip_tokenizer", "image_encoder"])
-def test_a_missing_part_of_unidiffuser_is_named(part, base):
-    shutil.rmtree(base / part)
-    with pytest.raises(WeightsError, match=f"no sub-folder {part}"):
-        import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC)
 
 
 def test_a_tokenizer_without_vocabulary_is_refused(base):
@@ -329,11 +172,3 @@ def test_a_misshapen_library_part_is_named(base):
     save_file({**tensors, name: torch.zeros(3)}, file, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="misshapen .*fc1.bias"):
         import_bundle(base, TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", VOC)
-
-
-@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
-def test_a_damaged_index_is_named(text, unet):
-    (unet / WEIGHTS).unlink()
-    (unet / f"{WEIGHTS}.index.json").write_text(text)
-    with pytest.raises(WeightsError, match="index.json: not an index|index.json names files that are missing"):
-        read_joint(unet)

@@ -17,7 +17,7 @@ from pipeline.tables.conform import conform
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import write_table
-from tests.models.test_captioner import save_tiny_captioner
+from tests.models.fabricated import save_tiny_captioner
 from tests.pipeline.stages.fabricated import rows_of
 from tests.tiny import save_pairs
 

@@ -1,59 +1,19 @@
-"""Encoders and their latents stay together: others are refused, by the job that encodes and by the one that trains."""
+"""Encoders and their latents stay together, and what is there is not encoded again."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from models.diffusion import Diffusion
-from models.jodiffusion import JoDiffusionConfig
 from models.weights import ENCODERS, digest
 from pipeline.base.errors import ConfigError
-from pipeline.encode import EncodeConfig, EncoderFolders, collect_encoders, find_todo
-from pipeline.stages.encode import LATENTS
-from pipeline.tables.schema import latent_schema
-from pipeline.tables.shards import write_table
-from pipeline.training.loop import Optimisation
-from pipeline.training.tasks.joint import JointConfig, check_latents
-from tests.tiny import save_pairs, tiny_encoders
-
-SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding": (1, 8), "text_embedding": (12, 16)}
+from pipeline.encode import collect_encoders, find_todo
+from tests.pipeline.fabricated import encode_config, save_latents, train_other_encoders
 
 
 @pytest.fixture
 def config(tmp_path):
-    save_pairs(tmp_path / "pairs", 6, size_px=32)
-    tiny_encoders().save(tmp_path / "parts")
-    return EncodeConfig(
-        run="latents",
-        runs=str(tmp_path),
-        pairs=(str(tmp_path / "pairs"),),
-        encoders=EncoderFolders(
-            text=str(tmp_path / "parts"),
-            image_vae=str(tmp_path / "parts/image_vae"),
-            annotation_vae=str(tmp_path / "parts/annotation_vae"),
-        ),
-    )
-
-
-def save_latents(config, keys, encoders):
-    rows: dict[str, list] = {"latent_id": keys, "pair_id": keys, "flipped": [False] * len(keys)}
-    rows |= {name: [b"\0"] * len(keys) for name in LATENTS}
-    schema = latent_schema(SHAPES, encoders)
-    columns = [pa.array(rows.get(field.name, [None] * len(keys)), field.type) for field in schema]
-    write_table(pa.table(columns, schema=schema), f"{config.folder}/shards")
-
-
-def train_other_encoders(config):
-    """What another training leaves in the same place."""
-    encoders = tiny_encoders()
-    with torch.no_grad():
-        next(encoders.annotation_vae.parameters()).add_(1)
-    encoders.save(config.encoders.text)
+    return encode_config(tmp_path)
 
 
 def test_other_encoders_are_refused_and_those_of_the_run_are_kept(config):
@@ -66,31 +26,6 @@ def test_other_encoders_are_refused_and_those_of_the_run_are_kept(config):
         collect_encoders(config)
 
     assert digest(config.folder / "encoders", ENCODERS) == kept
-
-
-def test_stale_latents_are_refused_by_the_training(config):
-    made_by = collect_encoders(config).digest
-    save_latents(config, ["a"], made_by)
-    folder = str(config.folder)
-    net = JoDiffusionConfig(latent_size=4, num_text_tokens=12, text_width=16, clip_image_width=8)
-    joint = JointConfig(
-        run="joint",
-        train=(folder,),
-        validation=folder,
-        net=net,
-        optimisation=Optimisation(num_examples=1, batch_size=1),
-    )
-    assert check_latents(joint) == SHAPES
-    for key, value in (("net", replace(net, mask_time=True)), ("diffusion", Diffusion(mask_time="independent"))):
-        with pytest.raises(ConfigError, match="need both --net.mask-time and --diffusion.mask-time independent"):
-            check_latents(joint.model_copy(update={key: value}))
-
-    train_other_encoders(config)
-    tiny_encoders().save(config.folder / "encoders")
-    (config.folder / "encoders" / "annotation_vae" / "model.safetensors").write_bytes(b"another")
-
-    with pytest.raises(ConfigError, match=f"its latents are of encoders {made_by}, but those in its folder encoders/"):
-        check_latents(joint)
 
 
 def test_what_is_there_is_not_encoded_again(config):

@@ -20,7 +20,7 @@ from pipeline.training.parallel import Group
 from pipeline.training.state import TrainState
 from pipeline.training.tasks.joint import JointTask
 from pipeline.training.tasks.segmenter import SegmenterTask
-from tests.pipeline.training.test_parallel import BATCH, SHAPES, TASK, batches
+from tests.pipeline.training.fabricated import BATCH, SHAPES, TASK, latent_batches
 
 EXAMPLE = {name: torch.empty(1, *shape) for name, shape in SHAPES.items()}
 
@@ -33,7 +33,7 @@ def recipe(**changes) -> Optimisation:
 def test_a_checkpoint_weighs_what_was_planned(optimizer):
     settings = recipe(optimizer=optimizer)
     state = TrainState(TASK.build(), settings)
-    next(train(TASK, state.net, state, batches(range(BATCH)), settings))
+    next(train(TASK, state.net, state, latent_batches(range(BATCH)), settings))
     needs = training_needs(TASK, settings, EXAMPLE)
 
     assert needs.parameters == sum(one.numel() for one in state.net.parameters())
@@ -52,7 +52,7 @@ def test_activations_are_those_that_autograd_keeps():
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        TASK.loss(net, next(batches(range(BATCH))), draws)
+        TASK.loss(net, next(latent_batches(range(BATCH))), draws)
     needs = training_needs(TASK, recipe(), EXAMPLE, fused_attention=False)
 
     assert needs.memory["activations"] == pytest.approx(sum(one.nbytes() for one in kept.values()), rel=0.1)

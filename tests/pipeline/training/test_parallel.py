@@ -7,7 +7,6 @@ import os
 import socket
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,45 +14,18 @@ import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
 
-from models.diffusion import Diffusion, LossWeights
-from models.jodiffusion import JoDiffusion, JoDiffusionConfig
+from models.jodiffusion import JoDiffusion
 from models.labels import GARMENTS
 from pipeline.training.loop import TrainingError, train
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
 from pipeline.training.tasks.annotation_vae import AnnotationTask
-from pipeline.training.tasks.joint import JointTask
 from pipeline.training.tasks.latents import VAEConfig
+from tests.pipeline.training.fabricated import BATCH, NET, STEPS, TASK, latent_batches, latent_recipe
 
-STEPS, BATCH = 50, 8
 UNEVEN = {"batch_size": 5, "num_examples": 5 * STEPS, "accumulation": 3}
 """Two workers have two and three rows, and must cut them into as many parts."""
-NET = JoDiffusionConfig(
-    latent_size=4,
-    num_heads=2,
-    head_width=8,
-    num_layers=2,
-    num_text_tokens=6,
-    text_width=16,
-    text_bottleneck=8,
-    clip_image_width=8,
-)
-SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding": (1, 8), "text_embedding": (6, 16)}
-TASK = JointTask(SimpleNamespace(net=NET, diffusion=Diffusion(), loss_weights=LossWeights()), "", "", SHAPES)  # type: ignore[arg-type]
-
-
-def batches(rows: range, start: int = 0):
-    for step in range(start, STEPS):
-        generator = torch.Generator().manual_seed(step)
-        whole = {name: torch.randn(BATCH, *shape, generator=generator) for name, shape in SHAPES.items()}
-        yield {name: value[list(rows)] for name, value in whole.items()}
-
-
-def recipe(**changes) -> Optimisation:
-    return Optimisation(
-        **{"num_examples": STEPS * BATCH, "batch_size": BATCH, "precision": "float32", "ema_decay": 0.9, **changes}
-    )
 
 
 def fresh(group: Group, settings: Optimisation, sharded: bool = False) -> TrainState:
@@ -64,7 +36,7 @@ def fresh(group: Group, settings: Optimisation, sharded: bool = False) -> TrainS
 def losses_of(state: TrainState, settings: Optimisation, group: Group, steps: int = STEPS) -> torch.Tensor:
     """(steps,) losses over the rows of all workers."""
     net = wrapped(state.net, group)
-    rows = batches(group.rows(settings.batch_size), state.step)
+    rows = latent_batches(group.rows(settings.batch_size), state.step)
     found = [group.total(report.losses["loss"]) for report in islice(_train(net, state, rows, settings, group), steps)]
     return torch.stack([total / count for total, count in found])
 
@@ -88,7 +60,7 @@ def worker(rank: int, port: int, folder: str) -> None:
         ("fsdp-bfloat16", True, {"precision": "bfloat16"}),
         ("ddp-uneven", False, {}),
     ):
-        settings = recipe(**changes)
+        settings = latent_recipe(**changes)
         sharing = UnevenGroup(rank, 2) if name == "ddp-uneven" else group
         state = fresh(sharing, settings, sharded)
         if name.endswith("recompute"):
@@ -102,18 +74,24 @@ def worker(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         save_file(masks, f"{folder}/masks.safetensors")
 
-    state = fresh(group, recipe(), sharded=True)  # a checkpoint of one worker goes on in slices
+    state = fresh(group, latent_recipe(), sharded=True)  # a checkpoint of one worker goes on in slices
     state.restore(load_file(f"{folder}/half.safetensors"), where="half")
     state.step = STEPS // 2
-    losses = losses_of(state, recipe(), group)
+    losses = losses_of(state, latent_recipe(), group)
     if rank == 0:
         save_file({"losses": losses}, f"{folder}/second-half.safetensors")
 
-    state = fresh(group, recipe(), sharded=True)
-    poisoned = ({name: value / 0 for name, value in batch.items()} for batch in batches(group.rows(BATCH)))
+    state = fresh(group, latent_recipe(), sharded=True)
+    poisoned = ({name: value / 0 for name, value in batch.items()} for batch in latent_batches(group.rows(BATCH)))
     with pytest.raises(TrainingError, match="step 0"):
         next(
-            _train(wrapped(state.net, group), state, poisoned if rank else batches(group.rows(BATCH)), recipe(), group)
+            _train(
+                wrapped(state.net, group),
+                state,
+                poisoned if rank else latent_batches(group.rows(BATCH)),
+                latent_recipe(),
+                group,
+            )
         )
     distributed.destroy_process_group()
 
@@ -128,7 +106,7 @@ def masks_of(group: Group) -> dict[str, torch.Tensor]:
             "validation": "c",
             "widths": [8, 8],
             "decoder_width": 8,
-            "optimisation": recipe(num_examples=3 * BATCH),
+            "optimisation": latent_recipe(num_examples=3 * BATCH),
         }
     )
     task = AnnotationTask(GARMENTS, config)
@@ -151,8 +129,8 @@ class UnevenGroup(Group):
 def results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     alone = Group()
-    half = fresh(alone, recipe())
-    losses_of(half, recipe(), alone, STEPS // 2)
+    half = fresh(alone, latent_recipe())
+    losses_of(half, latent_recipe(), alone, STEPS // 2)
     save_file(half.snapshot(alone), folder / "half.safetensors")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -174,8 +152,8 @@ def results(tmp_path_factory) -> Path:
     ],
 )
 def test_two_workers_train_as_one_does(results, way, changes):
-    state = fresh(Group(), recipe(**changes))
-    losses = losses_of(state, recipe(**changes), Group())
+    state = fresh(Group(), latent_recipe(**changes))
+    losses = losses_of(state, latent_recipe(**changes), Group())
     found = load_file(results / f"{way}.safetensors")
 
     # Muon makes its matrices orthogonal in bfloat16, which magnifies any rounding.
@@ -187,7 +165,7 @@ def test_two_workers_train_as_one_does(results, way, changes):
 
 
 def test_slices_in_bfloat16_train_as_autocast_does(results):
-    losses = losses_of(fresh(Group(), recipe()), recipe(precision="bfloat16"), Group())
+    losses = losses_of(fresh(Group(), latent_recipe()), latent_recipe(precision="bfloat16"), Group())
     found = load_file(results / "fsdp-bfloat16.safetensors")
 
     torch.testing.assert_close(found["losses"], losses, rtol=0, atol=0.02)
@@ -195,7 +173,7 @@ def test_slices_in_bfloat16_train_as_autocast_does(results):
 
 
 def test_slices_go_on_from_a_checkpoint_of_one_worker(results):
-    losses = losses_of(fresh(Group(), recipe()), recipe(), Group())[STEPS // 2 :]
+    losses = losses_of(fresh(Group(), latent_recipe()), latent_recipe(), Group())[STEPS // 2 :]
 
     torch.testing.assert_close(load_file(results / "second-half.safetensors")["losses"], losses, rtol=0, atol=1e-5)
 

@@ -1,0 +1,152 @@
+"""Files of checkpoints are read in every form in which people have them, and damaged ones are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.labels import VOC
+from models.published import import_bundle, read_joint
+from models.weights import WeightsError
+from tests.models.fabricated import TINY, WEIGHTS, assert_gives
+
+
+def in_unet(folder: Path) -> None:
+    (folder / "unet").mkdir()
+    for file in list(folder.glob("*.*")):
+        shutil.move(file, folder / "unet" / file.name)
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def in_shards(
+    folder: Path, save: Callable[[dict[str, torch.Tensor], Path], None] = save_file, kind: str = "safetensors"
+):
+    tensors = sorted(load_file(folder / WEIGHTS).items())
+    (folder / WEIGHTS).unlink()
+    names: dict[str, str] = {}
+    for number, part in enumerate((tensors[:40], tensors[40:]), start=1):
+        file = f"diffusion_pytorch_model-0000{number}-of-00002.{kind}"
+        save(dict(part), folder / file)
+        names |= {name: file for name, _ in part}
+    (folder / f"diffusion_pytorch_model.{kind}.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def in_shards_of_pickles(folder: Path) -> None:
+    in_shards(folder, torch.save, "bin")
+
+
+def wrapped(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({f"module._orig_mod.{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
+
+
+def of_a_trainer(folder: Path) -> None:
+    torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def beside_half_precision(folder: Path) -> None:
+    half = {name: value.half() for name, value in load_file(folder / WEIGHTS).items()}
+    save_file(half, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
+def without_unused_part(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: value for name, value in tensors.items() if not name.startswith("transformer.pos_embed.proj")}
+    assert len(kept) == len(tensors) - 2
+    save_file(kept, folder / WEIGHTS)
+
+
+def with_unknown_config_key(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "of_a_later_version": 1}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_unet,
+        as_pickle,
+        in_shards,
+        in_shards_of_pickles,
+        wrapped,
+        of_a_trainer,
+        beside_half_precision,
+        without_unused_part,
+        with_unknown_config_key,
+    ],
+)
+def test_every_form_of_a_joint_checkpoint_is_read(change: Callable[[Path], None], unet, expected):
+    change(unet)
+    assert_gives(read_joint(unet), expected, "finetuned")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.fp16.safetensors"])
+def test_half_precision_is_read_as_float32(name, unet):
+    full = load_file(unet / WEIGHTS)
+    (unet / WEIGHTS).unlink()
+    save_file({name: value.half() for name, value in full.items()}, unet / name)
+    for name, value in read_joint(unet).state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, full[name].half().float())
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code from a stranger ran",))
+
+
+def test_a_lost_shard_is_told_by_its_tensors(unet):
+    """The last block of the first half, whose partner in the second half is there."""
+    tensors = load_file(unet / WEIGHTS)
+    last = max(int(name.split(".")[2]) for name in tensors if "transformer_in_blocks" in name)
+    lost = f"transformer.transformer_in_blocks.{last}."
+    save_file({name: value for name, value in tensors.items() if not name.startswith(lost)}, unet / WEIGHTS)
+    with pytest.raises(WeightsError, match=f"missing {lost}") as error:
+        read_joint(unet)
+    assert "surplus" not in str(error.value)
+
+
+def test_a_pickle_with_code_in_it_is_refused(unet, capsys):
+    (unet / WEIGHTS).unlink()
+    torch.save({"weight": Evil()}, unet / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match="never unpickled"):
+        read_joint(unet)
+    assert "stranger" not in capsys.readouterr().out
+
+
+def test_truncated_and_absent_files_are_named(unet):
+    file = unet / WEIGHTS
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f"{WEIGHTS}: damaged"):
+        read_joint(unet)
+    file.unlink()
+    with pytest.raises(WeightsError, match="no weights here"):
+        read_joint(unet)
+    with pytest.raises(WeightsError, match="no such folder"):
+        read_joint(unet / "nowhere")
+
+
+@pytest.mark.parametrize("part", ["text_decoder", "unet", "vae", "text_encoder", "clip_tokenizer", "image_encoder"])
+def test_a_missing_part_of_unidiffuser_is_named(part, base):
+    shutil.rmtree(base / part)
+    with pytest.raises(WeightsError, match=f"no sub-folder {part}"):
+        import_bundle(base, None, TINY / "jodiffusion_label_vae", VOC)
+
+
+@pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_a_damaged_index_is_named(text, unet):
+    (unet / WEIGHTS).unlink()
+    (unet / f"{WEIGHTS}.index.json").write_text(text)
+    with pytest.raises(WeightsError, match="index.json: not an index|index.json names files that are missing"):
+        read_joint(unet)

@@ -1,0 +1,51 @@
+"""Pairs and encoders to encode them with, and latents that nothing encoded."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from pipeline.encode import EncodeConfig, EncoderFolders
+from pipeline.stages.encode import LATENTS
+from pipeline.tables.schema import latent_schema
+from pipeline.tables.shards import write_table
+from tests.tiny import save_pairs, tiny_encoders
+
+LATENT_SHAPES = {
+    "image_latent": (4, 4, 4),
+    "mask_latent": (4, 4, 4),
+    "image_embedding": (1, 8),
+    "text_embedding": (12, 16),
+}
+
+
+def encode_config(tmp_path):
+    """Of six pairs and random encoders."""
+    save_pairs(tmp_path / "pairs", 6, size_px=32)
+    tiny_encoders().save(tmp_path / "parts")
+    return EncodeConfig(
+        run="latents",
+        runs=str(tmp_path),
+        pairs=(str(tmp_path / "pairs"),),
+        encoders=EncoderFolders(
+            text=str(tmp_path / "parts"),
+            image_vae=str(tmp_path / "parts/image_vae"),
+            annotation_vae=str(tmp_path / "parts/annotation_vae"),
+        ),
+    )
+
+
+def save_latents(config, keys, encoders):
+    rows: dict[str, list] = {"latent_id": keys, "pair_id": keys, "flipped": [False] * len(keys)}
+    rows |= {name: [b"\0"] * len(keys) for name in LATENTS}
+    schema = latent_schema(LATENT_SHAPES, encoders)
+    columns = [pa.array(rows.get(field.name, [None] * len(keys)), field.type) for field in schema]
+    write_table(pa.table(columns, schema=schema), f"{config.folder}/shards")
+
+
+def train_other_encoders(config):
+    """What another training leaves in the same place."""
+    encoders = tiny_encoders()
+    with torch.no_grad():
+        next(encoders.annotation_vae.parameters()).add_(1)
+    encoders.save(config.encoders.text)

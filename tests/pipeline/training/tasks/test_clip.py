@@ -1,0 +1,22 @@
+"""A CLIP learns a little and saves towers and a tokenizer that load."""
+
+from __future__ import annotations
+
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from models.frozen import TextEncoder
+from pipeline.training.tasks.clip import ClipTask
+from tests.pipeline.training.tasks.fabricated import learn, text_config
+
+
+def test_text(rows, tmp_path):
+    tokenizer = CLIPTokenizer().train_new_from_iterator([rows["prompt"].tolist()], 600, show_progress=False)
+    tokenizer.save_pretrained(tmp_path / "made")
+    evaluation = learn(ClipTask(text_config(), str(tmp_path / "made")), rows, tmp_path / "weights")
+    assert set(evaluation.metrics) == {"recall_at_1", "recall_at_10"}
+    text = TextEncoder(
+        AutoTokenizer.from_pretrained(tmp_path / "weights" / "tokenizer"),
+        CLIPTextModel.from_pretrained(tmp_path / "weights" / "text_encoder"),
+    )
+    assert text(["a red bag"]).shape == (1, 24, 16)
+    assert CLIPVisionModelWithProjection.from_pretrained(tmp_path / "weights" / "image_encoder").config.image_size == 32
