@@ -112,7 +112,7 @@ def test_a_library_part_without_one_tensor_is_refused(base):
 
 def test_annotation_vae_of_another_label_space_is_refused():
     other = LabelSpace.custom("other", tuple("abc"))
-    with pytest.raises(WeightsError, match="bits of a class's code 2 and 5"):
+    with pytest.raises(WeightsError, match="bits of a class's code: expected 2, found 5"):
         import_bundle(TINY / "unidiffuser", TINY / "jodiffusion_unet", TINY / "jodiffusion_label_vae", other)
 
 
