@@ -1,0 +1,76 @@
+"""What a segmenter, and the prompts, say of masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError
+from pipeline.evaluation import agreement as module
+from pipeline.evaluation.agreement import agreement, prompt_match
+
+LABELS = LabelSpace.custom("animals", ("cat", "dog"))
+MASKS = {
+    b"a": np.array([[0, 0], [1, 1]], np.uint8),
+    b"b": np.array([[0, 2], [2, LABELS.ignore_index]], np.uint8),
+    b"c": np.array([[1, 1], [1, 1]], np.uint8),
+}
+
+
+def judged(rows: pa.Table, predicted: np.ndarray):
+    """The agreement where a segmenter sees `predicted` in each picture; and what it was given, in order."""
+    seen = []
+
+    def decode(batch):
+        seen.extend(batch["image"].tolist())
+        return {"image": batch["image"], "mask": np.stack([MASKS[one] for one in batch["mask"]])}
+
+    found = agreement(
+        rows,
+        LABELS,
+        decode=decode,
+        predict=lambda images: np.stack([predicted] * len(images)),
+        judge="real",
+        on="runs/synthetic",
+    )
+    return found, seen
+
+
+def rows_of(**names: bytes) -> pa.Table:
+    return pa.table({"pair_id": list(names), "image": [name.encode() for name in names], "mask": list(names.values())})
+
+
+def test_agreement_worked_out_by_hand():
+    found, _ = judged(rows_of(one=b"a", two=b"b"), np.array([[0, 2], [1, 1]], np.uint8))
+    # Known pixels 7, right 5: background 2 of 3 (one seen as dog), cat 2 of 3, dog 1 of 3.
+    assert found.pixel_accuracy == pytest.approx(5 / 7)
+    assert found.miou == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert (found.judge, found.on) == ("real", "runs/synthetic")
+
+
+def test_the_first_in_the_order_of_ids_are_judged(monkeypatch):
+    monkeypatch.setattr(module, "MAX_JUDGED", 2)
+    found, seen = judged(rows_of(z=b"a", b=b"c", a=b"c"), np.ones((2, 2), np.uint8))
+    assert seen == [b"a", b"b"] and found.miou == 1
+
+
+def test_a_mask_matches_its_prompt_where_it_holds_exactly_the_named_classes():
+    ignored = LABELS.ignore_index
+    prompts_and_ids: list[tuple[str | None, list[int]]] = [
+        ("a cat", [0, 1]),  # yes
+        ("two dogs and a cat", [1, 2, ignored]),  # yes: unknown pixels aside
+        ("a dog", [0, 1, 2]),  # no: a cat besides
+        ("a cat and a dog", [0, 1]),  # no: no dog
+        ("a field", [0, 1]),  # names none: does not count
+        (None, [0, 1]),
+    ]
+    prompts, ids = zip(*prompts_and_ids, strict=True)
+    assert prompt_match(pa.table({"prompt": prompts, "class_ids": ids}), LABELS) == 2 / 4
+
+
+def test_prompts_that_name_no_class_say_what_to_do():
+    rows = pa.table({"prompt": ["a field", None], "class_ids": [[1], [2]]})
+    with pytest.raises(ConfigError, match="no prompt .* names a class .* leave `judged` empty"):
+        prompt_match(rows, LABELS)

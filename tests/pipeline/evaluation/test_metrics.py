@@ -1,0 +1,81 @@
+"""Scores of masks, on masks so small that all can be worked out by hand, and against counting pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_and_spread, mean_iou, pixel_accuracy
+
+IGNORED = 255
+TRUTH = np.array([[0, 0, 1, 1], [0, 2, 2, IGNORED], [0, 1, IGNORED, 2]], np.uint8)
+PREDICTED = np.array([[0, 1, 1, 1], [0, 2, IGNORED, 2], [2, 0, IGNORED, IGNORED]], np.uint8)
+CONFUSION = np.array([[2, 1, 1, 0], [1, 2, 0, 0], [0, 0, 1, 2]])
+"""Of the two, worked out by hand: true classes down, predicted ones across, predicted as ignored last."""
+
+
+def counted(truth: np.ndarray, predicted: np.ndarray, num_outputs: int) -> np.ndarray:
+    """The confusion matrix, one pixel after the other."""
+    matrix = np.zeros((num_outputs, num_outputs + 1), np.int64)
+    for true, seen in zip(truth.ravel().tolist(), predicted.ravel().tolist(), strict=True):
+        if true != IGNORED:
+            matrix[true, num_outputs if seen == IGNORED else seen] += 1
+    return matrix
+
+
+def iou_by_sets(truth: np.ndarray, predicted: np.ndarray, class_id: int) -> float:
+    """Intersection over union of the pixels of a class, as sets, among the known pixels."""
+    known = {place for place in np.ndindex(truth.shape) if truth[place] != IGNORED}
+    true = {place for place in known if truth[place] == class_id}
+    seen = {place for place in known if predicted[place] == class_id}
+    return len(true & seen) / len(true | seen) if true | seen else math.nan
+
+
+def test_a_confusion_matrix_worked_out_by_hand():
+    matrix = confusion_matrix(TRUTH, PREDICTED, 3, IGNORED)
+    assert matrix.tolist() == CONFUSION.tolist()
+    assert matrix.sum() == (TRUTH != IGNORED).sum(), "each known pixel counts once, each ignored one never"
+
+
+def test_scores_worked_out_by_hand():
+    np.testing.assert_allclose(class_ious(CONFUSION), [2 / 5, 2 / 4, 1 / 4])
+    assert mean_iou(CONFUSION) == pytest.approx((2 / 5 + 2 / 4 + 1 / 4) / 3)
+    assert pixel_accuracy(CONFUSION) == pytest.approx(5 / 10), "pixels predicted as ignored are misses"
+
+
+def test_a_class_that_does_not_occur_has_no_score_and_one_that_is_only_predicted_has_none_of_its_pixels_right():
+    matrix = confusion_matrix(np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1]), 4, IGNORED)
+    np.testing.assert_array_equal(class_ious(matrix), [1 / 2, 1, np.nan, 0])
+    assert mean_iou(matrix) == pytest.approx((1 / 2 + 1 + 0) / 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize("num_outputs", [1, 2, 9, 200])
+def test_scores_are_those_of_counting_pixel_by_pixel(num_outputs, dtype):
+    numbers = np.random.default_rng(num_outputs)
+    # Few ids, so that classes are left out; many pixels of both are ignored.
+    truth, predicted = (
+        numbers.choice([*numbers.integers(0, num_outputs, 6), IGNORED], (3, 17, 11)).astype(dtype) for _ in range(2)
+    )
+
+    matrix = confusion_matrix(truth, predicted, num_outputs, IGNORED)
+
+    assert matrix.tolist() == counted(truth, predicted, num_outputs).tolist()
+    wanted = [iou_by_sets(truth, predicted, class_id) for class_id in range(num_outputs)]
+    np.testing.assert_allclose(class_ious(matrix), wanted)
+    assert mean_iou(matrix) == pytest.approx(np.nanmean(wanted))
+    assert pixel_accuracy(matrix) == pytest.approx((truth == predicted)[truth != IGNORED].mean())
+
+
+def test_masks_without_known_pixels_have_no_scores():
+    matrix = confusion_matrix(np.full((2, 2), IGNORED), np.zeros((2, 2), int), 3, IGNORED)
+    assert not matrix.any() and matrix.shape == (3, 4)
+    assert np.isnan(class_ious(matrix)).all() and math.isnan(mean_iou(matrix)) and math.isnan(pixel_accuracy(matrix))
+
+
+def test_the_spread_is_that_of_a_sample():
+    assert mean_and_spread([0.5]) == (0.5, 0.0)
+    mean, spread = mean_and_spread([0.1, 0.2, 0.6])
+    assert mean == pytest.approx(0.3) and spread == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
