@@ -75,3 +75,39 @@ def test_a_checkpoint_of_another_network_is_refused():
     saved = {**doubling_state(doubling_recipe()).snapshot(Group()), "net.0.weight": torch.zeros(2, 2)}
     with pytest.raises(DataError, match=r"net.0.weight is \(2, 2\), the network has \(8, 1\).*another --run"):
         doubling_state(doubling_recipe()).restore(saved, where="here")
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused():
+    saved = doubling_state(doubling_recipe()).snapshot(Group())
+    del saved["average.3.bias"]
+    with pytest.raises(DataError, match=r"here: average.3.bias is missing, the network has \(1,\)"):
+        doubling_state(doubling_recipe()).restore(saved, where="here")
+
+
+def test_a_snapshot_is_a_copy_that_training_on_does_not_change():
+    settings = doubling_recipe()
+    state = doubling_state(settings)
+    reports = run_doubling(state, settings)
+    next(reports)
+    saved = state.snapshot(Group())
+    kept = {name: value.clone() for name, value in saved.items()}
+    next(reports)
+    assert all(torch.equal(saved[name], value) for name, value in kept.items())
+    assert {name.partition(".")[0] for name in saved} == {"net", "average", "optimizer"}
+
+
+def test_averages_follow_the_weights_soon_at_first_and_slowly_later():
+    state = doubling_state(doubling_recipe())
+    weight, mean = state.net.get_parameter("0.weight"), state.average.get_parameter("0.weight")
+    with torch.no_grad():
+        mean.zero_()
+        weight.fill_(1)
+    state.update_average(0.9)
+    assert mean[0].item() == pytest.approx(1 - 1 / 10), "at the first step"
+    state.step = 10**6
+    mean.zero_()
+    state.update_average(0.9)
+    assert mean[0].item() == pytest.approx(0.1) and not mean.requires_grad
+    state.net.get_buffer("2.running_mean").fill_(5)
+    state.update_average(0.9)
+    assert (state.average.get_buffer("2.running_mean") == 5).all(), "counts are taken as they are"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from models.diffusion import Diffusion
+from models.draws import Draws
 from models.jodiffusion import JoDiffusionConfig
 from pipeline.base.errors import ConfigError
 from pipeline.encode import collect_encoders
+from pipeline.tables.conform import object_column
 from pipeline.training.loop import Optimisation
-from pipeline.training.tasks.joint import JointConfig, check_latents
+from pipeline.training.tasks.joint import JointConfig, JointTask, check_latents, with_initial
 from tests.pipeline.fabricated import LATENT_SHAPES, encode_config, save_latents, train_other_encoders
-from tests.tiny import tiny_encoders
+from tests.pipeline.training.fabricated import BATCH, NET, SHAPES, TASK, latent_batches
+from tests.tiny import SIZE_PX, save_tiny_bundle, tiny_encoders
 
 
 @pytest.fixture
@@ -44,3 +49,52 @@ def test_stale_latents_are_refused_by_the_training(config):
 
     with pytest.raises(ConfigError, match=f"its latents are of encoders {made_by}, but those in its folder encoders/"):
         check_latents(joint)
+
+
+def small_config(**changes) -> JointConfig:
+    required = {"run": "joint", "train": ("a",), "validation": "a", "optimisation": Optimisation(num_examples=1)}
+    return JointConfig(**{**required, **changes})
+
+
+def test_a_training_that_starts_from_a_bundle_takes_its_sizes_unless_others_are_given(tmp_path):
+    assert with_initial(small_config()) == small_config()
+    bundle = save_tiny_bundle(tmp_path)
+    found = with_initial(small_config(initial=str(tmp_path)))
+    assert (found.net, found.diffusion, found.image_size_px) == (bundle.net.config, bundle.diffusion, SIZE_PX)
+    given = with_initial(small_config(initial=str(tmp_path), image_size_px=64, diffusion=Diffusion(objective="v")))
+    assert (given.net, given.diffusion.objective, given.image_size_px) == (bundle.net.config, "v", 64)
+
+
+def test_it_begins_with_the_weights_of_the_bundle(tmp_path):
+    bundle = save_tiny_bundle(tmp_path)
+    task = JointTask(with_initial(small_config(initial=str(tmp_path))), "", str(tmp_path), SHAPES)
+    for name, value in task.build().state_dict().items():
+        assert torch.equal(value, bundle.net.state_dict()[name]), name
+
+
+def test_latents_are_decoded_to_their_shapes():
+    numbers = {name: np.arange(2 * np.prod(shape), dtype="<f2").reshape(2, *shape) for name, shape in SHAPES.items()}
+    batch = {name: object_column([row.tobytes() for row in value]) for name, value in numbers.items()}
+    decoded = TASK.decode(batch)
+    assert TASK.columns == tuple(SHAPES)
+    for name, value in numbers.items():
+        np.testing.assert_array_equal(decoded[name], value)
+
+
+def test_errors_are_logged_apart_by_their_times():
+    _, parts = TASK.loss(TASK.build(), next(latent_batches(range(BATCH))), Draws(0, 0, range(BATCH)))
+    for name in ("image", "clip_image", "mask", "text"):
+        buckets = torch.stack([value for key, value in parts.items() if key.startswith(f"{name}/")])
+        assert (~buckets.isnan()).sum(0).tolist() == [1] * BATCH, "each row is in one bucket"
+        assert torch.equal(buckets.nansum(0), parts[name])
+
+
+def test_judging_gives_the_same_losses_whenever_it_is_asked():
+    config = small_config(net=NET, preview_prompts=("",))
+    task, held_out = JointTask(config, "", "", SHAPES), next(latent_batches(range(BATCH)))
+    torch.manual_seed(0)
+    net = task.build()
+    with torch.no_grad():
+        first, second = task.evaluate(net, held_out), task.evaluate(net, held_out)
+    assert first == second and first.pictures == {}, "no prompts, no samples"
+    assert first.metrics["loss"] > 0 and {"image", "mask", "clip_image"} <= set(first.metrics)
