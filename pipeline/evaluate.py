@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pydantic import Field
 
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
+from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import Place, as_given
 from pipeline.evaluation.agreement import agreement, prompt_match
@@ -88,7 +91,11 @@ def evaluate(config: EvaluateConfig) -> Proof:
 
 
 def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) -> TrainedSet:
-    """The row of one set: trains what is missing of its segmenters."""
+    """The row of one set: trains what is missing of its segmenters.
+
+    Raises:
+        DataError: no pixel of the held-out masks has a known class.
+    """
     num_pairs = len(read_shards(config.sets[name], ["pair_id"]))
     trainings = [training(config, name, num_pairs, seed) for seed in range(config.seeds)]
     scores = []
@@ -96,6 +103,11 @@ def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) ->
         with Run.open(one, "segmenter") as inner:
             scores.append(fit(task, one, inner))
     miou = [score["miou"] for score in scores]
+    if any(map(math.isnan, miou)):
+        raise DataError(
+            f"{as_given(config.test)}: no pixel of the held-out masks has a known class, so nothing can be scored; give "
+            "the folder of pairs with annotated masks as `test`"
+        )
     mean, spread = mean_and_spread(miou)
     log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, num_pairs, mean, spread)
     run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})

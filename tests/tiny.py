@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,13 @@ NET = JoDiffusionConfig(
 )
 
 
-def tiny_encoders() -> Encoders:
+def tiny_encoders(num_tokens: int = NUM_TOKENS) -> Encoders:
     """Random encoders of 16 x 16 pictures with latents of 4 x 4 cells."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer().train_new_from_iterator(
         [["a red bag above a green boot on fur", "a blue dress"]], 600, show_progress=False
     )
-    tokenizer.model_max_length = NUM_TOKENS
+    tokenizer.model_max_length = num_tokens
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -51,7 +52,7 @@ def tiny_encoders() -> Encoders:
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
-            max_position_embeddings=NUM_TOKENS,
+            max_position_embeddings=num_tokens,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -79,10 +80,10 @@ def tiny_encoders() -> Encoders:
     return Encoders(GARMENTS, TextEncoder(tokenizer, text), vision, image_vae, annotation_vae, "").eval()
 
 
-def save_tiny_bundle(folder: Path) -> Bundle:
-    """Writes the bundle and reads it again."""
-    net = JoDiffusion(NET)
-    encoders = tiny_encoders()
+def save_tiny_bundle(folder: Path, num_tokens: int = NUM_TOKENS) -> Bundle:
+    """Writes the bundle and reads it again. Prompts of built-in pairs have up to 56 tokens."""
+    net = JoDiffusion(replace(NET, num_text_tokens=num_tokens))
+    encoders = tiny_encoders(num_tokens)
     for parameter in net.parameters():  # fresh weights are so small that prompts would hardly show in eight bits
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)

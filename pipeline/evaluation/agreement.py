@@ -35,12 +35,20 @@ def agreement(
         predict: (B, H, W, 3) uint8 -> (B, H, W) class ids.
         judge: the set that the segmenter was trained on.
         on: the folder of `rows`.
+
+    Raises:
+        ConfigError: no pixel of the masks has a known class.
     """
     shown = rows.sort_by("pair_id").slice(0, MAX_JUDGED)
     decoded = decode({name: np.array(shown[name].to_pylist(), object) for name in ("image", "mask")})
     confusion = confusion_matrix(
         decoded["mask"], predict(decoded["image"]), labels.num_classes + 1, labels.ignore_index
     )
+    if not confusion.any():
+        raise ConfigError(
+            f"{on}: no pixel of the {shown.num_rows} judged masks has a known class, so there is nothing to compare; "
+            "generate the pairs with a lower sampler.confidence_threshold, or leave `judged` empty"
+        )
     return Agreement(judge=judge, on=on, miou=mean_iou(confusion), pixel_accuracy=pixel_accuracy(confusion))
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.labels import VOC
 from models.published import import_bundle, read_joint
+from models.published_files import Published, holder, locate, read_config, read_tensors, subfolder
 from models.weights import WeightsError
 from tests.models.fabricated import TINY, WEIGHTS, assert_gives
 
@@ -150,3 +152,85 @@ def test_a_damaged_index_is_named(text, unet):
     (unet / f"{WEIGHTS}.index.json").write_text(text)
     with pytest.raises(WeightsError, match="index.json: not an index|index.json names files that are missing"):
         read_joint(unet)
+
+
+def test_full_precision_is_read_before_half_and_safetensors_before_pickles(tmp_path):
+    forms = ["model.safetensors", "model.bin", "model.fp16.safetensors"]
+    for number, name in enumerate(forms):
+        tensors = {"a": torch.full((2,), float(number))}
+        save_file(tensors, tmp_path / name) if name.endswith("safetensors") else torch.save(tensors, tmp_path / name)
+    for number, name in enumerate(forms):
+        assert read_tensors(tmp_path)["a"].tolist() == [number] * 2
+        (tmp_path / name).unlink()
+    with pytest.raises(WeightsError, match=f"{tmp_path}: no weights here; expected diffusion_pytorch_model or model"):
+        read_tensors(tmp_path)
+
+
+def test_tied_tensors_get_memory_of_their_own(tmp_path):
+    tied = torch.arange(3.0)
+    torch.save({"module.a": tied, "module.b": tied, "module.count": torch.tensor(7)}, tmp_path / "model.bin")
+    found = read_tensors(tmp_path)
+    found["a"] += 1
+    assert found["b"].tolist() == [0, 1, 2] and found["count"].dtype is torch.int64
+
+
+def test_what_is_no_dictionary_of_tensors_is_refused(tmp_path):
+    torch.save({"step": 3}, tmp_path / "model.bin")
+    with pytest.raises(WeightsError, match="holds no dictionary of tensors"):
+        read_tensors(tmp_path)
+
+
+def test_configs_are_read_where_there_are_any(tmp_path):
+    assert read_config(tmp_path) == {}
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert read_config(tmp_path) == {"a": 1}
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match="config.json: not JSON"):
+        read_config(tmp_path)
+
+
+def test_checkpoints_are_found_in_their_sub_folders(tmp_path):
+    assert holder(tmp_path, "unet", "joint") == tmp_path
+    (tmp_path / "joint").mkdir()
+    assert holder(tmp_path, "unet", "joint") == subfolder(tmp_path, "unet", "joint") == tmp_path / "joint"
+    with pytest.raises(WeightsError, match="no sub-folder vae; expected the layout of .* found joint"):
+        subfolder(tmp_path, "vae")
+    for find in (holder, subfolder):
+        with pytest.raises(WeightsError, match="nowhere: no such folder"):
+            find(tmp_path / "nowhere", "unet")
+
+
+def test_a_name_on_the_hub_is_fetched_at_its_commit_without_what_need_not_be(tmp_path, monkeypatch):
+    asked: dict[str, Any] = {}
+
+    def fetch(repository, **options):
+        asked.update(options, repository=repository)
+        return str(tmp_path / "0123abcd")
+
+    (tmp_path / "0123abcd" / "part").mkdir(parents=True)
+    monkeypatch.setattr("models.published_files.snapshot_download", fetch)
+    found = locate("someone/model@v2/part", without=["safety"])
+    assert found == Published(tmp_path / "0123abcd" / "part", "someone/model@0123abcd/part")
+    assert (asked["repository"], asked["revision"], asked["allow_patterns"]) == ("someone/model", "v2", ["part/*"])
+    assert {"safety/*", "*.ckpt"} <= set(asked["ignore_patterns"])
+    with pytest.raises(WeightsError, match="someone/model on the Hugging Face hub has no folder 'other'"):
+        locate("someone/model/other")
+    assert locate(str(tmp_path)) == Published(tmp_path, tmp_path.name), "a folder of this machine is itself"
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "nowhere", "/no/where", "~/nowhere-at-all"])
+def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.published_files.snapshot_download", None)
+    with pytest.raises(WeightsError, match="no such folder; check the path"):
+        locate(source)
+
+
+def test_without_network_the_folder_can_be_fetched_elsewhere(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr("models.published_files.snapshot_download", refuse)
+    told = r"ConnectionError: no route to host\)\. .* `hf download someone/model` and give the folder's path$"
+    with pytest.raises(WeightsError, match=told):
+        locate("someone/model")

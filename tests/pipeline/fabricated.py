@@ -9,6 +9,8 @@ from pipeline.encode import EncodeConfig, EncoderFolders
 from pipeline.stages.encode import LATENTS
 from pipeline.tables.schema import latent_schema
 from pipeline.tables.shards import write_table
+from pipeline.training.feed import Feed
+from pipeline.training.worker import WEIGHTS_FOLDER
 from tests.tiny import save_pairs, tiny_encoders
 
 LATENT_SHAPES = {
@@ -49,3 +51,13 @@ def train_other_encoders(config):
     with torch.no_grad():
         next(encoders.annotation_vae.parameters()).add_(1)
     encoders.save(config.encoders.text)
+
+
+def fit_at_once(task, config, run) -> dict[str, float]:
+    """In place of `pipeline.training.fit.fit`, in this process: fresh weights, saved and judged, but not trained."""
+    held_out = Feed((config.validation,), task.columns, task.decode).head(config.validation_rows)
+    torch.manual_seed(config.seed)
+    net = task.build().eval()
+    with torch.no_grad():
+        task.save(net, held_out, run.folder / WEIGHTS_FOLDER)
+        return task.evaluate(net, held_out).metrics

@@ -56,6 +56,13 @@ def test_the_first_in_the_order_of_ids_are_judged(monkeypatch):
     assert seen == [b"a", b"b"] and found.miou == 1
 
 
+def test_masks_without_known_pixels_say_what_to_do(monkeypatch):
+    """The score would be no number, and the proof could not be read again."""
+    monkeypatch.setitem(MASKS, b"u", np.full((2, 2), LABELS.ignore_index, np.uint8))
+    with pytest.raises(ConfigError, match="runs/synthetic: no pixel of the 2 judged masks has a known class.*`judged`"):
+        judged(rows_of(one=b"u", two=b"u"), np.zeros((2, 2), np.uint8))
+
+
 def test_a_mask_matches_its_prompt_where_it_holds_exactly_the_named_classes():
     ignored = LABELS.ignore_index
     prompts_and_ids: list[tuple[str | None, list[int]]] = [

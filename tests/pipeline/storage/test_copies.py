@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from pipeline.base.errors import DataError
-from pipeline.storage.copies import local_copy
+from pipeline.storage.copies import local_copy, local_file
 from pipeline.storage.publish import write_bytes
 
 
@@ -41,3 +41,15 @@ def test_a_bucket_that_is_not_there_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(filesystem, "find", find)
     with pytest.raises(DataError, match="memory://nowhere: nothing is there; check the path"):
         local_copy("memory://nowhere")
+
+
+def test_a_file_of_a_store_is_fetched_once_and_again_when_it_changes(memory, tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
+    write_bytes("memory://runs/x", b"1")
+    first = local_file("memory://runs/x")
+    assert first.read_bytes() == b"1" and local_file("memory://runs/x") == first
+    write_bytes("memory://runs/x", b"22")
+    assert local_file("memory://runs/x").read_bytes() == b"22"
+    assert local_file(str(tmp_path / "y")) == tmp_path / "y", "a file of this machine is itself"
+    with pytest.raises(FileNotFoundError):
+        local_file("memory://runs/nothing")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.errors import ShardError
 from pipeline.cluster.sink import ShardSink
 from pipeline.tables import rows
 from pipeline.tables.ids import latent_id
-from pipeline.tables.rows import read_ids, read_shards, remaining
+from pipeline.tables.rows import TEXTS, read_columns, read_ids, read_keys, read_shards, read_texts, remaining
 from pipeline.tables.schema import LATENT, PAIR
 from pipeline.tables.shards import list_shards
 from tests.pipeline.tables.fabricated import IDS, packed, sink
@@ -72,3 +73,22 @@ def test_ids_of_many_shards_are_read_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(rows, "read_columns", note_columns)
     assert sorted(read_ids(str(tmp_path)).to_pylist()) == sorted(IDS)
     assert asked == [["pair_id"]] * 100
+
+
+def test_texts_come_in_the_order_of_ids_with_nulls_for_what_an_older_release_did_not_write(tmp_path: Path) -> None:
+    sink(tmp_path / "a").write([packed(IDS[:2], captions=[["x", "y"], []])], None)
+    sink(tmp_path / "b").write([packed(IDS[2:3])], None)
+    (shard,) = list_shards(str(tmp_path / "b"))
+    pq.write_table(pq.read_table(shard).drop_columns(["captions"]), shard)
+    table = read_texts([str(tmp_path / "b"), str(tmp_path / "a")])
+    assert table.column_names == TEXTS.names
+    captions = dict(zip(IDS[:3], ([*"xy"], [], None), strict=True))
+    assert table["pair_id"].to_pylist() == sorted(captions)
+    assert table["captions"].to_pylist() == [captions[one] for one in sorted(captions)]
+
+
+def test_a_column_that_a_shard_lacks_is_left_out_of_what_is_read(tmp_path: Path) -> None:
+    sink(tmp_path).write([packed(IDS[:1])], None)
+    (shard,) = list_shards(str(tmp_path))
+    assert read_columns(shard, ["seed", "clip_score"]).column_names == ["seed"]
+    assert read_keys(shard).to_pylist() == IDS[:1]

@@ -1,0 +1,32 @@
+"""Runs as one lazy Ray data set, whatever release made them and wherever they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.base.errors import ShardError
+from pipeline.reader import read_pairs
+from pipeline.tables.shards import list_shards
+from tests.tiny import save_pairs
+
+
+@pytest.mark.ray
+def test_all_rows_of_all_runs_come_with_the_columns_that_are_asked_for(tmp_path, ray_session):
+    for name, split, num in (("new", "train", 5), ("old", "test", 3)):
+        save_pairs(tmp_path / name, num, split)
+    for shard in list_shards(str(tmp_path / "old")):  # an older release wrote fewer columns
+        pq.write_table(pq.read_table(shard).drop_columns(["captions"]), shard)
+
+    rows = read_pairs([str(tmp_path / "new"), str(tmp_path / "old")], ["pair_id", "captions"]).take_all()
+
+    expected = [pq.read_table(tmp_path / name / "shards", columns=["pair_id"])["pair_id"] for name in ("new", "old")]
+    assert sorted(row["pair_id"] for row in rows) == sorted(one for part in expected for one in part.to_pylist())
+    assert all(set(row) <= {"pair_id", "captions"} and not row.get("captions") for row in rows)
+
+
+def test_a_folder_without_shards_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="no shards in .*nowhere"):
+        read_pairs([str(tmp_path / "nowhere")])
