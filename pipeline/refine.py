@@ -61,12 +61,13 @@ def refine(config: RefineConfig) -> Manifest:
     source = config.pairs
     with Run.open(config, "refine", SAFE_TO_CHANGE, on_store=True) as run:
         folder = str(run.folder)
-        remove_drafts(folder)
         labels = load_labels(source)
-        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         rows = read_shards([source], ["pair_id", "prompt", "seed", "bundle", "sampler"])
         settings = {text: _with_refine(text, config.refine, source) for text in set(rows["sampler"].to_pylist())}
         plan = refined_ids(rows, settings)
+        remove_drafts(folder)
+        # Not before: a run that holds something is bound to its config, wrong as that may be.
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
 
         def left() -> Left:
             todo = remaining(plan, folder)

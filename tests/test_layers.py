@@ -1,14 +1,17 @@
-"""The law of imports, as one table, and small files.
+"""The law of imports, as one table; small files; a test file for each file.
 
 A room is a folder of `pipeline`, or one of the verbs that lie beside them. A room may import the rooms that the table
 names for it, `base` and `models`, and itself; `base` and `models` import nothing. Imports inside functions and under
 TYPE_CHECKING count too.
+
+What `pipeline/tables/rows.py` does is tested by `tests/pipeline/tables/test_rows.py`, and so on for every file of the
+library that holds more than imports; those that have no such file stand in a table, with the reason.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +61,45 @@ ALLOWED = {
 }
 """Library -> the only places that may import it, by the longest name that fits; "" is every other place."""
 
+LIBRARY = ("models", "pipeline")
+ROOM = "comes with its room"
+WITHOUT_TEST = {
+    "models/precision.py": "types alone",
+    "pipeline/base/command_line.py": ROOM,
+    "pipeline/base/config.py": ROOM,
+    "pipeline/base/errors.py": "types alone",
+    "pipeline/base/log.py": ROOM,
+    "pipeline/base/turns.py": ROOM,
+    "pipeline/cluster/connection.py": ROOM,
+    "pipeline/cluster/drive.py": ROOM,
+    "pipeline/cluster/finish.py": ROOM,
+    "pipeline/cluster/processes.py": ROOM,
+    "pipeline/cluster/sink.py": "run by tests/pipeline/tables/test_sink.py, until it comes with its room",
+    "pipeline/cluster/submission.py": ROOM,
+    "pipeline/cluster/tasks.py": ROOM,
+    "pipeline/cluster/todo.py": ROOM,
+    "pipeline/cluster/watch.py": ROOM,
+    "pipeline/datasets/builtin_assets/make_assets.py": "made the pictures that ship, once; needs what it made them of",
+    "pipeline/datasets/registry.py": ROOM,
+    "pipeline/datasets/source.py": ROOM,
+    "pipeline/formats/card.py": "run by tests/pipeline/formats/test_huggingface.py, which reads the card",
+    "pipeline/formats/registry.py": "a table alone; tests/pipeline/test_export.py writes every format in it",
+    "pipeline/pictures/masks.py": ROOM,
+    "pipeline/pictures/photograph.py": ROOM,
+    "pipeline/prompts/balance.py": ROOM,
+    "pipeline/prompts/rows.py": ROOM,
+    "pipeline/prompts/sources.py": ROOM,
+    "pipeline/reader/__init__.py": "run by tests/pipeline/reader/test_ray_data.py and tests/test_walkthrough.py",
+    "pipeline/runs/config.py": ROOM,
+    "pipeline/runs/mlflow_server.py": ROOM,
+    "pipeline/stages/read.py": "run by the test of each data set in tests/pipeline/datasets",
+    "pipeline/training/config.py": "types alone; tests/jobs/test_configs.py loads them",
+    "pipeline/training/task.py": "types alone",
+    "pipeline/training/tasks/vae.py": "run by tests/pipeline/training/test_fit.py",
+    "pipeline/training/worker.py": "run by tests/pipeline/training/test_fit.py and tests/chaos/test_training_killed.py",
+}
+"""File -> why there is no test file of its name."""
+
 
 def test_imports_point_down() -> None:
     assert list(wrong_imports(ROOT)) == []
@@ -65,6 +107,10 @@ def test_imports_point_down() -> None:
 
 def test_files_are_small() -> None:
     assert list(long_files(ROOT)) == []
+
+
+def test_every_file_has_a_test_file_or_a_reason() -> None:
+    assert list(untested(ROOT, WITHOUT_TEST)) == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +192,32 @@ def test_a_long_file_is_told(tmp_path: Path) -> None:
     assert message.startswith("pipeline/tables/shards.py") and "351 lines" in message
 
 
+def test_a_file_without_a_test_file_is_told(tmp_path: Path) -> None:
+    for path in ("pipeline/tables/rows.py", "pipeline/tables/ids.py", "models/net.py", "pipeline/reader/__init__.py"):
+        fabricate(tmp_path, path, "x = 1")
+    fabricate(tmp_path, "pipeline/tables/__init__.py", '"""A room."""\nfrom pipeline.tables import rows')
+    fabricate(tmp_path, "tests/pipeline/tables/test_rows.py", "")
+    fabricate(tmp_path, "tests/models/test_ids.py", "")
+
+    messages = list(untested(tmp_path, {"models/net.py": "types alone"}))
+
+    assert [message.partition(":")[0] for message in messages] == [
+        "pipeline/reader/__init__.py",
+        "pipeline/tables/ids.py",
+    ]
+    assert "write tests/pipeline/tables/test_ids.py" in messages[1]
+
+
+def test_a_reason_for_a_file_that_is_tested_or_gone_is_told(tmp_path: Path) -> None:
+    fabricate(tmp_path, "pipeline/tables/rows.py", "x = 1")
+    fabricate(tmp_path, "tests/pipeline/tables/test_rows.py", "")
+
+    tested, gone = untested(tmp_path, {"pipeline/tables/rows.py": "why", "models/net.py": "why"})
+
+    assert tested.startswith("pipeline/tables/rows.py: there is tests/pipeline/tables/test_rows.py")
+    assert gone.startswith("models/net.py: gone")
+
+
 def fabricate(root: Path, path: str, text: str) -> None:
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -192,6 +264,29 @@ def long_files(root: Path) -> Iterator[str]:
         count = len(path.read_text(encoding="utf-8").splitlines())
         if count > MAX_LINES:
             yield f"{path.relative_to(root).as_posix()}: {count} lines, {MAX_LINES} at most; split it"
+
+
+def untested(root: Path, reasons: Mapping[str, str]) -> Iterator[str]:
+    """One message for each file of the library with neither a test file nor a reason, and for each reason too many."""
+    files = [path for path in python_files(root) if path.relative_to(root).parts[0] in LIBRARY and holds_logic(path)]
+    names = [path.relative_to(root).as_posix() for path in files]
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        test = f"tests/{folder}/test_{file}"
+        is_tested = (root / test).exists()
+        if not is_tested and name not in reasons:
+            yield f"{name}: write {test}, or say in WITHOUT_TEST why there is none"
+        elif is_tested and name in reasons:
+            yield f"{name}: there is {test}; take it out of WITHOUT_TEST"
+    for name in reasons:
+        if name not in names:
+            yield f"{name}: gone, or nothing but imports; take it out of WITHOUT_TEST"
+
+
+def holds_logic(path: Path) -> bool:
+    """Whether a file holds more than imports and docstrings."""
+    passive = (ast.Import, ast.ImportFrom, ast.Expr)
+    return not all(isinstance(node, passive) for node in ast.parse(path.read_text(encoding="utf-8")).body)
 
 
 def python_files(root: Path) -> Iterator[Path]:
