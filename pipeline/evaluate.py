@@ -105,8 +105,8 @@ def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) ->
     miou = [score["miou"] for score in scores]
     if any(map(math.isnan, miou)):
         raise DataError(
-            f"{as_given(config.test)}: no pixel of the held-out masks has a known class, so nothing can be scored; give "
-            "the folder of pairs with annotated masks as `test`"
+            f"{as_given(config.test)}: no pixel of the held-out masks has a known class, so nothing can be scored; "
+            "give the folder of pairs with annotated masks as `test`"
         )
     mean, spread = mean_and_spread(miou)
     log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, num_pairs, mean, spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import ray.data
 from pipeline.base.config import Workers
 from pipeline.base.errors import ClusterError
 from pipeline.cluster import processes
-from pipeline.cluster.processes import Process, in_processes, in_task_pool
+from pipeline.cluster.processes import Process, _timed, in_processes, in_task_pool
 from pipeline.cluster.progress import Progress, Shared
 from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
 
@@ -91,3 +92,12 @@ def test_a_task_that_dies_for_ever_ends(ray_session, tmp_path, monkeypatch):
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         in_task_pool(rows(), "refine", stage, Shared.start(), ONE, batch_size=4).materialize()
     assert died(file) == 2
+
+
+def test_a_timed_stage_tells_rows_seconds_bytes_and_errors():
+    progress = Progress()
+    out = {"image": np.array([b"123", b""], object), "error": np.array(["", "empty_prompt"], object)}
+    assert _timed(lambda _: out, "sample", progress, {}, count_errors=True) is out  # type: ignore[arg-type]
+    stages, errors = progress.snapshot()
+    assert stages["sample"].rows == 2 and stages["sample"].num_bytes >= 3 and stages["sample"].busy_s > 0
+    assert errors == Counter(empty_prompt=1)

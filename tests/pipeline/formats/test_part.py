@@ -12,7 +12,6 @@ from pipeline.base.errors import DataError
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, pairs_of, suffix_of
 from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
-from pipeline.pictures.masks import ignore_uncertain
 from pipeline.tables.shards import list_shards
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 
@@ -79,16 +78,6 @@ def test_no_confidence_map_is_an_error(tmp_path):
 
     with pytest.raises(DataError, match=f"pair {list(made.rows)[4]} has no confidence map.*--keep-confidence"):
         read(tmp_path / "a", tree_of(tmp_path, VOC, ignore_below=0.5))
-
-
-def test_ignore_uncertain():
-    mask, confidence = np.array([[1, 2, 3]], np.uint8), np.array([[127, 128, 255]], np.uint8)
-
-    assert ignore_uncertain(mask, confidence, 0.5, 255).tolist() == [[255, 2, 3]]
-    assert ignore_uncertain(mask, confidence, 0, 255).tolist() == mask.tolist() == [[1, 2, 3]]
-    assert ignore_uncertain(mask, confidence, 1, 65535).tolist() == [[65535, 65535, 3]]
-    with pytest.raises(DataError, match="does not fit"):
-        ignore_uncertain(mask, confidence[:, :2], 0.5, 255)
 
 
 def test_pictures_are_encoded_only_where_they_are_not_as_chosen():

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 
-from models.labels import GARMENTS, VOC
+from models.labels import VOC
 from pipeline.base.errors import DataError, MaskError
 from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
-from pipeline.pictures.masks import check_mask
 
 
 @pytest.fixture
@@ -214,13 +213,3 @@ def test_wrong_arrays_are_refused(image: np.ndarray) -> None:
     for wrong in (image, image[:, :, 0].astype(np.int64)):
         with pytest.raises(ValueError, match=r"\(H, W\) uint8 or uint16"):
             encode_mask(wrong)
-
-
-def test_check_mask_lists_values_that_are_no_class() -> None:
-    mask = np.array([[0, 20, 255]], np.uint8)
-    check_mask(mask, VOC, "here")
-    check_mask(mask[:0], VOC, "an empty mask")
-    with pytest.raises(DataError, match=r"b\.png: the mask holds 20; label space 'garments' has class ids 0 to 8"):
-        check_mask(mask, GARMENTS, "b.png")
-    with pytest.raises(DataError, match=r"21, 22, 23, 24, 25, 26, 27, 28, 29, 30, \.\.\.;"):
-        check_mask(np.arange(60000, dtype=np.uint16).reshape(100, 600), VOC, "c.png")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
-from pipeline.cluster.processes import _timed
-from pipeline.cluster.progress import Progress, StageTime
+from pipeline.cluster.progress import StageTime
 from pipeline.cluster.watch import Rate, line, table
 
 
@@ -35,12 +32,3 @@ def test_a_table_says_where_the_time_went():
         ["refine", "4", "0%", "100%", "0", "0"],
         ["write", "1", "10%", "90%", "10", "0.1"],
     ]
-
-
-def test_a_timed_stage_tells_rows_seconds_bytes_and_errors():
-    progress = Progress()
-    out = {"image": np.array([b"123", b""], object), "error": np.array(["", "empty_prompt"], object)}
-    assert _timed(lambda _: out, "sample", progress, {}, count_errors=True) is out  # type: ignore[arg-type]
-    stages, errors = progress.snapshot()
-    assert stages["sample"].rows == 2 and stages["sample"].num_bytes >= 3 and stages["sample"].busy_s > 0
-    assert errors == Counter(empty_prompt=1)
