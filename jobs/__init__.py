@@ -34,8 +34,8 @@ os.environ.setdefault(
     ),
 )
 
-if os.environ.get("RAY_ADDRESS"):  # what listens there may be no Ray: told in seconds, where Ray would try for minutes
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+if os.environ.get("RAY_ADDRESS"):  # what listens there may be no Ray: told in a minute, where Ray tries for many
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "5")
 
 C = TypeVar("C", bound="Config")

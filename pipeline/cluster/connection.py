@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray._private import utils
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.base.config import Workers
@@ -38,6 +39,8 @@ SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     # Of all tasks of this driver, on its own machine or a cluster; Ray itself would start them again for ever.
     "RAY_task_oom_retries": str(OOM_RETRIES),
+    # Of calls whose results nobody waits for: Ray Data's numbers, whose keeper may have been ended for memory.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 """Environment of Ray and of what it starts, where the user has not set it."""
 ALONE = {
@@ -160,10 +163,10 @@ def _start() -> None:
 
 @contextmanager
 def _stopping_as_before() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM end the start of Ray, and then do what they did before.
+    """Lets SIGINT and SIGTERM do what they did before as soon as Ray has started; a second one leaves at once.
 
-    Ray takes SIGTERM for itself, to exit in its own way, without what is to be written first and with a trace of C++;
-    and now and then it loses an exception that a signal has raised.
+    An exception in the middle would be lost now and then, or leave half a Ray behind; and Ray takes SIGTERM for itself,
+    to exit in its own way, without what is to be written first and with a trace of C++.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -172,22 +175,25 @@ def _stopping_as_before() -> Iterator[None]:
 
     def ask(*_: object) -> None:
         nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
         asked = True
-        raise KeyboardInterrupt
+        log.info("stopping as soon as Ray has started; Ctrl-C again leaves at once")
 
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     for one, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(one, ask)
+    setter = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
-        if asked:
-            raise KeyboardInterrupt
-    except SystemExit as stopped:
-        raise KeyboardInterrupt from stopped
     finally:
+        utils.set_sigterm_handler = setter
         for one, handler in before.items():
             signal.signal(one, handler)
+        if asked:
+            raise KeyboardInterrupt
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -93,20 +93,30 @@ def test_what_sigterm_does_is_what_it_did_before(start):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("is_lost", [False, True])
-def test_a_stop_while_ray_starts_is_a_stop(start, number, is_lost):
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stop_while_ray_starts_is_a_stop_when_it_has(start, number, fails):
+    started = []
+
     def init(**_: object) -> None:
-        if not is_lost:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray does
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(1)
-        except KeyboardInterrupt:
-            if not is_lost:
-                raise
+        ray._private.utils.set_sigterm_handler(lambda *_: sys.exit(1))  # as Ray does
+        os.kill(os.getpid(), number)
+        started.append(True)
+        if fails:
+            raise RuntimeError("a start that was cut short")
 
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     start(init)
     with pytest.raises(KeyboardInterrupt), cluster():
         pytest.fail("it went on")
-    assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert started and handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_second_stop_leaves_at_once(start):
+    def init(**_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        pytest.fail("it waited")
+
+    start(init)
+    with pytest.raises(KeyboardInterrupt), cluster():
+        pass
