@@ -72,7 +72,8 @@ def check_shard(labels: LabelSpace | None, deep: bool, path: str) -> Checked:
             if deep:
                 columns = [name for name in PAIR.names if name in names]
                 is_pairs = {"image", "mask"} <= set(names)
-                for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns if is_pairs else None):
+                batches = file.iter_batches(ROWS_AT_A_TIME, columns=columns if is_pairs else None, use_threads=False)
+                for batch in batches:
                     for row in batch.to_pylist() if is_pairs else ():
                         problems += check_pair(f"{path}, {row[names[0]]}", row, labels)
     except ShardError as error:

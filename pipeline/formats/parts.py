@@ -82,7 +82,7 @@ def _refuse_common(found: Mapping[str, pa.Table]) -> None:
 
 def _taken(rows: pa.Table, min_confidence: float, pairs: int) -> pa.Table:
     places = pa.table({"pair_id": rows["pair_id"], "place": np.arange(rows.num_rows)})
-    rows = rows.take(places.group_by("pair_id").aggregate([("place", "min")])["place_min"].sort())
+    rows = rows.take(places.group_by("pair_id", use_threads=False).aggregate([("place", "min")])["place_min"].sort())
     rows = rows.filter(
         pc.fill_null(pc.greater_equal(rows["confidence_mean"], pa.scalar(min_confidence, pa.float32())), True)
     )

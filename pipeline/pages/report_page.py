@@ -153,9 +153,9 @@ def _choose(folder: str, num_shown: int) -> pa.Table:
         found = []
         with open_shard(path) as file:
             for group in range(file.num_row_groups):
-                here = pc.is_in(file.read_row_group(group, ["pair_id"])["pair_id"], chosen)
+                here = pc.is_in(file.read_row_group(group, ["pair_id"], use_threads=False)["pair_id"], chosen)
                 if pc.any(here).as_py():
-                    found.append(file.read_row_group(group, COLUMNS).select(COLUMNS).filter(here))
+                    found.append(file.read_row_group(group, COLUMNS, use_threads=False).select(COLUMNS).filter(here))
         return found
 
     rows = pa.concat_tables(table for tables in map_shards(read, list_shards(folder, MADE)) for table in tables)

@@ -58,7 +58,7 @@ def _is_broken(path: str) -> bool:
         content = read_bytes(path)
         try:
             with pq.ParquetFile(io.BytesIO(content)) as file:
-                file.read(columns=file.schema_arrow.names[:1])
+                file.read(columns=file.schema_arrow.names[:1], use_threads=False)
         except (pa.ArrowException, OSError):
             return True
         raise unread

@@ -136,7 +136,8 @@ def _class_shares(tables: list[pa.Table]) -> dict[int, ClassShare]:
     ]
     if not areas:
         return {}
-    sums = pa.concat_tables(areas).group_by("id").aggregate([("pixels", "sum"), ("pixels", "count")]).sort_by("id")
+    by_class = pa.concat_tables(areas).group_by("id", use_threads=False)
+    sums = by_class.aggregate([("pixels", "sum"), ("pixels", "count")]).sort_by("id")
     return {row["id"]: ClassShare(row["pixels_sum"], row["pixels_count"]) for row in sums.to_pylist()}
 
 
