@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import blake2b
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
@@ -83,12 +84,11 @@ def list_shards(folder: str, kind: str = MADE) -> list[str]:
 
 def remove_drafts(folder: str) -> None:
     """Removes what killed writers left in a local run folder. Only for a run that nobody else is writing to."""
-    filesystem, path = filesystem_of(folder)
     if is_local(folder):
         for kind in (MADE, FAILED):
-            for draft in filesystem.glob(f"{path}/{kind}/.*.draft"):
-                with suppress(FileNotFoundError):  # a writer that was not quite dead has just renamed it
-                    filesystem.rm_file(draft)
+            # Not fsspec's glob, to which a bracket in the folder's name would be a pattern too.
+            for draft in Path(filesystem_of(folder)[1], kind).glob(".*.draft"):
+                draft.unlink(missing_ok=True)  # a writer that was not quite dead may just have renamed it
 
 
 @contextmanager
