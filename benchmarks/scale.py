@@ -34,6 +34,7 @@ from pipeline.cluster.finish import scan
 from pipeline.cluster.todo import find_work, load_prompts
 from pipeline.generate import GenerateConfig, generate
 from pipeline.stages.refine import Refine
+from pipeline.tables.label_space import load_labels
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def time_to_find_what_is_left(config: GenerateConfig) -> float:
     """Seconds from reading the prompts to knowing that nothing, or one row, is to be made."""
     began = time.perf_counter()
     work = find_work(
-        load_prompts(config.prompts),
+        load_prompts(config.prompts, load_labels(config.bundle)),
         str(config.folder),
         num_pairs=config.pairs,
         retry_errors=False,

@@ -47,9 +47,9 @@ class GenerateConfig(RunConfig):
     bundle: SentPlace
     """Folder of the weights, a path or a URL."""
     prompts: Place
-    """A text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or the folder of
-    a run whose captions are taken; a path or a URL."""
-    pairs: int = Field(ge=1)
+    """A text file (.txt) with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or the
+    folder of a run whose captions are taken; a path or a URL. Blank prompts are dropped."""
+    pairs: int = Field(ge=1, lt=2**31)
     """Pairs to make; prompts are used in turn, each as often as its weight asks, with other noise every time. Asking
     for more later makes just the difference."""
     sampler: SamplerSettings = SamplerSettings()
@@ -112,12 +112,12 @@ def generate(config: GenerateConfig) -> Manifest:
     check_files(bundle)
     config = config.resolved()
     bundle_digest = digest(bundle, ENCODERS + JOINT)
-    prompts = load_prompts(config.prompts)  # before the run is begun
+    labels = load_labels(str(bundle))
+    prompts = load_prompts(config.prompts, labels)  # before the run is begun
     facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest}
     with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        labels = load_labels(str(bundle))
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         find = partial(
             find_work,

@@ -6,13 +6,13 @@ import pyarrow as pa
 
 from pipeline.base.turns import schedule
 from pipeline.generate import GenerateConfig
-from pipeline.prompts.read import read_prompts
+from pipeline.prompts.read import read_prompts, without_blank
 from pipeline.prompts.rows import prompt_rows
 
 
 def planned(config: GenerateConfig, bundle_digest: str) -> pa.Table:
     """PROMPT rows of all pairs."""
-    prompts = read_prompts(config.prompts)
+    prompts = without_blank(read_prompts(config.prompts))
     index, repeat = schedule(prompts["weight"].to_numpy(), config.pairs)
     return prompt_rows(
         prompts["prompt"].take(pa.array(index)),

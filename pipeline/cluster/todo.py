@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
-from pipeline.base.log import log
+from models.labels import LabelSpace
+from pipeline.base.log import clock, log
 from pipeline.base.turns import schedule
 from pipeline.cluster.tasks import beside_driver, get
-from pipeline.prompts.read import prompts_digest, read_prompts, without_gaps
+from pipeline.prompts.read import (
+    check_class_ids,
+    distinct,
+    prompts_digest,
+    read_rows,
+    without_blank,
+    without_gaps,
+)
 from pipeline.prompts.rows import prompt_rows
 from pipeline.tables.healing import set_aside_broken
 from pipeline.tables.rows import read_ids
@@ -24,6 +34,12 @@ from pipeline.tables.shards import FAILED, MADE
 ROWS_PER_CHUNK = 65_536
 CHUNKS_AT_ONCE = 4
 MAX_BLOCKS = 4000
+ROWS_TO_TELL = 2**20
+"""Pairs of a plan from which on it is told what planning takes."""
+ROWS_PER_S = 100_000
+"""Pairs that a core plans in a second, about."""
+CHUNK_BYTES = 80 * 2**20
+"""What a task takes to plan a chunk, about."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +53,39 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Work:
-    """PROMPT rows that are not made yet; `chunks` are in Ray's object store. Without `prompt_class_ids` where the
-    classes of no prompt are known."""
+    """PROMPT rows that are not made yet, without `prompt_class_ids` where the classes of no prompt are known. They are
+    made when they are needed, a chunk at a time: those of a large plan would fill every memory.
 
-    chunks: tuple[Any, ...]
+    Attributes:
+        starts: of the chunks that hold any.
+        todo: how many rows there are.
+        rows: gives those of the chunks at the column `start`.
+    """
+
+    starts: tuple[int, ...]
     todo: int
+    rows: Callable[[pa.Table], pa.Table]
 
     def dataset(self, batch_size: int) -> ray.data.Dataset:
         """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors."""
-        rows = batch_size * max(1, math.ceil(self.todo / (batch_size * MAX_BLOCKS)))
-        return ray.data.from_arrow_refs(list(self.chunks)).repartition(target_num_rows_per_block=rows)
+        batches = min(math.ceil(self.todo / (batch_size * MAX_BLOCKS)), ROWS_PER_CHUNK // batch_size)
+        num_blocks = min(len(self.starts), MAX_BLOCKS)
+        starts = ray.data.from_items([{"start": start} for start in self.starts], override_num_blocks=num_blocks)
+        rows = starts.map_batches(self.rows, batch_size=1, batch_format="pyarrow")
+        return rows.repartition(target_num_rows_per_block=batch_size * max(1, batches))
 
 
-def load_prompts(source: str) -> Prompts:
-    """Reads a source of prompts (`pipeline.prompts.read.read_prompts`, whose errors it raises)."""
-    table, facts = beside_driver(_load, num_returns=2).remote(source)
-    return Prompts(table, *get(facts))
+def load_prompts(source: str, labels: LabelSpace) -> Prompts:
+    """Reads a source of prompts for pairs with the classes of `labels`.
+
+    Raises:
+        DataError: as `pipeline.prompts.read.read_prompts` and `check_class_ids`.
+    """
+    table, facts = beside_driver(_load, num_returns=2).remote(source, labels)
+    digest, num, num_blank = get(facts)
+    if num_blank:
+        log.warning("prompts: %s blank ones of %s are dropped", f"{num_blank:,}", source)
+    return Prompts(table, digest, num)
 
 
 def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bool, **identity: Any) -> Work:
@@ -65,43 +98,76 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
         retry_errors: also gives the rows that failed before.
         identity: `run_seed`, `bundle_digest`, `sampler_settings` of `pipeline.prompts.rows.prompt_rows`.
     """
-    order = beside_driver(_schedule).remote(prompts.table, num_pairs)
-    done, broken = beside_driver(_done, num_returns=2).remote(folder, retry_errors)
-    for path in get(broken):  # errors are told here, not by every task that needs what is done
+    done, facts = beside_driver(_done, num_returns=2).remote(folder, retry_errors)
+    num_done, broken = get(facts)
+    for path in broken:  # errors are told here, not by every task that needs what is done
         log.warning("a shard could not be read and is now %s; its rows are made again", path)
-    left = beside_driver(_left, num_returns=2)
-    found: list[tuple[Any, Any]] = []
-    for start in range(0, num_pairs, ROWS_PER_CHUNK):
-        if len(found) >= CHUNKS_AT_ONCE:  # the tasks reserve nothing, so that a machine without work can run them
-            ray.wait([found[-CHUNKS_AT_ONCE][1]])
-        found.append(left.remote(prompts.table, order, done, start, identity))
-    counts = ray.get([count for _, count in found])
-    chunks = tuple(chunk for (chunk, _), count in zip(found, counts, strict=True) if count)
-    return Work(chunks, sum(counts))
+    rows = partial(_rows, prompts.table, done, num_pairs, identity)
+    if num_pairs >= ROWS_TO_TELL:
+        _tell(num_pairs, num_done)
+    count = beside_driver(_count)
+    chunks = range(0, num_pairs, ROWS_PER_CHUNK)
+    ahead: list[Any] = []
+    left: dict[int, int] = {}
+    for place, start in enumerate(chunks):
+        if not num_done:  # all that there is was found, so that all of the other chunks are left
+            break
+        for further in chunks[place + len(ahead) : place + CHUNKS_AT_ONCE]:
+            ahead.append(count.remote(rows, further))  # reserves nothing, so that a machine without room can run it
+        left[start] = get(ahead.pop(0))
+        num_done -= min(ROWS_PER_CHUNK, num_pairs - start) - left[start]
+    for start in chunks[len(left) :]:
+        left[start] = min(ROWS_PER_CHUNK, num_pairs - start)
+    return Work(tuple(start for start, num in left.items() if num), sum(left.values()), rows)
 
 
-def _load(source: str) -> tuple[pa.Table, tuple[str, int]]:
-    table = read_prompts(source)
-    return without_gaps(table), (prompts_digest(table), table.num_rows)
+def _tell(num_pairs: int, num_done: int) -> None:
+    """Says what it takes to find what is left of a large plan."""
+    seconds = num_pairs / ROWS_PER_S / min(CHUNKS_AT_ONCE, os.cpu_count() or 1) if num_done else 0
+    log.info(
+        "plan: %s pairs in %s chunks, each made when it is needed: about %d MB of memory%s",
+        f"{num_pairs:,}",
+        f"{math.ceil(num_pairs / ROWS_PER_CHUNK):,}",
+        CHUNKS_AT_ONCE * CHUNK_BYTES / 2**20,
+        f"; to look which of them are among the {num_done:,} that are there takes {clock(seconds)} at most"
+        if num_done
+        else "",
+    )
 
 
-def _schedule(prompts: pa.Table, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    return schedule(prompts["weight"].to_numpy(), num_pairs)
+def _load(source: str, labels: LabelSpace) -> tuple[pa.Table, tuple[str, int, int]]:
+    rows = read_rows(source)
+    check_class_ids(rows, labels, source)
+    found = distinct(rows)
+    planned = without_blank(found)
+    num_blank = rows.num_rows - without_blank(rows).num_rows
+    return without_gaps(planned), (prompts_digest(found), planned.num_rows, num_blank)
 
 
-def _done(folder: str, retry_errors: bool) -> tuple[pa.ChunkedArray, list[str]]:
+def _done(folder: str, retry_errors: bool) -> tuple[pa.Array, tuple[int, list[str]]]:
     broken = set_aside_broken(folder)
-    return read_ids(folder, kinds=(MADE,) if retry_errors else (MADE, FAILED)), broken
+    done = pc.unique(read_ids(folder, kinds=(MADE,) if retry_errors else (MADE, FAILED)))
+    return done, (len(done), broken)
 
 
-def _left(
-    prompts: pa.Table, order: tuple[np.ndarray, np.ndarray], done: pa.ChunkedArray, start: int, identity: dict[str, Any]
-) -> tuple[pa.Table, int]:
-    index, repeat = (values[start : start + ROWS_PER_CHUNK] for values in order)
+def _count(rows: Callable[[pa.Table], pa.Table], start: int) -> int:
+    return rows(pa.table({"start": [start]})).num_rows
+
+
+def _rows(prompts: Any, done: Any, num_pairs: int, identity: dict[str, Any], starts: pa.Table) -> pa.Table:
+    """Of a task; `prompts` and `done` are in Ray's object store."""
+    prompts, done = ray.get([prompts, done])
+    return pa.concat_tables(
+        left_of_chunk(prompts, done, start, min(start + ROWS_PER_CHUNK, num_pairs), identity)
+        for start in starts["start"].to_pylist()
+    )
+
+
+def left_of_chunk(prompts: pa.Table, done: pa.Array, start: int, stop: int, identity: dict[str, Any]) -> pa.Table:
+    """The rows from `start` to before `stop` of a plan that are not `done`."""
+    index, repeat = schedule(prompts["weight"].to_numpy(), stop, start)
     chosen = prompts.take(pa.array(index))
     rows = prompt_rows(chosen["prompt"], repeat, chosen["class_ids"], **identity)
     if chosen["class_ids"].null_count:
         rows = rows.drop_columns("prompt_class_ids")
-    if len(done):
-        rows = rows.filter(pc.invert(pc.is_in(rows["pair_id"], done)))
-    return rows, rows.num_rows
+    return rows.filter(pc.invert(pc.is_in(rows["pair_id"], done))) if len(done) else rows

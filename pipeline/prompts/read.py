@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
-import io
 from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json
-import pyarrow.parquet as pq
 
+from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
-from pipeline.storage.files import read_bytes
+from pipeline.prompts.files import KINDS, PROMPTS, read_file
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import canonical_json
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import list_shards
 
-PROMPTS = pa.schema([("prompt", pa.string()), ("weight", pa.float64()), ("class_ids", pa.list_(pa.int32()))])
-"""Distinct prompts; one of weight 2 is used twice as often as one of weight 1. `class_ids` are the classes that a
-prompt asks for, ascending; null where that is not known."""
-KINDS = (
-    "a text file with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`, `class_ids`), or a "
-    "run"
-)
+LEAST_WEIGHT, GREATEST_WEIGHT = 1e-20, 1e20
+"""Further apart, times at which prompts are due could not be told from each other (`pipeline.base.turns`)."""
 
 
 def read_prompts(source: str) -> pa.Table:
-    """Distinct prompts of a file or of a run (the captions of its pairs), in the order of their first use.
+    """Distinct prompts of a file or of a run (the captions of its pairs), in the order of their first use. Blank ones
+    are among them, see `without_blank`.
 
     Raises:
         DataError: missing, not readable, without prompts, or weights that are not above 0; says where.
     """
+    return distinct(read_rows(source))
+
+
+def read_rows(source: str) -> pa.Table:
+    """As `read_prompts`, with prompts that stand twice."""
     rows = _read(source)
     weights = rows["weight"].fill_null(1.0).to_numpy()
-    if wrong := np.flatnonzero(~(np.isfinite(weights) & (weights > 0))).tolist():
-        raise DataError(f"{source}: the weight of row {wrong[0] + 1} is {weights[wrong[0]]}; weights are above 0")
-    rows = pa.table([pc.fill_null(rows["prompt"], ""), weights, rows["class_ids"]], schema=PROMPTS)
-    if not pc.any(pc.not_equal(pc.utf8_trim_whitespace(rows["prompt"]), "")).as_py():
+    if wrong := np.flatnonzero(~((weights >= LEAST_WEIGHT) & (weights <= GREATEST_WEIGHT))).tolist():
+        raise DataError(
+            f"{source}: the weight of row {wrong[0] + 1} is {weights[wrong[0]]}; weights are above 0, from "
+            f"{LEAST_WEIGHT:g} to {GREATEST_WEIGHT:g}"
+        )
+    rows = pa.table([rows["prompt"].fill_null(""), weights, rows["class_ids"]], schema=PROMPTS)
+    if not without_blank(rows).num_rows:
         raise DataError(f"{source}: holds no prompts; give {KINDS}")
-    return distinct(rows)
+    return rows
+
+
+def without_blank(prompts: pa.Table) -> pa.Table:
+    """PROMPTS that hold a text: what is planned. An empty line is no prompt, and takes no share of the pairs.
+
+    Runs that began when it did go on all the same. The digest that they keep counts blank prompts, and does so still.
+    And without those every other prompt is due earlier, never later: the first N pairs of the plan hold all that were
+    made of the first N with them. What blank ones left in errors/ stays there.
+    """
+    return prompts.filter(pa.array([bool(text.strip()) for text in prompts["prompt"].to_pylist()], pa.bool_()))
+
+
+def check_class_ids(prompts: pa.Table, labels: LabelSpace, source: str) -> None:
+    """Raises DataError where a prompt is said to ask for what is no class of `labels`, or for the background."""
+    for prompt, class_ids in zip(prompts["prompt"].to_pylist(), prompts["class_ids"].to_pylist(), strict=True):
+        if not all(1 <= one <= labels.num_classes for one in class_ids or ()):
+            raise DataError(
+                f"{source}: prompt {prompt!r} asks for {class_ids}; label space {labels.name!r} has classes 1 to "
+                f"{labels.num_classes}, and the background is not asked for"
+            )
 
 
 def distinct(rows: pa.Table) -> pa.Table:
@@ -70,25 +91,13 @@ def prompts_digest(prompts: pa.Table) -> str:
 
 def _read(source: str) -> pa.Table:
     if list_shards(source):
-        rows = read_shards([source], ["pair_id", "prompt"]).sort_by("pair_id")
-        return _weighted(rows.select(["prompt"]), source)
+        return conform(read_shards([source], ["pair_id", "prompt"]).sort_by("pair_id").select(["prompt"]), PROMPTS)
     try:
-        content = read_bytes(source)
-        if source.endswith(".parquet"):
-            return _weighted(pq.read_table(io.BytesIO(content)), source)
-        if source.endswith((".jsonl", ".ndjson")):
-            return _weighted(pyarrow.json.read_json(io.BytesIO(content)), source)
-        return _weighted(pa.table({"prompt": pa.array(content.decode("utf-8-sig").splitlines(), pa.string())}), source)
+        return read_file(source)
     except FileNotFoundError as error:
         raise DataError(f"{source}: cannot read prompts, nothing is there; give {KINDS}") from error
-    except (pa.ArrowException, ShardError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (pa.ArrowException, ShardError, IsADirectoryError) as error:
         raise DataError(f"{source}: cannot read prompts ({str(error).splitlines()[0]}); give {KINDS}") from error
-
-
-def _weighted(table: pa.Table, source: str) -> pa.Table:
-    if "prompt" not in table.column_names:
-        raise DataError(f"{source}: has no column `prompt`, only {', '.join(table.column_names)}; give {KINDS}")
-    return conform(table, PROMPTS)
 
 
 def without_gaps(prompts: pa.Table) -> pa.Table:

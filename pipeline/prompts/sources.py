@@ -13,7 +13,8 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.prompts.classes import classes_in_prompt
-from pipeline.prompts.read import PROMPTS, distinct, read_prompts
+from pipeline.prompts.files import PROMPTS
+from pipeline.prompts.read import check_class_ids, distinct, read_prompts
 from pipeline.tables.rows import read_texts
 from pipeline.tables.schema import captions_of
 
@@ -111,15 +112,15 @@ def spoken(name: str) -> str:
 
 def from_file(file: str, labels: LabelSpace | None) -> Iterator[Asked]:
     """The user's own prompts; where their file does not say what they ask for, it is the classes that they name."""
-    for row in read_prompts(file).to_pylist() if file else []:
+    if not file:
+        return
+    found = read_prompts(file)
+    if labels:
+        check_class_ids(found, labels, file)
+    for row in found.to_pylist():
         class_ids = row["class_ids"]
         if class_ids is None and labels:
             class_ids = list(classes_in_prompt(row["prompt"], labels))
-        if class_ids and labels and not all(1 <= one <= labels.num_classes for one in class_ids):
-            raise DataError(
-                f"{file}: prompt {row['prompt']!r} asks for {class_ids}; label space {labels.name!r} has "
-                f"classes 1 to {labels.num_classes}, and the background is not asked for"
-            )
         yield Asked(row["prompt"], row["weight"], class_ids, "file")
 
 

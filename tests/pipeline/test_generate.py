@@ -27,7 +27,7 @@ from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
 from pipeline.verify import verify
 from tests.plans import planned
-from tests.tiny import save_tiny_bundle
+from tests.tiny import NUM_TOKENS, save_tiny_bundle
 
 PROMPTS = ["a red bag", "a blue dress on fur", "a green boot"]
 
@@ -110,11 +110,11 @@ def test_wrong_prompts_and_bundle_are_explained(config, tmp_path):
 
 @pytest.mark.ray
 def test_generate_resume_extend_and_remake(config, bundle, ray_session):
-    (bundle.parent / "prompts.txt").write_text("\n".join(["", *PROMPTS]))
+    (bundle.parent / "prompts.txt").write_text("\n".join(["a red bag " * NUM_TOKENS, "", *PROMPTS, "  "]))
     config = changed(config, prompts=str(bundle.parent / "prompts.txt"))
     manifest = generate(config)
-    assert (manifest.num_pairs, manifest.num_errors) == (7, 3)
-    assert manifest.errors_by_reason == {"empty_prompt": 3}
+    assert (manifest.num_pairs, manifest.num_errors) == (7, 3), "blank prompts take no share"
+    assert manifest.errors_by_reason == {"prompt_too_long": 3}
     folder = str(config.folder)
     before = read_shards([folder]).sort_by("pair_id")
     files = sorted((config.folder / "shards").iterdir())

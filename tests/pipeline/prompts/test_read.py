@@ -13,11 +13,20 @@ import pytest
 from ray.data._internal.arrow_ops.transform_pyarrow import concat
 from ray.data.block import BlockAccessor
 
+from models.labels import GARMENTS
 from pipeline.base.errors import DataError
 from pipeline.base.turns import schedule
 from pipeline.cluster.sink import ShardSink
-from pipeline.cluster.todo import _left
-from pipeline.prompts.read import PROMPTS, distinct, prompts_digest, read_prompts, without_gaps
+from pipeline.cluster.todo import left_of_chunk
+from pipeline.prompts.files import PROMPTS
+from pipeline.prompts.read import (
+    check_class_ids,
+    distinct,
+    prompts_digest,
+    read_prompts,
+    without_blank,
+    without_gaps,
+)
 from pipeline.prompts.rows import prompt_rows
 from pipeline.stages.pack import refine_and_pack
 from pipeline.tables.conform import conform
@@ -72,6 +81,12 @@ def test_captions_of_a_pair_set(tmp_path):
         ("a.jsonl", '{"text": "a"}', "has no column `prompt`, only text"),
         ("a.jsonl", '{"prompt": "a"', "cannot read prompts"),
         ("a.jsonl", '{"prompt": "a", "weight": 0}', "the weight of row 1 is 0.0; weights are above 0"),
+        (
+            "a.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "weight": 1e30}',
+            "the weight of row 2 is 1e.30; weights are above 0",
+        ),
+        ("a.jsonl", '{"prompt": "a", "weight": 5e-324}', "the weight of row 1 is 5e-324; .* from 1e-20 to 1e.20"),
         ("a.parquet", "no parquet", "cannot read prompts"),
     ],
 )
@@ -87,6 +102,43 @@ def test_a_missing_or_binary_source_is_explained(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot read prompts"):
         read_prompts(str(tmp_path / "a.txt"))
+
+
+def test_blank_prompts_are_no_prompts_but_count_in_the_digest_as_they_did(tmp_path):
+    """Runs that began with blank prompts in their plan hold their digest, and what they made is planned again."""
+    (tmp_path / "a.txt").write_text("a\n\nb\n \t\n")
+    found = read_prompts(str(tmp_path / "a.txt"))
+    assert prompts_digest(found) == prompts_digest(prompts(["a", "", "b", " \t"])) == "22d39d2ba5c8a015"
+    kept = without_blank(found)
+    assert kept["prompt"].to_pylist() == ["a", "b"]
+    for num in (1, 2, 5, 50):
+        before, now = (
+            set(zip(table["prompt"].take(pa.array(index)).to_pylist(), repeat.tolist(), strict=True))
+            for table in (found, kept)
+            for index, repeat in [schedule(table["weight"].to_numpy(), num)]
+        )
+        assert {one for one in before if one[0].strip()} <= now and len(now) == num
+
+
+def test_classes_that_a_label_space_does_not_have_are_refused():
+    check_class_ids(prompts(["a", "b", "c"], None, [[1, 8], [], None]), GARMENTS, "a.jsonl")
+    for wrong in (0, 99, -3):
+        with pytest.raises(
+            DataError, match=rf"a.jsonl: prompt 'b' asks for \[1, {wrong}\]; label space 'garments' has"
+        ):
+            check_class_ids(prompts(["a", "b"], None, [[1], [1, wrong]]), GARMENTS, "a.jsonl")
+
+
+def test_chunks_of_a_plan_are_its_rows_without_those_that_are_made():
+    identity = {"run_seed": 0, "bundle_digest": "b", "sampler_settings": "{}"}
+    found = prompts(["a", "b", "c"], [1.0, 2.0, 0.3])
+    plan = left_of_chunk(found, pa.array([], pa.string()), 0, 100, identity)
+    parts = [
+        left_of_chunk(found, pa.array([], pa.string()), start, start + 20, identity) for start in range(0, 100, 20)
+    ]
+    assert pa.concat_tables(parts).equals(plan)
+    done = pa.array(plan["pair_id"].to_pylist()[30:60])
+    assert left_of_chunk(found, done, 20, 50, identity).equals(plan.slice(20, 10))
 
 
 def test_equal_weights_take_turns():
@@ -129,11 +181,10 @@ def test_the_digest_sees_texts_weights_and_classes():
 @pytest.mark.parametrize("known", [[[1], [2, 3], None, [], [4]], [None] * 5])
 def test_classes_of_prompts_come_through_a_graph_in_any_mixture(known, tmp_path):
     """Ray takes the type of a column from its values, so blocks of one, several, no and unknown classes must agree."""
-    index = np.array([0, 1, 2, 2, 3, 3, 4, 0, 1, 4, 2, 0])
     identity = {"run_seed": 0, "bundle_digest": "b", "sampler_settings": "{}"}
     found = without_gaps(prompts(list("abcde"), None, known))
-    rows, num = _left(found, (index, np.arange(12, dtype=np.int32)), pa.chunked_array([], pa.string()), 0, identity)
-    assert num == 12
+    rows = left_of_chunk(found, pa.array([], pa.string()), 0, 12, identity)
+    assert rows.num_rows == 12
     blocks = [block_of(packed(batch_of(rows.slice(start, 2)))) for start in range(0, 12, 2)]
     joined = concat(blocks)  # as Ray does for a stage that takes more rows than a block has
     ShardSink(str(tmp_path)).write([block_of(batch_of(part)) for part in (joined.slice(0, 5), joined.slice(5))], None)
