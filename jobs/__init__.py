@@ -59,7 +59,9 @@ def command(main: Callable[[C], object], config_type: type[C]) -> None:
 
     set_up_logging()
     with ending():
-        main(parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}"))
+        config = parse(config_type, program=f"python -m {main.__globals__['__spec__'].name}")
+        config.check_inputs()  # before Ray starts, which takes longer than to find a typo
+        main(config)
 
 
 @contextmanager

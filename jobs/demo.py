@@ -10,6 +10,7 @@ from jobs import command
 from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
+from pipeline.base.places import Folder
 from pipeline.cluster.connection import cluster
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.generate import GenerateConfig, generate
@@ -24,7 +25,7 @@ class DemoConfig(Config):
 
     runs: str = "runs/demo"
     """Folder of the demo's runs."""
-    bundle: str = "bundles/garments"
+    bundle: Folder = "bundles/garments"
     """Weights to generate with."""
     pairs: int = Field(512, ge=32)
     """Pairs to generate, and real pairs to compare them with."""

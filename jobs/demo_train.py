@@ -13,6 +13,7 @@ from jobs.demo import CONFIGS
 from pipeline.base.command_line import load
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
+from pipeline.base.places import absolute
 from pipeline.cluster.connection import cluster
 from pipeline.encode import EncodeConfig, encode
 from pipeline.evaluate import EvaluateConfig, evaluate
@@ -60,7 +61,7 @@ def main(config: DemoTrainConfig) -> None:
             encode(load(EncodeConfig, CONFIGS / "encode.yaml", changes))
         train_joint(load(JointConfig, CONFIGS / "joint.yaml"))
         prove(config)
-    weights, bundle = RUNS / "joint" / "weights", Path(config.bundle)
+    weights, bundle = RUNS / "joint" / "weights", Path(absolute(config.bundle))
     write_card(weights, bundle.name, RUNS, RUNS / "proof" / "proof.json", (CONFIGS / "about.md").read_text())
     shutil.rmtree(bundle, ignore_errors=True)
     shutil.copytree(weights, bundle)

@@ -10,18 +10,18 @@ from pydantic import Field
 from jobs import command
 from pipeline.base.config import Config
 from pipeline.base.log import log, set_up_logging
-from pipeline.base.places import Place
+from pipeline.base.places import Folder, Place
 from pipeline.regenerate import compare, find_row
 
 
 class RegenerateConfig(Config):
     """Makes one pair of a generate run again and says whether it is the same."""
 
-    pairs: Place
+    pairs: Folder
     """Folder of the run."""
     pair_id: str
     """Id of the pair."""
-    bundle: Place
+    bundle: Folder
     """Folder of the weights that made it."""
     device: str = "cpu"
     """"cpu" or "cuda"; pixels are the same on the same kind of device only."""

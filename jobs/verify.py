@@ -13,7 +13,7 @@ from jobs import command
 from pipeline.base.config import Config, Workers
 from pipeline.base.errors import DataError, Stopped
 from pipeline.base.log import log, set_up_logging
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.cluster import tasks
 from pipeline.cluster.connection import cluster
 from pipeline.cluster.watch import stoppable
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_LINES = 10.0
 class VerifyConfig(Config):
     """Reads every byte of a run and compares it with everything that is known of it; changes nothing."""
 
-    pairs: Place
+    pairs: Folder
     """Folder of the run, a path or a URL."""
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
+
+from models.strict_yaml import load_yaml
 
 Uncertain = Literal["background", "ignore"]
 Zero = Literal["background", "other"]
@@ -104,10 +105,10 @@ class LabelSpace:
         Raises:
             ValueError: no such file, or one that does not describe a label space.
         """
-        path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source)
+        path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source).expanduser()
         try:
-            fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            fields = load_yaml(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
                 f"label space {str(source)!r}: cannot read it ({why}); take one of {', '.join(NAMES)}, or a YAML file"
@@ -135,7 +136,7 @@ class LabelSpace:
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
         """Reads what `save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     @classmethod
     def from_json(cls, text: str) -> LabelSpace:

@@ -6,24 +6,22 @@ from functools import partial
 
 import pyarrow as pa
 import ray.data
-import yaml
 from pydantic import Field
 
 from models.captioner import Captioner, check_model
 from models.precision import Precision
 from pipeline.base.config import Workers
 from pipeline.base.log import log
-from pipeline.base.places import NameOrPlace, Place
+from pipeline.base.places import Folder, NameOrPlace
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.reader.ray_data import read_pairs
-from pipeline.runs.config import RunConfig
+from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
 from pipeline.stages.keep import KeepPlanned
-from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, common_labels
 from pipeline.tables.manifest import Manifest
@@ -36,7 +34,7 @@ SAFE_TO_CHANGE = frozenset({"revision", "batch_size", "rows_per_shard", "retry_e
 class CaptionConfig(RunConfig):
     """Captions the pictures of pairs, so that they can be trained on and generated from."""
 
-    pairs: tuple[Place, ...] = Field(min_length=1)
+    pairs: tuple[Folder, ...] = Field(min_length=1)
     """Folders of ingest runs, paths or URLs; several count as one set."""
     model: NameOrPlace = "Salesforce/blip2-opt-2.7b"
     """BLIP-2, BLIP, GIT or a vision encoder-decoder: a name on the Hugging Face hub or a folder, with safetensors."""
@@ -121,10 +119,7 @@ def caption(config: CaptionConfig) -> Manifest:
 
 def begun_with(config: CaptionConfig) -> str:
     """The commit of the model that the run began with, "" for a new run: a hub that moves on does not change it."""
-    try:
-        return str(yaml.safe_load(read_bytes(f"{config.folder}/config.yaml")).get("model_commit") or "")
-    except FileNotFoundError:
-        return ""
+    return str(saved_config(config.folder).get("model_commit") or "")
 
 
 def make_captioner(config: CaptionConfig, commit: str) -> Stage:

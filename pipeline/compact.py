@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import log, set_up_logging
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.cluster.finish import heal_run, scan
 from pipeline.cluster.sink import SHARD_BYTES
 from pipeline.cluster.tasks import in_task
@@ -31,7 +31,7 @@ from pipeline.tables.shards import list_shards, map_shards, remove_drafts, shard
 class CompactConfig(Config):
     """Rewrites the small shards of a run into large ones."""
 
-    pairs: Place
+    pairs: Folder
     """Folder of the run, a path or a URL."""
     shard_mb: int = Field(SHARD_BYTES // 10**6, ge=1)
     """Megabytes per Parquet file; shards of at least half of it stay as they are."""

@@ -17,7 +17,7 @@ from models.weights import ENCODERS, Encoders, WeightsError, digest
 from pipeline.base.config import Config, Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import heal_run
 from pipeline.cluster.processes import Stage, in_processes
@@ -43,18 +43,18 @@ SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log
 class EncoderFolders(Config):
     """Where the frozen encoders come from: `weights` folders of trainings, or parts of a bundle; paths or URLs."""
 
-    text: Place
+    text: Folder
     """Holds text_encoder/, tokenizer/ and image_encoder/ (the two towers of one CLIP)."""
-    image_vae: Place
+    image_vae: Folder
     """The image autoencoder, as diffusers saves it."""
-    annotation_vae: Place
+    annotation_vae: Folder
     """The annotation VAE."""
 
 
 class EncodeConfig(RunConfig):
     """Turns pairs into latents for training the joint network."""
 
-    pairs: tuple[Place, ...] = Field(min_length=1)
+    pairs: tuple[Folder, ...] = Field(min_length=1)
     """Folders of runs whose pairs are encoded; several count as one set."""
     encoders: EncoderFolders
     """The encoders; they are copied into <run>/encoders, and training takes them from there."""

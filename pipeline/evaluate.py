@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.base.places import Place, as_given
+from pipeline.base.places import Folder, as_given
 from pipeline.evaluation.agreement import agreement, prompt_match
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
-from pipeline.runs.config import RunConfig
+from pipeline.runs.config import RunConfig, checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import text_digest
@@ -31,13 +31,13 @@ from pipeline.training.tasks.segmenter import SegmenterTask
 class EvaluateConfig(RunConfig):
     """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
 
-    sets: dict[str, tuple[Place, ...]] = Field(min_length=1)
+    sets: dict[str, tuple[Folder, ...]] = Field(min_length=1)
     """Name of each set -> folders of its runs. The first is what the others are compared with: name it "real"."""
-    test: Place
+    test: Folder
     """Folder of a run with real held-out pairs."""
     test_rows: int = Field(1024, ge=1)
     """Pairs of it to test on."""
-    judged: Place = ""
+    judged: Folder = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
     seeds: int = Field(1, ge=1)
@@ -56,6 +56,13 @@ class EvaluateConfig(RunConfig):
     """Peak of AdamW."""
     workers: Workers = Workers()
     """Training processes."""
+
+    @field_validator("sets")
+    @classmethod
+    def _named_sets(cls, sets: dict[str, tuple[Folder, ...]]) -> dict[str, tuple[Folder, ...]]:
+        for name in sets:
+            checked_name(name)  # the trainings are runs of these names
+        return sets
 
 
 def evaluate(config: EvaluateConfig) -> Proof:

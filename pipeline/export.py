@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import clock, log
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
 from pipeline.cluster.watch import stoppable
@@ -42,11 +42,11 @@ class ExportConfig(RunConfig):
     """"huggingface": Parquet and a card for `load_dataset` and the Hub; "mmseg": the folders of Pascal VOC with configs
     for MMSegmentation; "coco": panoptic, instance and caption annotations; "webdataset": tar files; "mds": shards for
     MosaicML's streaming (needs mosaicml-streaming)."""
-    train: tuple[Place, ...] = ()
+    train: tuple[Folder, ...] = ()
     """Folders of runs, paths or URLs, that make up the split; several count as one set. Give at least one split."""
-    validation: tuple[Place, ...] = ()
+    validation: tuple[Folder, ...] = ()
     """The same for validation."""
-    test: tuple[Place, ...] = ()
+    test: tuple[Folder, ...] = ()
     """The same for testing."""
     name: str = ""
     """Title of the set; empty takes the name of the run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -14,13 +15,14 @@ from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.base.config import Workers
 from pipeline.base.log import log
-from pipeline.base.places import Place, SentPlace
+from pipeline.base.places import FileOrFolder, SentFolder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes, in_task_pool
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
 from pipeline.pictures.codec import ImageFormat
+from pipeline.prompts.files import refuse_unknown
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.pack import refine_and_pack
@@ -44,9 +46,9 @@ SAFE_TO_CHANGE = frozenset(
 class GenerateConfig(RunConfig):
     """Makes image/mask pairs from prompts."""
 
-    bundle: SentPlace
+    bundle: SentFolder
     """Folder of the weights, a path or a URL."""
-    prompts: Place
+    prompts: FileOrFolder
     """A text file (.txt) with one prompt per line, .jsonl or .parquet with a column `prompt` (and `weight`), or the
     folder of a run whose captions are taken; a path or a URL. Blank prompts are dropped."""
     pairs: int = Field(ge=1, lt=2**31)
@@ -77,6 +79,13 @@ class GenerateConfig(RunConfig):
     """Seconds between progress lines, and between points in MLflow."""
     gpu_hour_price: float = Field(0.0, ge=0)
     """Price of an hour of one GPU, in any currency, to show what the run has cost; 0 shows nothing."""
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if "://" not in self.bundle:
+            read_facts(self.bundle)
+        if not os.path.isdir(self.prompts):
+            refuse_unknown(self.prompts)
 
     def resolved(self) -> GenerateConfig:
         """This config with the preset's values and the bundle's guidance in `sampler`: all that decides a pair.

@@ -64,6 +64,10 @@ class IngestConfig(RunConfig, SourceConfig):
     log_every_s: float = Field(10.0, gt=0)
     """Seconds between progress lines, and between points in MLflow."""
 
+    def check_inputs(self) -> None:
+        open_source(self, self.seed)  # reads nothing yet
+        super().check_inputs()
+
 
 def ingest(config: IngestConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; returns what it holds then.

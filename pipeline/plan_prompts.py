@@ -15,7 +15,7 @@ from pydantic import Field
 from models.labels import NAMES, LabelSpace
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.base.places import LabelsOrPlace, Place
+from pipeline.base.places import FileOrFolder, Folder, LabelsOrPlace
 from pipeline.prompts.balance import balance, shares
 from pipeline.prompts.read import prompts_digest
 from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
@@ -29,7 +29,7 @@ from pipeline.tables.manifest import Manifest
 class PromptsConfig(RunConfig):
     """Plans prompts: writes <runs>/<run>/prompts.parquet, which jobs.generate reads."""
 
-    pairs: tuple[Place, ...] = ()
+    pairs: tuple[Folder, ...] = ()
     """Folders of pair sets whose captions become prompts, paths or URLs; the classes in a pair's mask are what its
     caption asks for."""
     captions: Literal["first", "all"] = "first"
@@ -41,11 +41,11 @@ class PromptsConfig(RunConfig):
     becomes "an" where it has to."""
     template_classes: tuple[str, ...] = ()
     """Names of the classes for templates; empty: all but the background."""
-    file: Place = ""
+    file: FileOrFolder = ""
     """Further prompts, whatever jobs.generate reads: one a line, .jsonl or .parquet; a path or a URL."""
     labels: LabelsOrPlace = ""
     """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
-    balance: Place = ""
+    balance: Folder = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
     target_share: float = Field(0.05, gt=0, lt=1)
     """A class is rare that fewer of the set's images show; this share of the weighted prompts will ask for it."""

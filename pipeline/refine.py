@@ -14,7 +14,7 @@ from models.labels import LabelSpace
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import in_task_pool
@@ -40,7 +40,7 @@ ROWS_PER_BATCH = 256
 class RefineConfig(RunConfig):
     """Writes the pairs of a generate run again, refined otherwise. Sample with `refine.min_area_px 0` to compare."""
 
-    pairs: Place
+    pairs: Folder
     """Folder of a generate run whose masks were not refined."""
     refine: Refine = Refine()
     """What to do to the masks."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.base.log import log
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.pages.report_page import render
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -19,13 +19,13 @@ SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings"})
 class ReportConfig(RunConfig):
     """Writes one page, `report.html`, on what a run made."""
 
-    pairs: Place
+    pairs: Folder
     """Folder of a generate run."""
-    real: Place = ""
+    real: Folder = ""
     """Folder of an ingest run to compare class shares with; empty leaves the comparison out."""
-    proof: Place = ""
+    proof: Folder = ""
     """Folder of an evaluate run, which holds `proof.json`; empty leaves the proof out."""
-    trainings: tuple[Place, ...] = ()
+    trainings: tuple[Folder, ...] = ()
     """Folders of training runs whose losses are drawn; those of the bundle's own are where it holds them."""
     num_shown: int = Field(48, ge=1)
     """Pairs to show, taken evenly from all, in order of their ids."""

@@ -14,7 +14,7 @@ from pipeline.base.errors import DataError, ShardError
 from pipeline.storage.files import read_bytes
 from pipeline.tables.ids import pair_id
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.manifest import Manifest
+from pipeline.tables.manifest import MANIFEST, Manifest
 from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_name
@@ -116,8 +116,8 @@ def duplicates(made: list[tuple[str, pa.ChunkedArray]]) -> list[str]:
 
 
 def check_manifest(folder: str) -> list[str]:
-    """Compares `manifest.json`, where there is one, with the shards."""
-    path = f"{folder.rstrip('/')}/manifest.json"
+    """Compares the manifest, where there is one, with the shards."""
+    path = f"{folder.rstrip('/')}/{MANIFEST}"
     try:
         read_bytes(path)
         kept = Manifest.load(path)

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
-import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
+from models.strict_yaml import load_yaml
 from pipeline.base.config import _PARSED, NO_CREDENTIALS, Config, _explain, holds_credentials
 from pipeline.base.errors import ConfigError
 
@@ -41,6 +38,9 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if any(map(holds_credentials, arguments)):
         raise ConfigError(f"command line: {NO_CREDENTIALS}")
+    for argument in arguments:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # how Python shows bytes that are no text
+            raise ConfigError(f"command line: {argument!r} is not UTF-8, which names and paths must be; rename it")
     path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     values = _read_yaml(path) if path else {}
     _refuse_unknown(config_type, values, path or "command line")
@@ -65,13 +65,16 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
-        values = yaml.safe_load(path.read_text())
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config ({error.strerror}); give a YAML file first") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8; save the config as UTF-8") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a list of `key: value` lines, found {type(values).__name__}")
     return values

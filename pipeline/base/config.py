@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextvars import ContextVar
 from typing import Any
@@ -16,8 +15,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.places import check_inputs
 
 _PARSED: ContextVar[str] = ContextVar("parsed", default="")
 """What the command-line parser builds configs from; it would print pydantic's own page for a wrong value."""
@@ -56,6 +57,24 @@ class Config(BaseModel):
         """Plain values, as they are written to YAML and MLflow."""
         return self.model_dump(mode="json")
 
+    def defaults(self) -> dict[str, Any]:
+        """The values, as of `dump`, of the keys that need not be given."""
+        found: dict[str, Any] = {}
+        for key, field in type(self).model_fields.items():
+            if not field.is_required():
+                found[key] = to_jsonable_python(field.get_default(call_default_factory=True))
+            elif isinstance(section := getattr(self, key), Config):
+                found[key] = section.defaults()
+        return found
+
+    def check_inputs(self) -> None:
+        """Looks for what the config names, as far as that takes no time: a typo should be told before Ray starts.
+
+        Raises:
+            ConfigError: as `pipeline.base.places.check_inputs`.
+        """
+        check_inputs(self)
+
 
 class Workers(Config):
     """How many processes run a stage or a training, and what each reserves."""
@@ -70,14 +89,9 @@ class Workers(Config):
     """Torch threads of each; 0 leaves the choice to torch."""
 
 
-def absolute(path: str) -> str:
-    """A local path as every worker finds it, whatever its working directory; URLs stay as they are."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
 def _explain(error: ValidationError, where: str, forgive: str = "") -> str:
     lines = [
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
         + ("" if NO_CREDENTIALS in problem["msg"] else f" (got {problem['input']!r})")
         for problem in error.errors()
         if problem["type"] != forgive

@@ -9,7 +9,7 @@ from pipeline.base.log import log
 from pipeline.cluster.tasks import in_task
 from pipeline.runs.run import Run
 from pipeline.tables.healing import heal, remove_shards
-from pipeline.tables.manifest import Manifest
+from pipeline.tables.manifest import MANIFEST, Manifest
 
 
 def finish(run: Run) -> Manifest:
@@ -17,8 +17,8 @@ def finish(run: Run) -> Manifest:
     folder = str(run.folder)
     heal_run(folder)
     manifest: Manifest = in_task(scan, folder)
-    manifest.save(f"{folder}/manifest.json")
-    run.tracker.text("manifest.json", json.dumps(asdict(manifest), indent=1))
+    manifest.save(f"{folder}/{MANIFEST}")
+    run.tracker.text(MANIFEST, json.dumps(asdict(manifest), indent=1))
     run.tracker.metrics({"pairs": manifest.num_pairs, "errors": manifest.num_errors, "bytes": manifest.num_bytes})
     log.info("%d pairs and %d errors in %s", manifest.num_pairs, manifest.num_errors, folder)
     for reason, count in manifest.errors_by_reason.items():

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from models.labels import LabelSpace
+from pipeline.base import places
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import LabelsOrPlace, Located, NameOrPlace, Place, as_given
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -34,7 +34,7 @@ class SourceConfig(Config):
     dataset: Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
     """"builtin": composited real photographs with exact masks, made on the fly; "builtin2": on more photographs, which
     keys name. "coco" takes any set in COCO's form."""
-    root: NameOrPlace = ""
+    root: places.NameOrPlace = ""
     """Folder of the data set, a path or a URL, in the layout that it is published in (docs/data.md); for huggingface a
     folder or a name on the hub."""
     split: str = "train"
@@ -42,7 +42,7 @@ class SourceConfig(Config):
     name: str = ""
     """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
     COCO's form need one: two pairs of one name, split and key count as the same pair."""
-    labels: LabelsOrPlace = ""
+    labels: places.LabelsOrPlace = ""
     """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin and builtin2, which have no end, 4,096)."""
@@ -50,9 +50,9 @@ class SourceConfig(Config):
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
     """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
-    sbd: Place = ""
+    sbd: places.Folder = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
-    captions: Place = ""
+    captions: places.FileOrFolder = ""
     """JSON file {name: text or list of texts}; empty: the captions that the data set ships, if any."""
     mask_values: dict[int, int] = Field(default_factory=dict)
     """Folder, huggingface: raw value in the masks -> class id, such as {255: 1}; values that are not named stay."""
@@ -68,13 +68,13 @@ class SourceConfig(Config):
     @field_validator("root")
     @classmethod
     def _is_a_place(cls, root: str, values: ValidationInfo) -> str:
-        is_name = not root or isinstance(root, Located) or values.data.get("dataset") == "huggingface"
-        return root if is_name else Located(root)
+        is_name = not root or isinstance(root, places.Located) or values.data.get("dataset") == "huggingface"
+        return root if is_name else places.LocatedFolder(root)
 
     @property
     def dataset_name(self) -> str:
         """What ids and the column `dataset` call it."""
-        return self.name or (as_given(self.root) if self.dataset == "huggingface" else self.dataset)
+        return self.name or (places.as_given(self.root) if self.dataset == "huggingface" else self.dataset)
 
     @property
     def on_hub(self) -> bool:

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import Proof
+from pipeline.runs.config import saved_config
 from pipeline.tables.label_space import load_labels
 
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
@@ -33,7 +32,7 @@ def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> 
     labels = load_labels(str(bundle))
     scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
     masks = _read(runs / "annotation-vae" / "test.json")
-    configs = {name: yaml.safe_load((runs / name / "config.yaml").read_text()) for name in TRAININGS}
+    configs = {name: saved_config(runs / name) for name in TRAININGS}
     unsure = "the ignore index" if labels.uncertain == "ignore" else "background"
     text = f"""# Bundle `{name}`
 

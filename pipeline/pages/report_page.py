@@ -22,9 +22,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from models.labels import LabelSpace
-from pipeline.base.config import absolute
 from pipeline.base.errors import DataError, JoDiffusionError
-from pipeline.base.places import as_given
+from pipeline.base.places import absolute, as_given
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart

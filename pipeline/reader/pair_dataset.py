@@ -20,8 +20,8 @@ import torch.distributed as distributed
 import torch.nn.functional as functional
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from pipeline.base.config import absolute
 from pipeline.base.errors import ConfigError, ShardError
+from pipeline.base.places import absolute
 from pipeline.pictures.masks import ignore_uncertain
 from pipeline.reader.order import Positions, piece_of_worker
 from pipeline.tables.label_space import common_labels

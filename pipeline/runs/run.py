@@ -13,19 +13,20 @@ import yaml
 
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import set_up_logging
-from pipeline.runs.config import RunConfig
+from pipeline.base.places import Located, places
+from pipeline.runs.config import CONFIG, RunConfig, saved_config
 from pipeline.runs.tracking import KNOWN_RUN, Tracker, flat, open_tracker
 from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.storage.sole_driver import sole_driver
 from pipeline.tables.label_space import LABELS
-from pipeline.tables.manifest import THROUGHPUT
+from pipeline.tables.manifest import MANIFEST, THROUGHPUT
 
 ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
 FORMER_JOBS = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
 """Names that jobs had, which older runs are saved under."""
-NOTES = {KNOWN_RUN, LABELS, THROUGHPUT, "manifest.json"}
+NOTES = {KNOWN_RUN, LABELS, MANIFEST, THROUGHPUT}
 """Files of a run that hold nothing that was made."""
 
 
@@ -63,9 +64,11 @@ class Run:
         set_up_logging()
         folder = config.folder
         if not on_store and not is_local(str(folder)):
-            raise ConfigError(f"runs: {job} keeps its runs in a folder that every machine sees, not yet on {folder}")
+            raise ConfigError(
+                f"runs: {job} cannot write to an object store yet; give a folder all machines share, not {folder}"
+            )
         with sole_driver(str(folder)):
-            _check_and_save(folder, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
+            _check_and_save(folder, config, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
             tracker = open_tracker(config, folder, job)
             tracker.parameters({**config.dump(), **facts})
             try:
@@ -92,17 +95,26 @@ def _has_made_nothing(folder: Path) -> bool:
     return not any(path.name not in NOTES for pattern in kept for path in folder.glob(pattern))
 
 
+def _resolved(place: Any) -> Any:
+    """A place of a saved config, or several, as configs have them."""
+    return [Located(one) for one in place] if isinstance(place, list) else place and str(Located(place))
+
+
 def _shown(values: dict[str, Any], key: str) -> str:
     if key not in values:
         return "(not set)"
     return str(values[key]) or "(empty)"
 
 
-def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[str]) -> None:
-    path = folder / "config.yaml"
-    if path.exists() and not _has_made_nothing(folder):  # a first try that failed at once binds nobody
-        before, now = flat(yaml.safe_load(path.read_text())), flat(values)
-        begun_by = before.get("job", "another program")
+def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], changeable: frozenset[str]) -> None:
+    saved = {} if _has_made_nothing(folder) else saved_config(folder)  # a first try that failed at once binds nobody
+    if saved:
+        # A key that the run does not know came later: it was begun as if with the default.
+        now, known = flat(values), flat(saved)
+        before = known | {key: one for key, one in flat(config.defaults()).items() if key in now and key not in known}
+        for key in {key for key, _ in places(config)} & before.keys():  # earlier releases saved them as they were given
+            before[key] = _resolved(before[key])
+        begun_by = saved.get("job", "another program")
         before["job"] = FORMER_JOBS.get(begun_by, begun_by)
         if before["job"] != now["job"]:
             raise ConfigError(f"{folder} is a run of {before['job']}, not of {now['job']}; take another --run name")
@@ -118,4 +130,4 @@ def _check_and_save(folder: Path, values: dict[str, Any], changeable: frozenset[
                 + "\nTake another --run name, or undo "
                 "the change to go on with this run."
             )
-    write_bytes(str(path), yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    write_bytes(f"{folder}/{CONFIG}", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())

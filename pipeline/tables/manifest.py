@@ -16,7 +16,7 @@ from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_bytes
 
-THROUGHPUT = "throughput.json"
+MANIFEST, THROUGHPUT = "manifest.json", "throughput.json"
 _SMALL_COLUMNS = ("class_ids", "class_pixels", "bundle", "sampler", "reason")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from pipeline.base.config import Workers
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.runs.config import RunConfig
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Strategy
@@ -32,9 +32,9 @@ SAFE_TO_CHANGE = frozenset(
 class TrainingConfig(RunConfig):
     """What every training needs besides its network."""
 
-    train: tuple[Place, ...] = Field(min_length=1)
+    train: tuple[Folder, ...] = Field(min_length=1)
     """Folders of runs whose shards are trained on; several count as one set."""
-    validation: Place
+    validation: Folder
     """Folder of a run with held-out shards."""
     validation_rows: int = Field(512, ge=1)
     """Held-out examples that the network is judged on."""

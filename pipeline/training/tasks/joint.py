@@ -20,7 +20,7 @@ from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import Place
+from pipeline.base.places import Folder
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
@@ -41,7 +41,7 @@ class JointConfig(TrainingConfig):
 
     net: JoDiffusionConfig = JoDiffusionConfig()
     """Sizes of the network."""
-    initial: Place = ""
+    initial: Folder = ""
     """Folder or URL of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are
     then its own, unless they are given. Empty: fresh weights."""
     diffusion: Diffusion = Diffusion()

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.base.command_line import load, parse
 from pipeline.base.config import Config
-from pipeline.base.places import LabelsOrPlace, Located, NameOrPlace, Place, Sent, SentPlace, as_given, places
+from pipeline.base.places import LabelsOrPlace, Located, NameOrPlace, Place, Sent, SentFolder, as_given, places
 
 
 class Part(Config):
@@ -23,7 +23,7 @@ class Whole(Config):
     pairs: tuple[Place, ...]
     sets: dict[str, tuple[Place, ...]] = Field(default_factory=dict)
     part: Part = Field(default_factory=Part)
-    bundle: SentPlace = ""
+    bundle: SentFolder = ""
     model: NameOrPlace = "owner/name"
     labels: LabelsOrPlace = "voc"
 

@@ -7,11 +7,15 @@ import os
 import fsspec
 import pytest
 from mlflow import MlflowClient
+from pydantic import Field
 
 from pipeline.base.command_line import load, parse
+from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import clock
+from pipeline.encode import EncodeConfig
 from pipeline.ingest import IngestConfig
+from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
 from pipeline.runs.tracking import Tracker
 
@@ -39,6 +43,85 @@ def test_a_first_try_that_made_nothing_binds_nobody(tmp_path):
         raise RuntimeError
     with Run.open(config(tmp_path, seed=1), "ingest"):
         pass
+
+
+def test_what_is_written_before_anything_is_made_binds_nobody(tmp_path):
+    """A start that a wrong bundle ended leaves its label space, what it measured, and a manifest of nothing."""
+    with Run.open(config(tmp_path), "ingest", facts={"bundle_digest": "cut"}) as run:
+        for name in ("label_space.json", "throughput.json", "manifest.json"):
+            (run.folder / name).write_text("{}")
+    with Run.open(config(tmp_path), "ingest", facts={"bundle_digest": "whole"}):
+        pass
+    assert saved_config(run.folder)["bundle_digest"] == "whole"
+    (run.folder / "prompts.json").touch()
+    with (
+        pytest.raises(ConfigError, match="bundle_digest: whole -> cut"),
+        Run.open(config(tmp_path), "ingest", facts={"bundle_digest": "cut"}),
+    ):
+        pass
+
+
+class Earlier(RunConfig):
+    size_px: int = 64
+
+
+class Sampling(Config):
+    steps: int = 20
+    order: int = 2
+
+
+class Later(Earlier):
+    sampling: Sampling = Sampling()
+    shares: tuple[float, ...] = (0.5,)
+    values: dict[int, int] = Field(default_factory=lambda: {255: 0})
+
+
+def test_keys_that_came_later_are_no_difference_where_they_have_their_defaults(tmp_path):
+    values = {"run": "a", "runs": str(tmp_path)}
+    with Run.open(Earlier(**values), "ingest") as run:
+        (run.folder / "weights").touch()
+    for changes, told in (
+        ({"sampling": {"order": 3}}, "sampling.order: 2 -> 3"),
+        ({"shares": (0.25,)}, r"shares: \[0.5\] -> \[0.25\]"),
+        ({"values": {255: 1}}, "values.255: 0 -> 1"),
+    ):
+        with pytest.raises(ConfigError, match=told), Run.open(Later(**values, **changes), "ingest"):
+            pass
+    with Run.open(Later(**values), "ingest"):
+        pass
+    assert saved_config(run.folder)["sampling"] == {"steps": 20, "order": 2}
+    with pytest.raises(ConfigError, match="size_px: 64 -> 32"), Run.open(Later(**values, size_px=32), "ingest"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no config any more"),
+        (b"- a\n", "holds no config any more"),
+        (b"a: [\n", "damaged"),
+        (b"\xff", "damaged"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_sentence(tmp_path, content, message):
+    with Run.open(config(tmp_path), "ingest") as run:
+        (run.folder / "weights").touch()
+    (run.folder / "config.yaml").write_bytes(content)
+    told = rf"a/config\.yaml: {message}.*; restore it, or take another --run name$"
+    with pytest.raises(ConfigError, match=told), Run.open(config(tmp_path), "ingest"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["it's here", 'the "new" ones', "a [1] & b;c", "r\u00fcns 100 %"])
+def test_folders_of_runs_may_have_any_usual_name(tmp_path, place):
+    there = config(tmp_path, runs=str(tmp_path / place))
+    with Run.open(there, "ingest") as run:
+        run.tracker.metrics({"pairs": 5})
+    with Run.open(there, "ingest") as again:
+        pass
+    assert again.tracker.run_id == run.tracker.run_id
+    assert MlflowClient(run.tracker.uri).get_run(run.tracker.run_id).data.metrics == {"pairs": 5}
+    assert (tmp_path / place / "mlflow.db").is_file()
 
 
 def test_one_folder_is_one_mlflow_run_whose_state_follows(tmp_path):
@@ -108,3 +191,25 @@ def test_a_run_may_be_on_a_store(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3725, "1:02:05")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_a_run_whose_places_were_saved_as_they_were_given_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs").mkdir()
+    values = {"run": "a", "runs": "runs", "pairs": ["pairs/"], "encoders": dict.fromkeys(PARTS, "parts")}
+    encode = EncodeConfig.model_validate(values)
+    with Run.open(encode, "encode"):
+        (tmp_path / "runs/a/shards").mkdir()
+        (tmp_path / "runs/a/shards/1.parquet").touch()
+    saved = tmp_path / "runs/a/config.yaml"
+    earlier = saved.read_text().replace(f"{tmp_path}/", "")
+    assert "- pairs\n" in earlier and "text: parts" in earlier
+    saved.write_text(earlier)
+    with Run.open(encode, "encode"):
+        pass
+    saved.write_text(earlier.replace("- pairs\n", "- others\n"))
+    with pytest.raises(ConfigError, match="pairs: .*others.* -> .*pairs"), Run.open(encode, "encode"):
+        pass
+
+
+PARTS = ("text", "image_vae", "annotation_vae")

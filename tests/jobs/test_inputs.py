@@ -1,0 +1,98 @@
+"""Every job looks for the files and folders that it is given before anything else."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from typing import Any
+
+import pytest
+
+from jobs.__main__ import job_files
+from models.weights import WeightsError
+from pipeline.base.config import Config
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.places import FileOrFolder, Folder, SentFolder
+from pipeline.generate import GenerateConfig
+from pipeline.ingest import IngestConfig
+from tests.tiny import save_tiny_bundle
+
+INPUTS = {
+    "caption": "pairs",
+    "compact": "pairs",
+    "demo": "bundle",
+    "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
+    "evaluate": "sets test judged",
+    "export": "train validation test",
+    "generate": "bundle prompts",
+    "plan_prompts": "pairs file balance",
+    "refine": "pairs",
+    "regenerate": "pairs bundle",
+    "report": "pairs real proof trainings",
+    "train_clip": "train validation",
+    "train_joint": "train validation initial",
+    "train_vae": "train validation",
+    "verify": "pairs",
+}
+OWN_WAY = {"demo_train", "import_weights", "ingest", "submit"}
+"""Make what they read, take names on a hub, or look on the cluster."""
+
+
+def config_of(job: str) -> Any:
+    return typing.get_type_hints(importlib.import_module(f"jobs.{job}").main)["config"]
+
+
+def marked(kind: type[Config], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            found |= marked(field.annotation, f"{prefix}{key}.")
+        elif is_marked((field.annotation, *field.metadata)):
+            found.add(prefix + key)
+    return found
+
+
+def is_marked(parts: tuple[Any, ...]) -> bool:
+    """Whether one of the types, or a type in one, is of an input."""
+    marks = [one.__metadata__[0] for one in (Folder, FileOrFolder, SentFolder)]  # type: ignore[attr-defined]
+    return any(any(part is mark for mark in marks) or is_marked(typing.get_args(part)) for part in parts)
+
+
+@pytest.mark.parametrize("job", [path.stem for path in job_files() if path.stem not in OWN_WAY])
+def test_what_a_job_reads_is_marked(job):
+    assert marked(config_of(job)) == set(INPUTS[job].split())
+
+
+def test_generate_looks_for_weights_and_at_the_name_of_the_prompts(tmp_path):
+    (tmp_path / "prompts.csv").touch()
+    (tmp_path / "prompts.txt").touch()
+    values = {"run": "a", "pairs": 1, "bundle": str(tmp_path), "prompts": str(tmp_path / "prompts.txt")}
+    with pytest.raises(WeightsError, match="no complete bundle|missing"):
+        GenerateConfig.model_validate(values).check_inputs()
+    save_tiny_bundle(tmp_path / "bundle")
+    values["bundle"] = str(tmp_path / "bundle")
+    GenerateConfig.model_validate(values).check_inputs()
+    with pytest.raises(DataError, match=r"prompts\.csv: prompts are not read from \.csv files"):
+        GenerateConfig.model_validate({**values, "prompts": str(tmp_path / "prompts.csv")}).check_inputs()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "voc", "root": "nowhere"}, "root: there is no folder nowhere"),
+        ({"dataset": "voc", "root": ".", "sbd": "nowhere"}, "sbd: there is no folder nowhere"),
+        ({"dataset": "voc", "root": ".", "captions": "no.json"}, r"captions: there is no file or folder no\.json"),
+        ({"dataset": "voc"}, "root: dataset voc needs the folder"),
+        ({"dataset": "folder", "root": ".", "name": "own"}, "labels: dataset folder needs to know its classes"),
+        ({"dataset": "folder", "root": ".", "name": "own", "labels": "no.yaml"}, r"labels: label space '.*no\.yaml'"),
+        ({"dataset": "builtin", "sbd": "x"}, "sbd: only for dataset voc"),
+    ],
+)
+def test_ingest_looks_for_the_data_set(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        IngestConfig(run="a", **changes).check_inputs()
+
+
+def test_what_is_made_or_on_the_hub_is_not_looked_for():
+    IngestConfig(run="a").check_inputs()
+    IngestConfig(run="a", dataset="huggingface", root="owner/name", labels="voc").check_inputs()
