@@ -140,7 +140,9 @@ def generate(config: GenerateConfig) -> Manifest:
 
         def left(work: Work) -> Left:
             rows = partial(work.dataset, config.sampler.batch_size)
-            return Left(work.todo, lambda shared: graph(rows(), config, labels, bundle_digest, shared))
+            return Left(
+                work.todo, lambda shared: graph(rows(shared), config, labels, bundle_digest, shared), work.later
+            )
 
         work = find(retry_errors=config.retry_errors)
         log.info(

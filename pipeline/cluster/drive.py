@@ -32,10 +32,17 @@ MAX_LOSSES = 3
 
 @dataclass(frozen=True)
 class Left:
-    """What a run does not hold yet: how many rows, and the graph that makes them."""
+    """What a run does not hold yet.
+
+    Attributes:
+        num: how many rows.
+        graph: what makes them.
+        later: how many of them it leaves to the next one.
+    """
 
     num: int
     graph: Callable[[Shared], ray.data.Dataset]
+    later: int = 0
 
 
 def num_pairs(run: Run) -> int:
@@ -115,14 +122,15 @@ def drive(
                 write_bytes(f"{run.folder}/{THROUGHPUT}", json.dumps(watch.throughput(), indent=1).encode())
         if watch.stopped:
             raise Stopped(f"stopped: {close(run):,} of {planned:,} {noun} are in {run.folder}")
-        before, left = left.num, find()
-        if not lost and left.num >= before:
+        before, left = left, find()
+        if not lost and left.num >= before.num:
             raise ShardError(
                 f"{left.num:,} planned {noun} are not in {run.folder} though they were made; do all machines see this "
                 "place? Then run the same command again"
             )
         if left.num:
-            losses = 0 if left.num < before else losses + 1
+            losses = 0 if left.num < before.num else losses + 1
             if lost and losses >= MAX_LOSSES:
                 raise ClusterError(f"{lost}; tried {losses} times in vain. Run the same command again")
-            log.warning("%s: %s%s %s are made again", job, f"{lost}; " if lost else "", f"{left.num:,}", noun)
+            if (again := left.num - before.later) > 0:
+                log.warning("%s: %s%s %s are made again", job, f"{lost}; " if lost else "", f"{again:,}", noun)

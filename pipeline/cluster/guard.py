@@ -42,12 +42,16 @@ class Guard:
         stage: takes rows with `pair_id`, and leaves rows alone whose `error` is not "".
         attempts: what began before.
         reason: one of `pipeline.tables.schema.REASONS`.
+
+    Attributes:
+        nothing: no rows, as they come out, where all work is to stop.
     """
 
     def __init__(self, stage: Callable[[Rows], Rows], attempts: Attempts, reason: str) -> None:
         self.stage = stage
         self.attempts = attempts
         self.reason = reason
+        self.nothing: Rows | None = None
 
     def __call__(self, batch: Rows) -> Rows:
         """Rows in, rows out; no rows when all work is to stop."""
@@ -55,7 +59,8 @@ class Guard:
         key = f"{ids[0]} and {len(ids) - 1} more" if ids else ""
         tries, given_up = self.attempts.begin(key, causes)
         if tries < 0:
-            return self.stage(_slice(batch, 0, 0))
+            self.nothing = self.stage(_slice(batch, 0, 0))
+            return self.nothing
         if tries < MAX_TRIES:
             made = self.stage(self._refused(batch, given_up))
         else:

@@ -17,6 +17,7 @@ import ray.data
 from models.labels import LabelSpace
 from pipeline.base.log import clock, log
 from pipeline.base.turns import schedule
+from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import beside_driver, get
 from pipeline.prompts.read import (
     check_class_ids,
@@ -34,12 +35,15 @@ from pipeline.tables.shards import FAILED, MADE
 ROWS_PER_CHUNK = 65_536
 CHUNKS_AT_ONCE = 4
 MAX_BLOCKS = 4000
+MAX_CHUNKS = 128
+"""Of one graph, which Ray may hold in memory, and which must pass through its stages when all is to stop."""
 ROWS_TO_TELL = 2**20
 """Pairs of a plan from which on it is told what planning takes."""
 ROWS_PER_S = 100_000
 """Pairs that a core plans in a second, about."""
 CHUNK_BYTES = 80 * 2**20
 """What a task takes to plan a chunk, about."""
+Rows = Callable[[Callable[[], bool], pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,24 @@ class Work:
     made when they are needed, a chunk at a time: those of a large plan would fill every memory.
 
     Attributes:
-        starts: of the chunks that hold any.
+        chunks: where those that hold any start and stop, all of them or the first MAX_CHUNKS.
         todo: how many rows there are.
-        rows: gives those of the chunks at the column `start`.
+        later: how many of them are in other chunks.
+        rows: gives those of the chunks in a table; none any more when the first argument says so.
     """
 
-    starts: tuple[int, ...]
+    chunks: tuple[tuple[int, int], ...]
     todo: int
-    rows: Callable[[pa.Table], pa.Table]
+    later: int
+    rows: Rows
 
-    def dataset(self, batch_size: int) -> ray.data.Dataset:
-        """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors."""
-        batches = min(math.ceil(self.todo / (batch_size * MAX_BLOCKS)), ROWS_PER_CHUNK // batch_size)
-        num_blocks = min(len(self.starts), MAX_BLOCKS)
-        starts = ray.data.from_items([{"start": start} for start in self.starts], override_num_blocks=num_blocks)
-        rows = starts.map_batches(self.rows, batch_size=1, batch_format="pyarrow")
+    def dataset(self, batch_size: int, shared: Shared) -> ray.data.Dataset:
+        """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors. Ends when
+        all work is to stop."""
+        batches = math.ceil((self.todo - self.later) / (batch_size * MAX_BLOCKS))
+        chunks = [{"start": start, "stop": stop} for start, stop in self.chunks]
+        each = ray.data.from_items(chunks, override_num_blocks=len(chunks))  # a task each
+        rows = each.map_batches(partial(self.rows, shared.stopping), batch_size=1, batch_format="pyarrow")
         return rows.repartition(target_num_rows_per_block=batch_size * max(1, batches))
 
 
@@ -102,23 +109,23 @@ def find_work(prompts: Prompts, folder: str, *, num_pairs: int, retry_errors: bo
     num_done, broken = get(facts)
     for path in broken:  # errors are told here, not by every task that needs what is done
         log.warning("a shard could not be read and is now %s; its rows are made again", path)
-    rows = partial(_rows, prompts.table, done, num_pairs, identity)
+    rows = partial(_rows, prompts.table, done, identity)
     if num_pairs >= ROWS_TO_TELL:
         _tell(num_pairs, num_done)
     count = beside_driver(_count)
-    chunks = range(0, num_pairs, ROWS_PER_CHUNK)
+    chunks = [(start, min(start + ROWS_PER_CHUNK, num_pairs)) for start in range(0, num_pairs, ROWS_PER_CHUNK)]
+    left = [stop - start for start, stop in chunks]
     ahead: list[Any] = []
-    left: dict[int, int] = {}
-    for place, start in enumerate(chunks):
-        if not num_done:  # all that there is was found, so that all of the other chunks are left
+    for place, (start, stop) in enumerate(chunks):
+        if not num_done:  # all that there is was found: the other chunks are as they were planned
             break
         for further in chunks[place + len(ahead) : place + CHUNKS_AT_ONCE]:
             ahead.append(count.remote(rows, further))  # reserves nothing, so that a machine without room can run it
-        left[start] = get(ahead.pop(0))
-        num_done -= min(ROWS_PER_CHUNK, num_pairs - start) - left[start]
-    for start in chunks[len(left) :]:
-        left[start] = min(ROWS_PER_CHUNK, num_pairs - start)
-    return Work(tuple(start for start, num in left.items() if num), sum(left.values()), rows)
+        left[place] = get(ahead.pop(0))
+        num_done -= stop - start - left[place]
+    places = [place for place, num in enumerate(left) if num]
+    later = sum(left[place] for place in places[MAX_CHUNKS:])
+    return Work(tuple(chunks[place] for place in places[:MAX_CHUNKS]), sum(left), later, rows)
 
 
 def _tell(num_pairs: int, num_done: int) -> None:
@@ -129,7 +136,7 @@ def _tell(num_pairs: int, num_done: int) -> None:
         f"{num_pairs:,}",
         f"{math.ceil(num_pairs / ROWS_PER_CHUNK):,}",
         CHUNKS_AT_ONCE * CHUNK_BYTES / 2**20,
-        f"; to look which of them are among the {num_done:,} that are there takes {clock(seconds)} at most"
+        f"; to look which of them are among the {num_done:,} that are there takes up to about {clock(seconds)}"
         if num_done
         else "",
     )
@@ -150,17 +157,18 @@ def _done(folder: str, retry_errors: bool) -> tuple[pa.Array, tuple[int, list[st
     return done, (len(done), broken)
 
 
-def _count(rows: Callable[[pa.Table], pa.Table], start: int) -> int:
-    return rows(pa.table({"start": [start]})).num_rows
+def _count(rows: Rows, chunk: tuple[int, int]) -> int:
+    return rows(bool, pa.table({"start": chunk[:1], "stop": chunk[1:]})).num_rows
 
 
-def _rows(prompts: Any, done: Any, num_pairs: int, identity: dict[str, Any], starts: pa.Table) -> pa.Table:
+def _rows(
+    prompts: Any, done: Any, identity: dict[str, Any], stopping: Callable[[], bool], chunks: pa.Table
+) -> pa.Table:
     """Of a task; `prompts` and `done` are in Ray's object store."""
     prompts, done = ray.get([prompts, done])
-    return pa.concat_tables(
-        left_of_chunk(prompts, done, start, min(start + ROWS_PER_CHUNK, num_pairs), identity)
-        for start in starts["start"].to_pylist()
-    )
+    if stopping():
+        chunks = chunks.set_column(1, "stop", chunks["start"])
+    return pa.concat_tables(left_of_chunk(prompts, done, **chunk, identity=identity) for chunk in chunks.to_pylist())
 
 
 def left_of_chunk(prompts: pa.Table, done: pa.Array, start: int, stop: int, identity: dict[str, Any]) -> pa.Table:

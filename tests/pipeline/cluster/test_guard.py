@@ -80,5 +80,8 @@ def test_a_good_batch_leaves_no_trace():
 def test_when_all_work_is_to_stop_nothing_is_begun():
     progress = Progress()
     progress.stop()
-    made = Guard(stage_that_dies_of({"a"}), progress, "sampler_died")(batch_of("a", "b"))
+    guard = Guard(stage_that_dies_of({"a"}), progress, "sampler_died")
+    assert guard.nothing is None
+    made = guard(batch_of("a", "b"))
     assert len(made["pair_id"]) == 0
+    assert guard.nothing is made, "what passes for all others, without a word to anybody"
