@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-
-from models.strict_yaml import load_yaml
+import yaml
 
 Uncertain = Literal["background", "ignore"]
 Zero = Literal["background", "other"]
@@ -96,19 +96,19 @@ class LabelSpace:
         )
 
     @classmethod
-    def named(cls, source: str | Path) -> LabelSpace:
+    def named(cls, source: str | Path, read: Callable[[str], Any] = yaml.safe_load) -> LabelSpace:
         """One of `NAMES`, or the label space of a YAML file.
 
         A file has the keys `name`, `classes` (a list, background first) and, where wanted, `palette` (a list of [R, G,
-        B]), `ignore_index`, `uncertain`, `zero` and `num_bits`.
+        B]), `ignore_index`, `uncertain`, `zero` and `num_bits`. `read` takes its text apart; ValueError where it is none.
 
         Raises:
             ValueError: no such file, or one that does not describe a label space.
         """
         path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source).expanduser()
         try:
-            fields = load_yaml(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            fields = read(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
                 f"label space {str(source)!r}: cannot read it ({why}); take one of {', '.join(NAMES)}, or a YAML file"

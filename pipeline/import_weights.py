@@ -11,7 +11,6 @@ from pathlib import Path
 from pydantic import Field
 from safetensors import SafetensorError
 
-from models.labels import LabelSpace
 from models.published import import_bundle
 from models.published_files import Published, locate
 from models.weights import Bundle
@@ -23,6 +22,7 @@ from pipeline.pages.bundle_card import write_import_card
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, is_local
 from pipeline.storage.publish import upload
+from pipeline.tables.label_space import named_labels
 
 
 class ImportConfig(Config):
@@ -52,7 +52,7 @@ def import_weights(config: ImportConfig) -> str:
     if is_folder(target):
         raise ConfigError(f"{target} is there already; name another folder with the key `bundle`, or remove it")
     try:
-        labels = LabelSpace.named(config.label_space)
+        labels = named_labels(config.label_space)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"label_space: {error}") from error
     log.info(

@@ -22,7 +22,7 @@ from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, fro
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.label_space import common_labels, load_labels
+from pipeline.tables.label_space import common_labels, load_labels, named_labels
 from pipeline.tables.manifest import Manifest
 
 
@@ -110,7 +110,7 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
         return found
     try:
         is_name = config.labels in NAMES or config.labels.endswith((".yaml", ".yml"))
-        named = LabelSpace.named(config.labels) if is_name else load_labels(config.labels)
+        named = named_labels(config.labels) if is_name else load_labels(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
     if found and found.classes != named.classes:

@@ -13,9 +13,9 @@ from typing import Any, TypeVar, get_type_hints
 import tyro
 from pydantic import BaseModel, ValidationError
 
-from models.strict_yaml import load_yaml
 from pipeline.base.config import _PARSED, NO_CREDENTIALS, Config, _explain, holds_credentials
 from pipeline.base.errors import ConfigError
+from pipeline.base.strict_yaml import load_yaml
 
 C = TypeVar("C", bound="Config")
 

@@ -16,6 +16,7 @@ from models.labels import LabelSpace
 from pipeline.base import places
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
+from pipeline.base.strict_yaml import load_yaml
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -194,6 +195,6 @@ def label_space(config: SourceConfig) -> LabelSpace:
             "file with `name` and `classes`, background first"
         )
     try:
-        return LabelSpace.named(config.labels)
+        return LabelSpace.named(config.labels, load_yaml)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error

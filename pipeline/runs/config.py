@@ -11,10 +11,10 @@ from typing import Any, cast
 from pydantic import Field, field_validator
 from upath import UPath
 
-from models.strict_yaml import load_yaml
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import Place
+from pipeline.base.strict_yaml import load_yaml
 from pipeline.storage.files import read_bytes
 
 CONFIG = "config.yaml"

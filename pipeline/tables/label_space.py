@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
+from pipeline.base.strict_yaml import load_yaml
 from pipeline.storage.files import read_bytes
 
 LABELS = "label_space.json"
@@ -25,6 +26,15 @@ def common_labels(folders: Sequence[str]) -> LabelSpace:
                 "mean two things, so these sets cannot be used together"
             )
     return first
+
+
+def named_labels(source: str) -> LabelSpace:
+    """A label space by its name or its YAML file, which is read as strictly as configs are.
+
+    Raises:
+        ValueError: as `LabelSpace.named`.
+    """
+    return LabelSpace.named(source, load_yaml)
 
 
 def _meaning(labels: LabelSpace) -> tuple[object, ...]:

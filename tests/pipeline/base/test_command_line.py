@@ -11,11 +11,11 @@ from pydantic import Field
 
 from jobs import command
 from models.labels import LabelSpace
-from models.strict_yaml import load_yaml
 from pipeline.base.command_line import load, parse
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import FileOrFolder, Folder, absolute
+from pipeline.base.strict_yaml import load_yaml
 from pipeline.generate import GenerateConfig
 from pipeline.runs.config import RunConfig
 
