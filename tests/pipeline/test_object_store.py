@@ -31,7 +31,7 @@ from pipeline.tables.shards import list_shards
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.tasks.joint import JointConfig, train_joint
 from pipeline.verify import verify
-from tests.tiny import save_pairs, save_tiny_bundle
+from tests.tiny import NUM_TOKENS, save_pairs, save_tiny_bundle
 
 SECRET = os.environ["AWS_SECRET_ACCESS_KEY"]
 SERVERS: list[Any] = []
@@ -62,7 +62,7 @@ def soon_mine(monkeypatch):
 def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, soon_mine, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
     save_tiny_bundle(tmp_path / "bundle")
-    (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n\n")
+    (tmp_path / "prompts.txt").write_text(f"a red bag\na blue dress\n{'a bag ' * NUM_TOKENS}\n")
     there = fsspec.filesystem("s3")
     there.put(str(tmp_path / "bundle"), "bucket/bundles/tiny", recursive=True)
     there.put(str(tmp_path / "prompts.txt"), "bucket/prompts.txt")
@@ -85,7 +85,7 @@ def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, soon_mine, tm
     caplog.set_level(logging.INFO, logger="jodiffusion")
     puts = spy_on_puts(monkeypatch)
     manifest = generate(config(store, pairs=6))
-    assert (manifest.num_pairs, manifest.errors_by_reason) == (4, {"empty_prompt": 2})
+    assert (manifest.num_pairs, manifest.errors_by_reason) == (4, {"prompt_too_long": 2})
     manifest = generate(config(store))
     assert (manifest.num_pairs, manifest.num_errors, manifest.num_duplicates) == (8, 4, 0)
     folder = f"{store}/runs/made"
