@@ -100,7 +100,8 @@ class LabelSpace:
         """One of `NAMES`, or the label space of a YAML file.
 
         A file has the keys `name`, `classes` (a list, background first) and, where wanted, `palette` (a list of [R, G,
-        B]), `ignore_index`, `uncertain`, `zero` and `num_bits`. `read` takes its text apart; ValueError where it is none.
+        B]), `ignore_index`, `uncertain`, `zero` and `num_bits`. `read` takes its text apart, or raises
+        ValueError.
 
         Raises:
             ValueError: no such file, or one that does not describe a label space.

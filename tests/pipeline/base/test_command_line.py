@@ -10,7 +10,6 @@ import pytest
 from pydantic import Field
 
 from jobs import command
-from models.labels import LabelSpace
 from pipeline.base.command_line import load, parse
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
@@ -18,6 +17,7 @@ from pipeline.base.places import FileOrFolder, Folder, absolute
 from pipeline.base.strict_yaml import load_yaml
 from pipeline.generate import GenerateConfig
 from pipeline.runs.config import RunConfig
+from pipeline.tables.label_space import named_labels
 
 
 class Inner(Config):
@@ -75,7 +75,7 @@ def test_label_spaces_are_as_strict(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text("name: own\nclasses: [background, bag]\nname: other\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match="the key name stands twice, in lines 1 and 3"):
-        LabelSpace.named("~/own.yaml")
+        named_labels("~/own.yaml")
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
