@@ -41,6 +41,10 @@ class Draws:
         """(B,) float32 whole numbers from 0 to below `below`, all alike."""
         return self._fill((), lambda row, stream: row.random_(0, below, generator=stream))
 
+    def seeds(self) -> list[int]:
+        """(B,) whole numbers here on the host, for generators elsewhere: what is many is drawn where it is used."""
+        return [int(torch.randint(2**53, (), generator=stream)) for stream in self._streams]
+
     def _fill(self, shape: Sequence[int], fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:
         # From pinned memory the copy runs beside the device's work; from other memory it would wait for it.
         values = torch.empty(len(self._streams), *shape, pin_memory=self.device.type == "cuda")

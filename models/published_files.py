@@ -48,6 +48,15 @@ def read_tensors(folder: Path) -> Tensors:
     )
 
 
+def read_one(file: Path) -> Tensors:
+    """All tensors of one file, float32, without wrappers' prefixes.
+
+    Raises:
+        WeightsError: damaged, or it holds more than tensors.
+    """
+    return _plain(_read_file(file))
+
+
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})

@@ -13,6 +13,7 @@ def test_a_row_draws_the_same_whoever_holds_it():
         lambda draws: draws.normal((2, 3)),
         lambda draws: draws.uniform(),
         lambda draws: draws.whole(1000),
+        lambda draws: torch.tensor(draws.seeds()),
         lambda draws: draws.normal(),
     ):
         assert torch.equal(draw(whole)[3:6], draw(part))
