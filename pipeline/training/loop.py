@@ -72,7 +72,8 @@ def train(
         norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
         # The norm is that of all workers' gradients, so that all stop together.
         state.unfit_step = torch.where((state.unfit_step < 0) & ~norm.isfinite(), state.step, state.unfit_step)
-        if group.device.type == "cpu" or settings.optimizer != "adamw":  # others cannot be told to change nothing
+        # Other optimisers cannot be told to change nothing.
+        if group.device.type == "cpu" or settings.optimizer not in ("adamw", "sgd"):
             stop_if_unfit(state, losses)
         unfit = (state.unfit_step >= 0).float()
         rate = settings.rate(state.step)

@@ -87,7 +87,7 @@ def training_needs(
     kept = 1 / world_size if sharded else 1.0
     one = 1 + FLOAT / 256 if recipe.optimizer == "adamw8bit" else FLOAT  # 8-bit codes have a scale for each block
     remembered = sum(
-        parameter.numel() * one * (1 if isinstance(optimizer, torch.optim.Muon) else 2)
+        parameter.numel() * one * (1 if isinstance(optimizer, torch.optim.Muon | torch.optim.SGD) else 2)
         for optimizer in optimizers(net, recipe)
         for group in optimizer.param_groups
         for parameter in group["params"]
@@ -167,7 +167,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        output = torch.empty_like(value)
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])  # there may be fewer keys than queries
         ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]))
         return output
 
