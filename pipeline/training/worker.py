@@ -16,7 +16,7 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from models.weights import assigned
+from models.weights import WeightsError, assigned
 from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.log import log, set_up_logging
 from pipeline.runs import history
@@ -74,7 +74,7 @@ def work(settings: dict[str, Any]) -> Outcome:
             return worker.train()
     except TrainingError as error:  # all workers see the same gradient, so they stop together
         return Outcome(refusal=str(error))
-    except JoDiffusionError as error:
+    except (JoDiffusionError, WeightsError) as error:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the others wait for this worker
         return Outcome(refusal=str(error))

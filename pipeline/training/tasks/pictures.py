@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from models.draws import Draws
+from models.segmenter import cross_entropy as cross_entropy
 from pipeline.training.task import Tensors
 
 MAX_PIXELS = 2**18  # one picture of 512 x 512, or 64 of 64 x 64
@@ -19,12 +19,6 @@ def mirrored(batch: Tensors, draws: Draws) -> Tensors:
         name: torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value.flip(2), value)
         for name, value in batch.items()
     }
-
-
-def cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
-    """Mean over known pixels of (B, K + 1, H, W) logits against (B, H, W) class ids; 0 where no pixel is known."""
-    total = functional.cross_entropy(logits.float(), mask.long(), ignore_index=ignore_index, reduction="sum")
-    return total / (mask != ignore_index).sum().clamp(min=1)
 
 
 def chunks(pictures: Tensor) -> tuple[Tensor, ...]:

@@ -4,34 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+import torch.nn.functional as functional
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.draws import Draws
 from models.labels import LabelSpace
-from models.segmenters import SegmenterName, build_segmenter
+from models.segmenter import Segmenter, grown
+from models.segmenters import SegmenterName, build_segmenter, load_segmenter
 from models.weights import WEIGHTS
+from pipeline.base.errors import ConfigError
 from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou, pixel_accuracy
 from pipeline.pictures.sheets import sheet
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
-from pipeline.training.tasks.pictures import chunks, cross_entropy, mirrored, to_float_image
+from pipeline.training.tasks.augment import Augmentation, augmented
+from pipeline.training.tasks.pictures import chunks, mirrored, to_float_image
 
 NUM_SHOWN = 8
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""Of a picture, at which it is looked at for a prediction at several scales, as mmsegmentation does."""
 
 
 @dataclass(frozen=True)
 class SegmenterTask:
-    """Cross-entropy over known pixels, with mirrored and recoloured pictures, as segmenters are usually trained."""
+    """The network's own loss over known pixels.
+
+    Attributes:
+        labels: the classes.
+        segmenter: the network.
+        width: channels of the stem of "unet_small".
+        size_px: side at which the middle of every picture is taken; 0 takes them as they are.
+        pretrained: weights to begin with: a file, a folder or a name on the hub.
+        augmentation: how pictures are varied; None mirrors and recolours them a little.
+        multi_scale: judge also with predictions at several scales, mirrored and not.
+    """
 
     labels: LabelSpace
     segmenter: SegmenterName
     width: int
     size_px: int = 0
+    pretrained: str = ""
+    augmentation: Augmentation | None = None
+    multi_scale: bool = False
     columns: tuple[str, ...] = ("image", "mask")
     judged_by = ("miou", -1)
 
@@ -43,47 +63,82 @@ class SegmenterTask:
         return decoded
 
     def build(self) -> nn.Module:
-        net = build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width)
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, self.pretrained)
 
     def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
+        if self.segmenter.startswith("deeplabv3") and net.training and len(batch["mask"]) < 2:
+            raise ConfigError(
+                f"{self.segmenter} learns from two pictures at a time or more: its norm over the whole picture has no "
+                "spread in one. Make optimisation.batch_size larger, or accumulation or workers.num smaller"
+            )
+        image, mask = self.varied(batch, draws)
+        seeds = draws.seeds()
+        if self.segmenter != "unet_small":
+            torch.manual_seed(seeds[0])  # of dropout, so that a training that was stopped goes on as if it were not
+        image = image.contiguous(memory_format=torch.channels_last)
+        return net(image, mask, self.labels.ignore_index, seeds), {}
+
+    def varied(self, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) float32 in [-1, 1] and masks (B, H, W) as the network sees them in training."""
+        if self.augmentation:
+            return augmented(batch, self.augmentation, self.labels.num_classes + 1, self.labels.ignore_index, draws)
         batch = mirrored(batch, draws)
-        image = recoloured(to_float_image(batch["image"]), draws)
-        logits = net(image.contiguous(memory_format=torch.channels_last))
-        return cross_entropy(logits, batch["mask"], self.labels.ignore_index), {}
+        return recoloured(to_float_image(batch["image"]), draws), batch["mask"]
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         truth = held_out["mask"].cpu().numpy()
         predicted = self.predict(net, held_out["image"])
         confusion = confusion_matrix(truth, predicted, self.labels.num_classes + 1, self.labels.ignore_index)
         ious = zip(self.labels.classes, class_ious(confusion), strict=True)
+        several: dict[str, float] = {}
+        if self.multi_scale:
+            predicted_so = self.predict(net, held_out["image"], multi_scale=True)
+            found = confusion_matrix(truth, predicted_so, self.labels.num_classes + 1, self.labels.ignore_index)
+            several = {"miou_multi_scale": mean_iou(found)}
         shown = held_out["image"][:NUM_SHOWN].cpu().numpy()
         colours = [self.labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)]
         return Evaluation(
             {
                 "miou": mean_iou(confusion),
                 "pixel_accuracy": pixel_accuracy(confusion),
+                **several,
                 **{f"iou/{name}": float(iou) for name, iou in ious if np.isfinite(iou)},  # of classes that occur
             },
             {"predictions": sheet([shown, *colours])},
         )
 
     @torch.no_grad()
-    def predict(self, net: nn.Module, image: Tensor) -> np.ndarray:
-        """(B, H, W, 3) uint8 -> (B, H, W) class ids, in chunks; id 0 only where it is a class."""
+    def predict(self, net: nn.Module, image: Tensor, *, multi_scale: bool = False) -> np.ndarray:
+        """(B, H, W, 3) uint8 -> (B, H, W) class ids, in chunks; id 0 only where it is a class.
+
+        Args:
+            net: the network, in evaluation mode.
+            image: pictures.
+            multi_scale: average over `SCALES`, mirrored and not.
+        """
         first = 1 if self.labels.zero == "other" else 0
-        parts = [net(to_float_image(part))[:, first:].argmax(1) + first for part in chunks(image)]
+        look = averaged_scores if multi_scale else nn.Module.__call__
+        parts = [look(net, to_float_image(part))[:, first:].argmax(1) + first for part in chunks(image)]
         return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
 
     def load(self, folder: Path) -> nn.Module:
         """What `save` wrote, ready to predict."""
-        net = self.build()
-        net.load_state_dict(load_file(folder / WEIGHTS))
-        return net.eval()
+        return load_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, folder / WEIGHTS)
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
+
+
+def averaged_scores(net: nn.Module, image: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, K + 1, H, W): the mean over scales, mirrored and not, of each view's shares of classes."""
+    total = torch.zeros((), device=image.device)
+    for scale in SCALES:
+        size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+        view = image if scale == 1 else functional.interpolate(image, size, mode="bilinear", align_corners=False)
+        for scores in (net(view), net(view.flip(-1)).flip(-1)):
+            total = total + cast(Segmenter, net).shares(grown(scores, image))
+    return total / (2 * len(SCALES))
 
 
 def recoloured(image: Tensor, draws: Draws) -> Tensor:
