@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.base.places import Folder, as_given
+from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.evaluation.agreement import agreement, prompt_match
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
@@ -24,7 +24,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import list_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
-from pipeline.training.loop import Optimisation
+from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 
@@ -50,10 +50,20 @@ class EvaluateConfig(RunConfig):
     """Channels of its stem."""
     size_px: int = Field(0, ge=0)
     """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
-    batch_size: int = Field(32, ge=1)
-    """Pairs per optimiser step."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak of AdamW."""
+    pretrained: NameOrPlace = ""
+    """Weights that segmenters other than unet_small begin with: a backbone or a whole network, as a file, a folder or a
+    name on the Hugging Face hub; drawn at random without it."""
+    crop_px: int = Field(512, ge=32)
+    """Side of the crops that segmenters other than unet_small learn from, of pictures at half to twice this size."""
+    recipe: Style = "published"
+    """Whose recipe: "published" is that of the segmenter's authors or of mmsegmentation, "dataset_diffusion" another of
+    deeplabv3."""
+    multi_scale: bool = False
+    """Test also at several scales, mirrored and not; the predictions are averaged."""
+    batch_size: int = Field(0, ge=0)
+    """Pairs per optimiser step; 0 takes the recipe's, 32 for unet_small."""
+    learning_rate: float = Field(0.0, ge=0)
+    """Peak of the learning rate; 0 takes the recipe's, 0.003 for unet_small."""
     workers: Workers = Workers()
     """Training processes."""
 
@@ -64,12 +74,27 @@ class EvaluateConfig(RunConfig):
             checked_name(name)  # the trainings are runs of these names
         return sets
 
+    @model_validator(mode="after")
+    def _segmenter_has_it(self) -> EvaluateConfig:
+        recipe_of(self.segmenter, style=self.recipe)
+        if self.pretrained and self.segmenter == "unet_small":
+            raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
+        return self
+
 
 def evaluate(config: EvaluateConfig) -> Proof:
     """Trains what is missing and writes `<run>/proof.json`; returns its content."""
     with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields)) as run:
         labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
-        task = SegmenterTask(labels, config.segmenter, config.width, config.size_px)
+        task = SegmenterTask(
+            labels,
+            config.segmenter,
+            config.width,
+            config.size_px,
+            pretrained=config.pretrained,
+            augmentation=recipe_of(config.segmenter, crop_px=config.crop_px).augmentation,
+            multi_scale=config.multi_scale,
+        )
         proof = Proof(
             test=HeldOut(folder=as_given(config.test), pairs=config.test_rows),
             seeds=list(range(config.seeds)),
@@ -124,6 +149,7 @@ def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) ->
         pairs=num_pairs,
         steps=trainings[0].optimisation.num_steps,
         miou=miou,
+        miou_multi_scale=[score["miou_multi_scale"] for score in scores] if config.multi_scale else [],
         iou={key: [score.get(f"iou/{key}") for score in scores] for key in task.labels.classes},
     )
 
@@ -142,16 +168,15 @@ def training(config: EvaluateConfig, name: str, num_pairs: int, seed: int) -> Tr
         validation_rows=config.test_rows,
         workers=config.workers,
         checkpoint_examples=max(1, round(num_pairs * config.epochs)),
-        optimisation=Optimisation(
-            num_examples=max(config.batch_size, round(num_pairs * config.epochs)),
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            warmup_examples=config.batch_size * 20,
-            decay_share=0.8,
-            ema_decay=0.98,
+        optimisation=recipe_of(config.segmenter, style=config.recipe).optimisation(
+            round(num_pairs * config.epochs), config.batch_size, config.learning_rate
         ),
     )
     shards = [path.rsplit("/", 1)[-1] for folder in (*chosen.train, chosen.validation) for path in list_shards(folder)]
-    network = [config.segmenter, config.width, *([config.size_px] if config.size_px else [])]
+    network: list[object] = [config.segmenter, config.width, *([config.size_px] if config.size_px else [])]
+    if config.segmenter != "unet_small":
+        network += [config.pretrained, config.crop_px]
+    if config.multi_scale:
+        network.append("multi_scale")
     content = text_digest([shards, network, chosen.validation_rows, chosen.optimisation.dump()])
     return chosen.model_copy(update={"run": f"{config.run}/{name}-{seed}-{content[:8]}"})

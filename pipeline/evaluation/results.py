@@ -15,6 +15,8 @@ class TrainedSet(BaseModel):
     pairs: int
     steps: int
     miou: list[float] = Field(min_length=1)
+    miou_multi_scale: list[float] = []
+    """Of predictions at several scales, mirrored and not; empty where that was not asked for."""
     iou: dict[str, list[float | None]]
     """By class, over seeds; None where the class is neither in the test masks nor predicted."""
 

@@ -1,0 +1,70 @@
+"""Which training a proof asks for: its name, its recipe, and what cannot be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.evaluate import EvaluateConfig, training
+from tests.tiny import save_pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return str(save_pairs(tmp_path_factory.mktemp("pairs"), 8))
+
+
+def config(pairs, **changed) -> EvaluateConfig:
+    return EvaluateConfig.model_validate({"run": "proof", "sets": {"real": [pairs]}, "test": pairs, **changed})
+
+
+def test_the_small_unet_keeps_its_recipe_and_published_ones_bring_theirs(pairs):
+    small = training(config(pairs), "real", 2048, 0).optimisation
+    assert small.dump() == {
+        "num_examples": 49152,
+        "batch_size": 32,
+        "accumulation": 1,
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "matrix_learning_rate": 0.002,
+        "betas": [0.9, 0.999],
+        "weight_decay": 0.01,
+        "warmup_examples": 640,
+        "decay_share": 0.8,
+        "gradient_clip": 1.0,
+        "ema_decay": 0.98,
+        "precision": "bfloat16",
+    }
+    large = training(config(pairs, segmenter="deeplabv3_r50", learning_rate=0.02), "real", 2048, 0).optimisation
+    assert (large.optimizer, large.batch_size, large.learning_rate) == ("sgd", 16, 0.02)
+
+
+def test_a_training_is_named_by_all_that_it_depends_on(pairs):
+    def name(**changed) -> str:
+        return training(config(pairs, **changed), "real", 8, 0).run
+
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"segmenter": "deeplabv3_r50"},
+        {"segmenter": "deeplabv3_r50", "recipe": "dataset_diffusion"},
+        {"segmenter": "deeplabv3_r50", "crop_px": 256},
+        {"segmenter": "deeplabv3_r50", "pretrained": "owner/name"},
+        {"segmenter": "deeplabv3_r50", "multi_scale": True},
+    ]
+    assert len({name(**kind) for kind in kinds}) == len(kinds)
+    assert name() == name(crop_px=256) == name(batch_size=32, learning_rate=3e-3)  # which says nothing new of it
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"pretrained": "owner/name"}, "unet_small has no pre-trained weights"),
+        ({"segmenter": "segformer_b0", "recipe": "dataset_diffusion"}, "is one of deeplabv3, not of segformer_b0"),
+        ({"segmenter": "fcn"}, "unet_small"),
+    ],
+)
+def test_what_a_segmenter_has_not_is_refused(pairs, changed, told):
+    with pytest.raises(ValidationError, match=told):
+        config(pairs, **changed)
