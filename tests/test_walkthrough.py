@@ -35,7 +35,7 @@ TINY = {
     "encode": f"--size-px 64 {ON_CPU}",
     "train_joint": "--diffusion.text-noise dropout --preview.steps 2 --preview.batch-size 2 --workers.num 2 "
     f"--strategy fsdp --evaluate-examples 4 --optimisation.optimizer muon {TINY_STEPS} {ON_CPU}",
-    "prompts": "--templates={{a}}",  # captions of random weights name no classes
+    "plan_prompts": "--templates={{a}}",  # captions of random weights name no classes
     "generate": f"--pairs 6 --preset own --sampler.steps 2 --sampler.batch-size 3 --refine-on.num 1 {ON_CPU}",
     "export": "--workers.num 1",
 }

@@ -92,11 +92,11 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
 
     story.wait_for_steps()
     os.kill(story.worker(), signal.SIGKILL)
-    story.wait(lambda: story.count("goes on from") == 1, "a restart by itself after SIGKILL to the worker")
+    story.wait(lambda: story.count("resuming from") == 1, "a restart by itself after SIGKILL to the worker")
 
     story.wait_for_steps()
     os.kill(story.worker(), signal.SIGTERM)
-    story.wait(lambda: story.count("goes on from") == 2, "a restart by itself after SIGTERM to the worker")
+    story.wait(lambda: story.count("resuming from") == 2, "a restart by itself after SIGTERM to the worker")
     assert story.steps()[-1] % 50, "the worker that had to leave saved its last step"
 
     story.wait_for_steps()
@@ -106,7 +106,7 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session):
     newest.write_bytes(newest.read_bytes()[:-1000])
 
     story.process = start(*story.command, log=story.log)
-    story.wait(lambda: story.count("goes on from") == 3, "the same command to go on")
+    story.wait(lambda: story.count("resuming from") == 3, "the same command to go on")
     assert f"{newest.name}: broken checkpoint" in story.text()
     assert f"resuming from step {int(newest.stem[5:])} " not in story.text()
 

@@ -39,5 +39,5 @@ def test_it_learns_where_a_square_is():
 
 
 def test_an_unknown_name_says_which_there_are():
-    with pytest.raises(ValueError, match="no segmenter 'unet_huge'; there is unet_small"):
+    with pytest.raises(ValueError, match="no segmenter 'unet_huge'; there are unet_small, "):
         build_segmenter("unet_huge", 2)  # type: ignore[arg-type]
