@@ -111,13 +111,13 @@ def generate(config: GenerateConfig) -> Manifest:
     """Makes the pairs that `config.run` does not hold yet; returns what it holds then.
 
     Raises:
-        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to mend it.
+        ConfigError, DataError, ShardError, WeightsError: each says what is wrong, where, and how to correct it.
         ClusterError: processes or machines died too often.
         Stopped: SIGINT or SIGTERM; what had begun is written.
     """
     bundle = local_copy(config.bundle)
     if not bundle.is_dir():
-        raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or mend the key `bundle`")
+        raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or correct the key `bundle`")
     check_files(bundle)
     config = config.resolved()
     bundle_digest = digest(bundle, ENCODERS + JOINT)
