@@ -14,7 +14,7 @@ import yaml
 Uncertain = Literal["background", "ignore"]
 Zero = Literal["background", "other"]
 FOLDER = Path(__file__).parent / "label_spaces"
-NAMES = ("voc", "coco", "ade20k", "cityscapes", "garments")
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 @dataclass(frozen=True)

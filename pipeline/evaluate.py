@@ -1,4 +1,4 @@
-"""Proof: how good a segmenter becomes on real pictures when it trained on real pairs, on synthetic ones, on both."""
+"""Evaluate: how good a segmenter becomes on real pictures when it trained on real pairs, on synthetic ones, on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verify: proves what a run holds, or says what is wrong, row by row."""
+"""Verify: checks every byte that a run holds, or says what is wrong, row by row."""
 
 from __future__ import annotations
 

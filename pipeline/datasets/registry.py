@@ -32,7 +32,7 @@ DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscape
 class SourceConfig(Config):
     """Which data set is read, and how its parts are known; what a job that reads one builds its config on."""
 
-    dataset: Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"] = "builtin"
+    dataset: DatasetName = "builtin"
     """"builtin": composited real photographs with exact masks, made on the fly; "builtin2": on more photographs, which
     keys name. "coco" takes any set in COCO's form."""
     root: places.NameOrPlace = ""

@@ -1,4 +1,4 @@
-"""Views: the square parts of a pair that networks of one size are trained on."""
+"""Squares: the square parts of a pair that networks of one size are trained on."""
 
 from __future__ import annotations
 

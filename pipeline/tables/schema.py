@@ -1,4 +1,4 @@
-"""The tables that everything reads and writes, and the ids and seeds of their rows.
+"""The tables that everything reads and writes: their columns, and what those mean.
 
 The first column of a table is its key. Every column may be null in Arrow, because the Hugging Face reader drops the
 picture decoder of a column that may not; `conform` enforces the columns that are marked as required.

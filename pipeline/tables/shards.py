@@ -1,4 +1,4 @@
-"""Shards: the Parquet files that hold everything, and what is still missing from them.
+"""Shards: the Parquet files that hold everything.
 
 A run's folder has `shards/` (rows that were made) and `errors/` (rows that could not be made: schema.ERROR). Folders
 are local paths or fsspec URLs ("s3://bucket/run"). A shard is there whole or not at all, and its name is the hash of
