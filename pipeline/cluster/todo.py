@@ -1,4 +1,4 @@
-"""To do: which pairs of a plan of prompts are still to be made. Found by Ray tasks, so that the driver holds no rows."""
+"""To do: which pairs of a plan of prompts are still to be made. Ray tasks find them; the driver holds no rows."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_mistakes_in_a_file_are_named(text, message, tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="voc, coco, ade20k, cityscapes, garments"):
+    with pytest.raises(ValueError, match="ade20k, cityscapes, coco, garments, voc"):
         LabelSpace.named("pascal")
 
 

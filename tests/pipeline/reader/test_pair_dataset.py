@@ -213,7 +213,9 @@ def test_pixels_under_the_threshold_are_ignored_in_synthetic_pairs_only(tmp_path
     assert {name for name, all_of_it in ignored.items() if all_of_it} == {"made 0", "made 1", "made 2"}
     assert not any((one["mask"] == 255).any() for one in PairDataset(made, real))
     bare = write_pairs(tmp_path / "bare", 6, origin="synthetic")
-    with pytest.raises(DataError, match="bare/shards/.*parquet, pair bare .* no confidence map.*with --keep-confidence True"):
+    with pytest.raises(
+        DataError, match="bare/shards/.*parquet, pair bare .* no confidence map.*--keep-confidence True"
+    ):
         PairDataset(bare, ignore_below=0.5)[0]
 
 
