@@ -43,7 +43,8 @@ class EvaluateConfig(RunConfig):
     seeds: int = Field(1, ge=1)
     """Trainings per set."""
     epochs: float = Field(24, gt=0)
-    """Times that a training sees each pair of its set; a set twice as large trains twice as long."""
+    """Times that a training on the first set sees each of its pairs; those on the other sets take as many steps, since
+    rows of different steps cannot be compared."""
     segmenter: SegmenterName = "unet_small"
     """The network."""
     width: int = Field(24, ge=4)
@@ -95,16 +96,17 @@ def evaluate(config: EvaluateConfig) -> Proof:
             augmentation=recipe_of(config.segmenter, crop_px=config.crop_px).augmentation,
             multi_scale=config.multi_scale,
         )
+        num_first = len(read_shards(next(iter(config.sets.values())), ["pair_id"]))
         proof = Proof(
             test=HeldOut(folder=as_given(config.test), pairs=config.test_rows),
             seeds=list(range(config.seeds)),
             classes=list(labels.classes),
-            sets=[trained(config, task, name, run) for name in config.sets],
+            sets=[trained(config, task, name, num_first, run) for name in config.sets],
         )
         if config.judged:
             rows = read_shards([config.judged], ["pair_id", "prompt", "image", "mask", "class_ids"])
             first = proof.sets[0]
-            net = task.load(training(config, first.name, first.pairs, seed=0).folder / WEIGHTS_FOLDER)
+            net = task.load(training(config, first.name, num_first, seed=0).folder / WEIGHTS_FOLDER)
             found = agreement(
                 rows,
                 labels,
@@ -122,14 +124,14 @@ def evaluate(config: EvaluateConfig) -> Proof:
         return proof
 
 
-def trained(config: EvaluateConfig, task: SegmenterTask, name: str, run: Run) -> TrainedSet:
+def trained(config: EvaluateConfig, task: SegmenterTask, name: str, num_first: int, run: Run) -> TrainedSet:
     """The row of one set: trains what is missing of its segmenters.
 
     Raises:
         DataError: no pixel of the held-out masks has a known class.
     """
     num_pairs = len(read_shards(config.sets[name], ["pair_id"]))
-    trainings = [training(config, name, num_pairs, seed) for seed in range(config.seeds)]
+    trainings = [training(config, name, num_first, seed) for seed in range(config.seeds)]
     scores = []
     for one in trainings:
         with Run.open(one, "segmenter") as inner:

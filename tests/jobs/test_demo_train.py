@@ -86,7 +86,7 @@ def test_overrides_are_what_the_proof_stands_on(jobs):
         "real + synthetic": ["real-proof", "synthetic-12px"],
     }
     assert (Path(proof.test).name, Path(proof.judged).name) == ("real-test", "synthetic-12px")
-    assert (proof.seeds, proof.epochs, proof.test_rows) == (2, 12, jobs["real-test"].pairs)
+    assert (proof.seeds, proof.epochs, proof.test_rows) == (2, 24, jobs["real-test"].pairs)
 
 
 def test_one_threshold_serves_the_mixture_too(jobs):
