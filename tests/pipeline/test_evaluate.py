@@ -52,7 +52,8 @@ def name_of(config: EvaluateConfig, name: str = "real", seed: int = 0, num_pairs
 
 def test_the_proof_has_a_row_for_each_set_and_a_score_for_each_seed(config):
     proof = evaluate(config)
-    assert [(one.name, one.pairs, one.steps) for one in proof.sets] == [("real", 10, 8), ("both", 16, 8)], "rows of different steps cannot be compared"
+    rows = [(one.name, one.pairs, one.steps) for one in proof.sets]
+    assert rows == [("real", 10, 8), ("both", 16, 8)], "rows of different steps cannot be compared"
     assert all(len(one.miou) == 2 and len(set(one.miou)) == 2 for one in proof.sets)
     assert list(proof.sets[0].iou) == list(GARMENTS.classes) == proof.classes and proof.seeds == [0, 1]
     assert proof.agreement and (proof.agreement.judge, proof.agreement.on) == ("real", config.judged)
