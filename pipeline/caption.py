@@ -17,6 +17,7 @@ from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
+from pipeline.cluster.tasks import MAX_RETRIES
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
@@ -132,7 +133,9 @@ def graph(
     pairs: ray.data.Dataset, todo: pa.Table, config: CaptionConfig, commit: str, shared: Shared
 ) -> ray.data.Dataset:
     """Pairs -> those in `todo` with captions, and rows with an `error`."""
-    wanted = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
+    wanted = pairs.map_batches(
+        KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5, max_retries=MAX_RETRIES
+    )
     # Small files are read as one block, which would keep one process busy and the others idle.
     return in_processes(
         wanted.repartition(target_num_rows_per_block=config.batch_size),

@@ -22,7 +22,7 @@ from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import heal_run
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
-from pipeline.cluster.tasks import beside_driver, get
+from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -247,7 +247,9 @@ def make_encoder(folder: str, config: EncodeConfig) -> Stage:
 def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, shared: Shared) -> ray.data.Dataset:
     """Pairs -> latents of those in `todo`, or of all."""
     if todo is not None:
-        pairs = pairs.map_batches(KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5)
+        pairs = pairs.map_batches(
+            KeepPlanned(todo, "pair_id").__call__, batch_format="pyarrow", num_cpus=0.5, max_retries=MAX_RETRIES
+        )
     # Small files are read as one block, which would keep one encoder busy and the others idle.
     latents = in_processes(
         pairs.repartition(target_num_rows_per_block=2 * config.batch_size),
@@ -259,4 +261,6 @@ def graph(pairs: ray.data.Dataset, todo: pa.Table | None, config: EncodeConfig, 
     )
     if todo is None:
         return latents
-    return latents.map_batches(KeepPlanned(todo, "latent_id", "error").__call__, batch_format="pyarrow", num_cpus=1)
+    return latents.map_batches(
+        KeepPlanned(todo, "latent_id", "error").__call__, batch_format="pyarrow", num_cpus=1, max_retries=MAX_RETRIES
+    )
