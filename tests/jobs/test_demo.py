@@ -55,7 +55,8 @@ def test_the_demo_goes_from_pairs_to_a_page(tmp_path, tiny_configs, ray_session,
 
     proof = Proof.model_validate(json.loads((runs / "proof" / "proof.json").read_text()))
     assert {one.name: one.pairs for one in proof.sets} == {"real": 40, "synthetic": 40, "real + synthetic": 80}
-    assert [one.steps for one in proof.sets] == [3, 3, 5] and proof.test.pairs == 32
+    assert [one.steps for one in proof.sets] == [3, 3, 3], "sets that are compared train for as many steps"
+    assert proof.test.pairs == 32
     assert proof.agreement and proof.agreement.judge == "real" and len(proof.prompt_match) == 1
     page = (runs / "report" / "report.html").read_text()
     assert "40 pairs" in page and "real + synthetic" in page and "data:image/png;base64" in page

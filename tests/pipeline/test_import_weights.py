@@ -72,7 +72,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_wrong_label_space_is_explained(tmp_path):
-    with pytest.raises(ConfigError, match="take one of voc, coco, ade20k"):
+    with pytest.raises(ConfigError, match="take one of ade20k, cityscapes, coco, garments, voc, or a YAML file"):
         import_weights(config(tmp_path, label_space="voc2012"))
     with pytest.raises(WeightsError, match="classes with background: expected 81, found 21"):
         import_weights(config(tmp_path, label_space="coco"))

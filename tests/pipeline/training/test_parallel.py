@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
+from torch.multiprocessing import ProcessExitedException
 
 from models.jodiffusion import JoDiffusion
 from models.labels import GARMENTS
@@ -133,11 +135,22 @@ def results(tmp_path_factory) -> Path:
     half = fresh(alone, latent_recipe())
     losses_of(half, latent_recipe(), alone, STEPS // 2)
     save_file(half.snapshot(alone), folder / "half.safetensors")
+    try:
+        in_two_workers(folder)
+    except ProcessExitedException as died:
+        if died.signal_name not in {"SIGABRT", "SIGSEGV"}:
+            raise
+        # Seen once, "malloc(): unaligned tcache chunk detected" within torch's CPU collectives: docs/LOG.md.
+        warnings.warn(f"a worker's heap broke ({died}); both are started once more", stacklevel=1)
+        in_two_workers(folder)
+    return folder
+
+
+def in_two_workers(folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.spawn(worker, (port, str(folder)), nprocs=2)
-    return folder
 
 
 @pytest.mark.parametrize(
