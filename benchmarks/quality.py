@@ -27,7 +27,7 @@ from models.weights import WEIGHTS, Bundle
 from pipeline.base.config import Workers
 from pipeline.base.log import set_up_logging
 from pipeline.cluster.connection import cluster
-from pipeline.evaluate import EvaluateConfig, evaluate, training
+from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation.agreement import prompt_match
 from pipeline.evaluation.metrics import confusion_matrix, mean_and_spread, mean_iou
 from pipeline.generate import GenerateConfig, generate
@@ -37,6 +37,7 @@ from pipeline.tables.label_space import load_labels
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
 from pipeline.training.fit import WEIGHTS_FOLDER
+from pipeline.training.sets import TrainingSet
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -90,7 +91,7 @@ def measure(options: argparse.Namespace) -> None:
     config = EvaluateConfig(
         run="proof",
         runs=options.runs,
-        sets={"real": (real,), **{way: (f"{options.runs}/{way}",) for way in WAYS}},
+        sets={name: TrainingSet(train=(f"{options.runs}/{name}",)) for name in ("real", *WAYS)},
         test=test,
         test_rows=options.test_pairs,
         seeds=options.seeds,
@@ -110,7 +111,7 @@ def measure(options: argparse.Namespace) -> None:
         )
     task = SegmenterTask(labels, config.segmenter, config.width)
     judge = task.build()
-    weights = training(config, "real", options.pairs, seed=0).folder / WEIGHTS_FOLDER / WEIGHTS
+    weights = Path(proof.sets[0].trainings[0]) / WEIGHTS_FOLDER / WEIGHTS
     judge.load_state_dict(load_file(weights))
     other_directions(options, test, task, judge.eval())
 

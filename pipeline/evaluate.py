@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
+import pyarrow as pa
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
-from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, NameOrPlace, as_given
+from pipeline.datasets.builtin import photograph_of
 from pipeline.evaluation.agreement import agreement, prompt_match
-from pipeline.evaluation.metrics import mean_and_spread
-from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
+from pipeline.evaluation.results import FILE, HeldOut, Proof
 from pipeline.runs.config import RunConfig, checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.ids import text_digest
+from pipeline.tables.conform import conform
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import read_shards
-from pipeline.tables.shards import list_shards
+from pipeline.tables.rows import read_columns, read_shards
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
-from pipeline.training.fit import WEIGHTS_FOLDER, fit
+from pipeline.training.fit import WEIGHTS_FOLDER
+from pipeline.training.proving import Proving
+from pipeline.training.sets import Terms, TrainingSet
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
+
+KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key")])
 
 
 class EvaluateConfig(RunConfig):
     """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
 
-    sets: dict[str, tuple[Folder, ...]] = Field(min_length=1)
-    """Name of each set -> folders of its runs. The first is what the others are compared with: name it "real"."""
+    sets: dict[str, TrainingSet] = Field(min_length=1)
+    """Name of each set -> folders of its runs, or more of what it trains on and how. The first is what the others are
+    compared with: name it "real"."""
     test: Folder
     """Folder of a run with real held-out pairs."""
     test_rows: int = Field(1024, ge=1)
@@ -40,11 +46,23 @@ class EvaluateConfig(RunConfig):
     judged: Folder = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
+    generator_labels: int = Field(0, ge=0)
+    """Labelled pairs that the generator of the synthetic pairs learned from, to be told with their rows; 0 says that it
+    is not known."""
     seeds: int = Field(1, ge=1)
     """Trainings per set."""
     epochs: float = Field(24, gt=0)
     """Times that a training on the first set sees each of its pairs; those on the other sets take as many steps, since
     rows of different steps cannot be compared."""
+    steps: int = Field(0, ge=0)
+    """Optimiser steps of every training instead; 0 goes by `epochs`."""
+    validation: Folder = ""
+    """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
+    try_steps: tuple[int, ...] = ()
+    """Lengths that are tried with the first set. The shortest is taken that is as good on `validation` as the best, to
+    within 0.005 mIoU."""
+    try_learning_rates: tuple[float, ...] = ()
+    """Peaks of the learning rate that are tried with each; empty takes `learning_rate`."""
     segmenter: SegmenterName = "unet_small"
     """The network."""
     width: int = Field(24, ge=4)
@@ -70,9 +88,13 @@ class EvaluateConfig(RunConfig):
 
     @field_validator("sets")
     @classmethod
-    def _named_sets(cls, sets: dict[str, tuple[Folder, ...]]) -> dict[str, tuple[Folder, ...]]:
-        for name in sets:
+    def _named_sets(cls, sets: dict[str, TrainingSet]) -> dict[str, TrainingSet]:
+        for name, chosen in sets.items():
             checked_name(name)  # the trainings are runs of these names
+            if chosen.after and (chosen.after not in sets or sets[chosen.after].after or chosen.after == name):
+                raise ValueError(f"{name}: after {chosen.after!r} must name another set, which comes after none itself")
+        if not all(map(next(iter(sets.values())).own, range(len(next(iter(sets.values())).train)))):
+            raise ValueError("the first set has the masks of its pairs alone: it trains the teacher of the others")
         return sets
 
     @model_validator(mode="after")
@@ -80,105 +102,123 @@ class EvaluateConfig(RunConfig):
         recipe_of(self.segmenter, style=self.recipe)
         if self.pretrained and self.segmenter == "unet_small":
             raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
+        if bool(self.try_steps) != bool(self.validation):
+            raise ValueError("try_steps and validation belong together: lengths are tried on validation pairs")
+        if self.validation and self.validation == self.test:
+            raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self
+
+    def terms(self) -> Terms:
+        """What all rows have in common, but for their length."""
+        return Terms(
+            self.segmenter, self.width, self.pretrained, self.crop_px, self.recipe, self.size_px, self.batch_size,
+            self.learning_rate, self.multi_scale,
+        )  # fmt: skip
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
-    """Trains what is missing and writes `<run>/proof.json`; returns its content."""
+    """Trains what is missing and writes `<run>/proof.json`; returns its content.
+
+    Raises:
+        ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it.
+        Stopped: SIGINT or SIGTERM; what is trained serves again.
+    """
     with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields)) as run:
-        labels = common_labels([config.test, *(folder for folders in config.sets.values() for folder in folders)])
-        task = SegmenterTask(
-            labels,
-            config.segmenter,
-            config.width,
-            config.size_px,
-            pretrained=config.pretrained,
-            augmentation=recipe_of(config.segmenter, crop_px=config.crop_px).augmentation,
-            multi_scale=config.multi_scale,
+        unit, units = units_of(config.test, config.test_rows)
+        proving = begin(config, run, units)
+        choices, rising = (
+            proving.choose(config.validation, config.try_steps, config.try_learning_rates)
+            if config.try_steps
+            else ([], False)
         )
-        num_first = len(read_shards(next(iter(config.sets.values())), ["pair_id"]))
+        log.info(
+            "evaluate: %d sets with %d seeds each, %d steps of every training",
+            len(config.sets),
+            config.seeds,
+            proving.terms.optimisation().num_steps,
+        )
+        rows = [proving.trained(name) for name in config.sets]
+        for row in rows[1:]:
+            if row.labels and rows[0].labels and row.labels > rows[0].labels:
+                log.warning(
+                    "%s: what is behind it learned from %d labels, %s from %d: to be compared with care",
+                    row.name,
+                    row.labels,
+                    rows[0].name,
+                    rows[0].labels,
+                )
         proof = Proof(
-            test=HeldOut(folder=as_given(config.test), pairs=config.test_rows),
+            test=HeldOut(folder=as_given(config.test), pairs=len(units), units=len(set(units)), unit=unit),
             seeds=list(range(config.seeds)),
-            classes=list(labels.classes),
-            sets=[trained(config, task, name, num_first, run) for name in config.sets],
+            classes=list(proving.task.labels.classes),
+            sets=[rows[0], *(proving.compared(row, rows[0]) for row in rows[1:])],
+            choices=choices,
+            still_rising=rising,
         )
         if config.judged:
-            rows = read_shards([config.judged], ["pair_id", "prompt", "image", "mask", "class_ids"])
-            first = proof.sets[0]
-            net = task.load(training(config, first.name, num_first, seed=0).folder / WEIGHTS_FOLDER)
-            found = agreement(
-                rows,
-                labels,
-                decode=task.decode,
-                predict=lambda images: task.predict(net, torch.from_numpy(images)),
-                judge=first.name,
-                on=as_given(config.judged),
-            )
-            match = prompt_match(rows, labels)
-            log.info("masks agree with the segmenter of %s: mIoU %.4f", first.name, found.miou)
-            log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
-            proof = proof.model_copy(update={"agreement": found, "prompt_match": {as_given(config.judged): match}})
+            proof = proof.model_copy(update=judged(config.judged, proving))
         write_bytes(f"{run.folder}/{FILE}", proof.model_dump_json(indent=1).encode())
         run.tracker.artifact(run.folder / FILE)
         return proof
 
 
-def trained(config: EvaluateConfig, task: SegmenterTask, name: str, num_first: int, run: Run) -> TrainedSet:
-    """The row of one set: trains what is missing of its segmenters.
-
-    Raises:
-        DataError: no pixel of the held-out masks has a known class.
-    """
-    num_pairs = len(read_shards(config.sets[name], ["pair_id"]))
-    trainings = [training(config, name, num_first, seed) for seed in range(config.seeds)]
-    scores = []
-    for one in trainings:
-        with Run.open(one, "segmenter") as inner:
-            scores.append(fit(task, one, inner))
-    miou = [score["miou"] for score in scores]
-    if any(map(math.isnan, miou)):
-        raise DataError(
-            f"{as_given(config.test)}: no pixel of the held-out masks has a known class, so nothing can be scored; "
-            "give the folder of pairs with annotated masks as `test`"
-        )
-    mean, spread = mean_and_spread(miou)
-    log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, num_pairs, mean, spread)
-    run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
-    return TrainedSet(
-        name=name,
-        folders=list(map(as_given, config.sets[name])),
-        pairs=num_pairs,
-        steps=trainings[0].optimisation.num_steps,
-        miou=miou,
-        miou_multi_scale=[score["miou_multi_scale"] for score in scores] if config.multi_scale else [],
-        iou={key: [score.get(f"iou/{key}") for score in scores] for key in task.labels.classes},
+def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
+    """The trainings that a config asks for; none is made yet."""
+    labels = common_labels([config.test, *(folder for chosen in config.sets.values() for folder in chosen.train)])
+    first = next(iter(config.sets.values()))
+    terms = config.terms()
+    if config.steps:
+        terms = terms.of_steps(config.steps)
+    else:
+        terms = replace(terms, num_examples=round(sum(first.sizes()) * config.epochs))
+    task = SegmenterTask(
+        labels,
+        config.segmenter,
+        config.width,
+        config.size_px,
+        pretrained=config.pretrained,
+        augmentation=recipe_of(config.segmenter, crop_px=config.crop_px).augmentation,
+        multi_scale=config.multi_scale,
     )
-
-
-def training(config: EvaluateConfig, name: str, num_pairs: int, seed: int) -> TrainingConfig:
-    """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so that
-    finished ones serve again and changed ones are made anew."""
-    chosen = TrainingConfig(
-        run="unnamed",
+    common = TrainingConfig(
+        run=config.run,
         runs=config.runs,
-        seed=seed,
         experiment=config.experiment,
         tracking_uri=config.tracking_uri,
-        train=config.sets[name],
+        train=first.train,
         validation=config.test,
         validation_rows=config.test_rows,
         workers=config.workers,
-        checkpoint_examples=max(1, round(num_pairs * config.epochs)),
-        optimisation=recipe_of(config.segmenter, style=config.recipe).optimisation(
-            round(num_pairs * config.epochs), config.batch_size, config.learning_rate
-        ),
+        optimisation=terms.optimisation(),
     )
-    shards = [path.rsplit("/", 1)[-1] for folder in (*chosen.train, chosen.validation) for path in list_shards(folder)]
-    network: list[object] = [config.segmenter, config.width, *([config.size_px] if config.size_px else [])]
-    if config.segmenter != "unet_small":
-        network += [config.pretrained, config.crop_px]
-    if config.multi_scale:
-        network.append("multi_scale")
-    content = text_digest([shards, network, chosen.validation_rows, chosen.optimisation.dump()])
-    return chosen.model_copy(update={"run": f"{config.run}/{name}-{seed}-{content[:8]}"})
+    return Proving(terms, task, common, config.sets, config.seeds, units, config.generator_labels, run)
+
+
+def units_of(folder: str, num_rows: int) -> tuple[str, list[str]]:
+    """What the first rows of a run, in order of files, belong to: the photograph that a built-in scene was laid on,
+    or the picture itself. Gives what these are called, and the unit of each row."""
+    rows = pa.concat_tables(conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(folder)).slice(
+        0, num_rows
+    )
+    if set(rows["dataset"].to_pylist()) == {"builtin2"}:
+        return "photographs", [photograph_of(key) for key in rows["key"].to_pylist()]
+    return "pictures", rows["pair_id"].to_pylist()
+
+
+def judged(folder: str, proving: Proving) -> dict[str, object]:
+    """What the first set's segmenter, and the prompts, say of synthetic pairs; values of `Proof`."""
+    rows = read_shards([folder], ["pair_id", "prompt", "image", "mask", "class_ids"])
+    task, name = proving.task, proving.first
+    net = task.load(proving.training(name, 0).folder / WEIGHTS_FOLDER)
+    found = agreement(
+        rows,
+        task.labels,
+        decode=task.decode,
+        predict=lambda images: task.predict(net, torch.from_numpy(images)),
+        judge=name,
+        on=as_given(folder),
+    )
+    match = prompt_match(rows, task.labels)
+    log.info("masks agree with the segmenter of %s: mIoU %.4f", name, found.miou)
+    log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
+    return {"agreement": found, "prompt_match": {as_given(folder): match}}

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "evaluation": "tables prompts",
     "stages": "storage pictures tables datasets prompts evaluation",
     "pages": "storage pictures tables runs evaluation",
-    "training": "storage pictures tables runs cluster evaluation",
+    "training": "storage pictures tables runs prompts reader cluster evaluation",
     "verb": "storage pictures tables datasets runs prompts reader formats cluster evaluation stages pages training",
 }
 """Room -> the rooms that it may import. No verb imports another; `jobs` and `benchmarks` import whatever they need."""

@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import ray
@@ -27,7 +28,7 @@ class StageTime:
 
 @dataclass
 class Progress:
-    """One place that outlives the processes of a graph; in a run it is a Ray actor (`Shared`)."""
+    """One place that outlives the processes of a graph; in a run it is in a Ray actor (`Shared`)."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
@@ -79,6 +80,22 @@ class Progress:
         return self.stages, self.errors
 
 
+class Progresses:
+    """Those of all graphs of a driver, in one process: to start another takes a second or two."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[int, Progress] = {}
+
+    def call(self, graph: int, method: str, *arguments: Any) -> Any:
+        """Calls a method of the Progress of a graph."""
+        return getattr(self._graphs.setdefault(graph, Progress()), method)(*arguments)
+
+
+_STARTED: dict[tuple[str, str], Any] = {}
+"""The actor of a driver, by Ray's names of its machine and of itself: another Ray counts its drivers from 1 again."""
+_NUMBERS = count()
+
+
 @dataclass(frozen=True)
 class Shared:
     """A `Progress` that all processes of a graph share; travels to workers as a handle.
@@ -88,56 +105,62 @@ class Shared:
     """
 
     actor: Any
+    graph: int
 
     @classmethod
     def start(cls) -> Shared:
-        """Starts it beside the driver, so that it goes with no other machine."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": here}
-        return cls(ray.remote(Progress).options(**options).remote())
+        """A new one, in a process beside the driver, so that it goes with no other machine."""
+        context = ray.get_runtime_context()
+        driver = context.get_node_id(), context.get_job_id()
+        shared = cls(_STARTED.get(driver), next(_NUMBERS))
+        if shared.actor is None or shared._ask("is_stopping", None) is None:
+            here = NodeAffinitySchedulingStrategy(driver[0], soft=False)
+            options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 1, "scheduling_strategy": here}
+            _STARTED.clear()
+            actor = _STARTED[driver] = ray.remote(Progresses).options(**options).remote()
+            shared = replace(shared, actor=actor)
+        return shared
 
     def started(self, stage: str) -> int:
         """Waits for the answer, a millisecond."""
-        return self._ask(self.actor.started, 1, stage)
+        return self._ask("started", 1, stage)
 
     def begin(self, key: str, causes: Sequence[str]) -> tuple[int, frozenset[str]]:
         """Waits for the answer, a millisecond."""
-        return self._ask(self.actor.begin, (0, frozenset()), key, causes)
+        return self._ask("begin", (0, frozenset()), key, causes)
 
     def give_up(self, cause: str) -> None:
         """Does not wait."""
-        self._tell(self.actor.give_up, cause)
+        self._tell("give_up", cause)
 
     def end(self, key: str) -> None:
         """Does not wait."""
-        self._tell(self.actor.end, key)
+        self._tell("end", key)
 
     def worked(
         self, stage: str, rows: int, busy_s: float, num_bytes: int, errors: dict[str, int] | None = None
     ) -> None:
         """Does not wait."""
-        self._tell(self.actor.worked, stage, rows, busy_s, num_bytes, errors or {})
+        self._tell("worked", stage, rows, busy_s, num_bytes, errors or {})
 
     def stop(self) -> None:
         """Does not wait."""
-        self._tell(self.actor.stop)
+        self._tell("stop")
 
     def stopping(self) -> bool:
         """Waits for the answer, a millisecond."""
-        return bool(self._ask(self.actor.is_stopping, False))
+        return bool(self._ask("is_stopping", False))
 
     def snapshot(self) -> tuple[dict[str, StageTime], Counter[str]]:
         """Waits for the answer."""
-        return self._ask(self.actor.snapshot, ({}, Counter()))
+        return self._ask("snapshot", ({}, Counter()))
 
-    @staticmethod
-    def _ask(method: Any, otherwise: Any, *arguments: Any) -> Any:
+    def _ask(self, method: str, otherwise: Any, *arguments: Any) -> Any:
         try:
-            return ray.get(method.remote(*arguments))
+            return ray.get(self.actor.call.remote(self.graph, method, *arguments))
         except RayError:
             return otherwise
 
-    @staticmethod
-    def _tell(method: Any, *arguments: Any) -> None:
+    def _tell(self, method: str, *arguments: Any) -> None:
         with suppress(RayError):
-            method.remote(*arguments)
+            self.actor.call.remote(self.graph, method, *arguments)

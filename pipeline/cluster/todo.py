@@ -73,8 +73,8 @@ class Work:
     rows: Rows
 
     def dataset(self, batch_size: int, shared: Shared) -> ray.data.Dataset:
-        """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors. Ends when
-        all work is to stop."""
+        """In blocks of whole sampler batches: short ones would be padded, few big ones would idle the actors. In no
+        order. Ends when all work is to stop."""
         batches = math.ceil((self.todo - self.later) / (batch_size * MAX_BLOCKS))
         chunks = [{"start": start, "stop": stop} for start, stop in self.chunks]
         each = ray.data.from_items(chunks, override_num_blocks=len(chunks))  # a task each

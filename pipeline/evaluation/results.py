@@ -7,11 +7,22 @@ from pydantic import BaseModel, Field
 FILE = "proof.json"
 
 
+class Difference(BaseModel):
+    """How far a set is from the first one: of each seed, and with other test units."""
+
+    miou: list[float]
+    """By seed: of this set's training minus of the first set's."""
+    interval: tuple[float, float] | None = None
+    """95 % of the differences lie between, when the test units are drawn anew, the same ones for both."""
+
+
 class TrainedSet(BaseModel):
     """One row of the proof: a training set, and what its segmenters reach, per seed."""
 
     name: str
     folders: list[str] = []
+    trainings: list[str] = []
+    """Folders of the trainings, with their weights, by seed."""
     pairs: int
     steps: int
     miou: list[float] = Field(min_length=1)
@@ -19,6 +30,26 @@ class TrainedSet(BaseModel):
     """Of predictions at several scales, mirrored and not; empty where that was not asked for."""
     iou: dict[str, list[float | None]]
     """By class, over seeds; None where the class is neither in the test masks nor predicted."""
+    labels: int | None = None
+    """Pairs with labels that anything behind the row has learned from, its generator and its teacher too; None where
+    that is not known."""
+    unlabelled: int = 0
+    """Pictures whose masks a teacher made."""
+    pixel_accuracy: list[float] = []
+    boundary_iou: list[float] = []
+    seconds: list[float] = []
+    """Of the trainings."""
+    interval: tuple[float, float] | None = None
+    """95 % of the means over seeds lie between, when the test units are drawn anew."""
+    difference: Difference | None = None
+
+
+class Choice(BaseModel):
+    """A length and a learning rate that were tried on the first set, and what it reached on validation pairs."""
+
+    steps: int
+    learning_rate: float
+    miou: float
 
 
 class HeldOut(BaseModel):
@@ -26,6 +57,10 @@ class HeldOut(BaseModel):
 
     folder: str
     pairs: int
+    units: int = 0
+    """What is independent of each other among them; 0 where that was not counted."""
+    unit: str = ""
+    """What these are called: photographs or pictures."""
 
 
 class Agreement(BaseModel):
@@ -45,6 +80,10 @@ class Proof(BaseModel):
     classes: list[str]
     sets: list[TrainedSet] = Field(min_length=1)
     """The first is what the others are compared with."""
+    choices: list[Choice] = []
+    """What was tried on validation pairs to choose steps and learning rate; empty where they were given."""
+    still_rising: bool = False
+    """Whether the longest training that was tried was still better than the next shorter one."""
     agreement: Agreement | None = None
     prompt_match: dict[str, float] = {}
     """Folder of generated pairs -> share of its masks that hold exactly the classes of their prompts."""

@@ -34,6 +34,16 @@ def real_pair_id(dataset: str, key: str) -> str:
     return _digest("real", 16, dataset, key).hex()
 
 
+def labelled_pair_id(pair_id: str, made_by: str) -> str:
+    """32 hex digits that name a picture with a mask of a teacher.
+
+    Args:
+        pair_id: of the picture.
+        made_by: canonical JSON of who made the mask and how, as in the column `sampler`.
+    """
+    return _digest("labelled", 16, made_by, pair_id).hex()
+
+
 def latent_id(pair_id: str, flipped: bool = False, crop: int = 0, caption: int = 0) -> str:
     """The key of a pair's latents: each further crop and caption of it, and its mirrored picture, has its own."""
     parts = [f"crop{crop}" if crop else "", f"caption{caption}" if caption else "", "flipped" if flipped else ""]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import math
+from collections.abc import Sequence
+
+from pydantic import Field, model_validator
 
 from pipeline.base.config import Workers
 from pipeline.base.places import Folder
 from pipeline.runs.config import RunConfig
 from pipeline.training.optimisation import Optimisation
+from pipeline.training.order import bounds
 from pipeline.training.parallel import Strategy
 
 SAFE_TO_CHANGE = frozenset(
@@ -34,6 +38,14 @@ class TrainingConfig(RunConfig):
 
     train: tuple[Folder, ...] = Field(min_length=1)
     """Folders of runs whose shards are trained on; several count as one set."""
+    slices: tuple[str, ...] = ()
+    """Which pairs of each folder of `train` are taken, as START:STOP in the order of their ids: "0:512" takes 512 drawn
+    at random, "512:" all others. Empty takes all."""
+    shares: tuple[float, ...] = ()
+    """How many rows of a batch come from each folder of `train`, as parts of their sum: 3 1 takes three from the first
+    for each one from the second, whatever their sizes. Empty takes all folders as one set, each row once an epoch."""
+    balanced: bool = False
+    """Rows with rare classes come more often (repeat factor sampling); of pairs alone."""
     validation: Folder
     """Folder of a run with held-out shards."""
     validation_rows: int = Field(512, ge=1)
@@ -63,3 +75,21 @@ class TrainingConfig(RunConfig):
     """Seconds between progress lines and MLflow points."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint after workers are lost, until a new one is made; then it counts anew."""
+
+    @model_validator(mode="after")
+    def _one_for_each_folder(self) -> TrainingConfig:
+        require_one_each(self.train, self.slices, self.shares)
+        return self
+
+
+def require_one_each(
+    train: Sequence[str], slices: Sequence[str], shares: Sequence[float], masks: Sequence[str] = ()
+) -> None:
+    """Raises ValueError unless the others are empty, or right and as many as the folders `train`."""
+    for name, given in (("slices", slices), ("shares", shares), ("masks", masks)):
+        if given and len(given) != len(train):
+            raise ValueError(f"{name} has {len(given)} entries, but train has {len(train)} folders; give one for each")
+    if shares and not (min(shares) > 0 and max(shares) < math.inf):
+        raise ValueError(f"shares must be more than 0, got {' '.join(f'{one:g}' for one in shares)}")
+    for text in slices:
+        bounds(text)

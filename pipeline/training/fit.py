@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import ray.train
@@ -67,11 +68,15 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
             f"workers.num {workers.num} must be at most optimisation.batch_size {recipe.batch_size}, so that each "
             f"worker has a row, and at least min_workers {config.min_workers}"
         )
-    feed, held_out = (
-        Feed(tuple(folders), task.columns, task.decode, config.seed, config.cache, _threads(workers))
-        for folders in (config.train, (config.validation,))
+    held_out = Feed((config.validation,), task.columns, task.decode, config.seed, config.cache, _threads(workers))
+    feed = replace(
+        held_out,
+        folders=tuple(config.train),
+        slices=config.slices,
+        shares=config.shares,
+        balanced=config.balanced,
     )
-    num_rows = sum(rows for _, _, rows in feed.groups())  # a wrong path is told now, not by every worker
+    num_rows = sum(len(group.rows) for group in feed.groups())  # a wrong path is told now, not by every worker
     held_out.groups()
     log.info(
         "%s: %s examples (%.1f epochs of %s) in %s steps of %d, on %s worker%s",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,10 +17,12 @@ Tensors = dict[str, Tensor]
 
 
 class Evaluation(NamedTuple):
-    """What a task says of a network: numbers, and (H, W, 3) uint8 pictures by file name."""
+    """What a task says of a network: numbers, (H, W, 3) uint8 pictures by file name, and files that are kept beside the
+    scores."""
 
     metrics: dict[str, float]
     pictures: dict[str, np.ndarray]
+    files: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Task(Protocol):

@@ -35,7 +35,7 @@ from pipeline.training.notice import Notice
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.parallel import Group, recompute_activations, wrapped
 from pipeline.training.state import TrainState
-from pipeline.training.task import Task, Tensors
+from pipeline.training.task import Evaluation, Task, Tensors
 
 WEIGHTS_FOLDER, SCORES = "weights", "scores.json"
 FLUSH_S = 20.0
@@ -211,9 +211,9 @@ class _Worker:
         if not self.group.leads:
             return math.nan
         key, sign = self.task.judged_by
-        return sign * self.evaluated(net, examples)[key]
+        return sign * self.evaluated(net, examples).metrics[key]
 
-    def evaluated(self, net: nn.Module, examples: int) -> dict[str, float]:
+    def evaluated(self, net: nn.Module, examples: int) -> Evaluation:
         self.hold_out()
         with torch.no_grad():
             evaluation = self.task.evaluate(net, self.held_out)
@@ -224,7 +224,7 @@ class _Worker:
         for name, picture in evaluation.pictures.items():
             tracker.picture(f"{name}/{examples:010d}.png", picture)
         history.append(self.folder, {"examples": examples, "validation": evaluation.metrics})
-        return evaluation.metrics
+        return evaluation
 
     def hold_out(self) -> None:
         """Reads the held-out examples, once and where they are needed."""
@@ -246,9 +246,11 @@ class _Worker:
                     (Path(scratch) / WEIGHTS_FOLDER / history.FILE).write_bytes(content)
                 upload(f"{scratch}/{WEIGHTS_FOLDER}", f"{self.folder}/{WEIGHTS_FOLDER}")
             examples = max(self.recipe.num_examples, self.state.step * self.recipe.batch_size)
-            scores = self.evaluated(net, examples)
+            evaluation = self.evaluated(net, examples)
+            for name, content in evaluation.files.items():
+                write_bytes(f"{self.folder}/{name}", content)
             facts = {"examples": examples, "training_s": round(self.state.seconds, 1)}
-            write_bytes(f"{self.folder}/{SCORES}", json.dumps({**scores, **facts}, indent=1).encode())
+            write_bytes(f"{self.folder}/{SCORES}", json.dumps({**evaluation.metrics, **facts}, indent=1).encode())
 
 
 def _due(report: Report, recipe: Optimisation, every: int) -> bool:

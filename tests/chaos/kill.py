@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -60,6 +62,17 @@ def first_time(marker: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def sampled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """In place of a sampler, where only processes matter: pairs of 16 x 16 pixels that follow from their seeds, in a
+    process that imports no network."""
+    shapes = ("image", (16, 16, 3)), ("mask", (16, 16)), ("confidence", (16, 16))
+    numbers = [np.random.default_rng(int(seed)) for seed in batch["seed"]]
+    pictures = {name: np.stack([one.integers(0, 2, shape, np.uint8) for one in numbers]) for name, shape in shapes}
+    num = len(numbers)
+    errors = {name: batch.get(name, np.full(num, "", object)) for name in ("error", "error_detail")}
+    return {**batch, **pictures, "confidence_mean": np.full(num, 0.5, np.float32), **errors}
 
 
 def descendants(pid: int) -> list[int]:

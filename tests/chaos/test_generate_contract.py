@@ -25,7 +25,7 @@ from pipeline.stages.refine import Refine
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import FAILED, list_shards
 from pipeline.verify import verify
-from tests.chaos.kill import finish, first_time, start
+from tests.chaos.kill import finish, first_time, sampled, start
 from tests.plans import planned
 from tests.tiny import save_tiny_bundle
 
@@ -123,16 +123,24 @@ def test_a_cpu_worker_that_is_killed(place, undisturbed, monkeypatch, tmp_path):
     assert_same(made, undisturbed)
 
 
-def test_a_prompt_that_kills_its_process_every_time(place, undisturbed, monkeypatch):
-    def act(prompts):
-        if PROMPTS[1] in prompts:
-            os._exit(1)
+def test_a_prompt_that_kills_its_process_every_time(place, ray_session, monkeypatch):
+    def make(*arguments) -> Stage:
+        def dies(batch):
+            errors = batch.get("error", [""] * len(batch["prompt"]))
+            if any(prompt == PROMPTS[1] and not error for prompt, error in zip(batch["prompt"], errors, strict=True)):
+                os._exit(1)
+            return sampled(batch)
 
-    monkeypatch.setattr(pipeline.generate, "make_sampler", sampler_that(act))
-    made = config(place, "poison")
+        return dies
+
+    monkeypatch.setattr(pipeline.generate, "make_sampler", lambda *arguments: sampled)
+    harmless = config(place, "harmless", workers=Workers())
+    generate(harmless)
+    monkeypatch.setattr(pipeline.generate, "make_sampler", make)
+    made = config(place, "poison", workers=Workers())
     manifest = generate(made)
     assert manifest.errors_by_reason == {"sampler_died": NUM_PAIRS // len(PROMPTS)}
-    assert_same(made, undisturbed, without=PROMPTS[1])
+    assert_same(made, read_shards([str(harmless.folder)]).sort_by("pair_id"), without=PROMPTS[1])
 
 
 def test_a_shard_that_is_cut_short_is_made_again_and_kept_aside(place, undisturbed):

@@ -51,7 +51,7 @@ def test_overrides_merge_sections_but_replace_the_users_own_names():
     config = load(GenerateConfig, DEMO / "generate.yaml", {"sampler": {"steps": 7}})
     assert (config.sampler.steps, config.sampler.batch_size) == (7, 32)
     proof = load(EvaluateConfig, DEMO / "evaluate.yaml", {"sets": {"mine": ["a"]}})
-    assert list(proof.sets) == ["mine"] and as_given(proof.sets["mine"][0]) == "a"
+    assert list(proof.sets) == ["mine"] and as_given(proof.sets["mine"].train[0]) == "a"
 
 
 def test_command_line_overrides_the_file():

@@ -10,15 +10,16 @@ import pyarrow.compute as pc
 import pytest
 
 from models.labels import GARMENTS
-from pipeline import evaluate as module
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.evaluate import EvaluateConfig, evaluate, training
+from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation.results import Proof
 from pipeline.pictures.codec import encode_mask
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import write_table
-from tests.pipeline.fabricated import fit_at_once
+from pipeline.training import proving
+from pipeline.training.sets import TrainingSet
+from tests.pipeline.fabricated import fit_at_once, training_of
 from tests.tiny import save_pairs
 
 
@@ -28,11 +29,11 @@ def config(tmp_path, monkeypatch) -> EvaluateConfig:
         str(save_pairs(tmp_path / name, num, split))
         for name, num, split in (("real", 10, "train"), ("more", 6, "validation"), ("test", 8, "test"))
     )
-    monkeypatch.setattr(module, "fit", fit_at_once)
+    monkeypatch.setattr(proving, "fit", fit_at_once)
     return EvaluateConfig(
         run="proof",
         runs=str(tmp_path / "runs"),
-        sets={"real": (real,), "both": (real, more)},
+        sets={"real": TrainingSet(train=(real,)), "both": TrainingSet(train=(real, more))},
         test=test,
         judged=more,
         seeds=2,
@@ -46,8 +47,8 @@ def changed(config: EvaluateConfig, **changes) -> EvaluateConfig:
     return config.model_copy(update=changes)
 
 
-def name_of(config: EvaluateConfig, name: str = "real", seed: int = 0, num_pairs: int = 10) -> str:
-    return training(config, name, num_pairs, seed).run
+def name_of(config: EvaluateConfig, name: str = "real", seed: int = 0) -> str:
+    return training_of(config, name, seed).run
 
 
 def test_the_proof_has_a_row_for_each_set_and_a_score_for_each_seed(config):
@@ -80,7 +81,7 @@ def test_a_finished_training_serves_again(config):
 
 
 def test_a_training_is_named_by_all_that_it_depends_on(config, tmp_path):
-    names = [name_of(config), name_of(config, "both"), name_of(config, seed=1), name_of(config, num_pairs=11)]
+    names = [name_of(config), name_of(config, "both"), name_of(config, seed=1)]
     for changes in (
         {"epochs": 4.0},
         {"batch_size": 5},
@@ -89,7 +90,12 @@ def test_a_training_is_named_by_all_that_it_depends_on(config, tmp_path):
         {"size_px": 16},
         {"test_rows": 7},
         {"test": str(tmp_path / "more")},
-        {"sets": {"real": (str(tmp_path / "more"),)}},
+        {"steps": 5},
+        {"sets": {"real": TrainingSet(train=(str(tmp_path / "more"),))}},
+        {"sets": {"real": TrainingSet(train=config.sets["real"].train, slices=("0:9",))}, "steps": 8},
+        {"sets": {"real": TrainingSet(train=config.sets["real"].train, balanced=True)}},
+        {"sets": {"real": TrainingSet(train=config.sets["real"].train, augmentation="strong")}},
+        {"sets": {"real": TrainingSet(train=config.sets["real"].train, augmentation="copy_paste")}},
     ):
         names.append(name_of(changed(config, **changes)))
     save_pairs(tmp_path / "real", 3, "test")
@@ -97,10 +103,11 @@ def test_a_training_is_named_by_all_that_it_depends_on(config, tmp_path):
     assert len(set(names)) == len(names), "the last has one shard more"
 
 
-def test_a_training_sees_each_pair_of_its_set_so_many_times(config):
-    recipe = training(config, "both", 16, 0).optimisation
-    assert (recipe.num_examples, recipe.num_steps) == (48, 12)
-    assert training(changed(config, epochs=0.1), "real", 10, 0).optimisation.num_examples == 4, "one batch at least"
+def test_a_training_sees_each_pair_of_the_first_set_so_many_times(config):
+    recipe = training_of(config, "both").optimisation
+    assert (recipe.num_examples, recipe.num_steps) == (30, 8)
+    assert training_of(changed(config, epochs=0.1)).optimisation.num_examples == 4, "one batch at least"
+    assert training_of(changed(config, steps=9)).optimisation.num_steps == 9
 
 
 def blanked(folder, target) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.evaluate import EvaluateConfig, training
+from pipeline.evaluate import EvaluateConfig
+from tests.pipeline.fabricated import training_of
 from tests.tiny import save_pairs
 
 
@@ -17,11 +18,13 @@ def pairs(tmp_path_factory):
 
 
 def config(pairs, **changed) -> EvaluateConfig:
-    return EvaluateConfig.model_validate({"run": "proof", "sets": {"real": [pairs]}, "test": pairs, **changed})
+    return EvaluateConfig.model_validate(
+        {"run": "proof", "sets": {"real": [pairs]}, "test": pairs, "epochs": 6144, **changed}
+    )
 
 
 def test_the_small_unet_keeps_its_recipe_and_published_ones_bring_theirs(pairs):
-    small = training(config(pairs), "real", 2048, 0).optimisation
+    small = training_of(config(pairs)).optimisation
     assert small.dump() == {
         "num_examples": 49152,
         "batch_size": 32,
@@ -37,13 +40,13 @@ def test_the_small_unet_keeps_its_recipe_and_published_ones_bring_theirs(pairs):
         "ema_decay": 0.98,
         "precision": "bfloat16",
     }
-    large = training(config(pairs, segmenter="deeplabv3_r50", learning_rate=0.02), "real", 2048, 0).optimisation
+    large = training_of(config(pairs, segmenter="deeplabv3_r50", learning_rate=0.02)).optimisation
     assert (large.optimizer, large.batch_size, large.learning_rate) == ("sgd", 16, 0.02)
 
 
 def test_a_training_is_named_by_all_that_it_depends_on(pairs):
     def name(**changed) -> str:
-        return training(config(pairs, **changed), "real", 8, 0).run
+        return training_of(config(pairs, **changed)).run
 
     kinds: list[dict[str, Any]] = [
         {},

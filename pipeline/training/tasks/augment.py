@@ -8,7 +8,7 @@ Legend: B rows, H and W pixels, c pixels a side of the crop, K classes without i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as functional
@@ -32,7 +32,7 @@ class Augmentation:
     """What is drawn for each row.
 
     Attributes:
-        crop_px: c.
+        crop_px: c; 0 takes the short side of the pictures.
         least_scale: the short side of a picture, in crops.
         greatest_scale: the same.
         scale_step: between scales; 0 takes any.
@@ -65,6 +65,7 @@ def augmented(
     """
     batch = mirrored(batch, draws)
     mask = batch["mask"].int()
+    settings = settings if settings.crop_px else replace(settings, crop_px=min(mask.shape[-2:]))
     size = torch.tensor(mask.shape[-2:]).to(mask.device, non_blocking=True)
     scaled = _scaled(size, settings, draws)  # (B, 2)
     origins = (draws.uniform((TRIES, 2)) * ((scaled - settings.crop_px).clamp(min=0) + 1)[:, None]).floor()
@@ -85,6 +86,40 @@ def augmented(
     if settings.distorted:
         image = distorted((image + 1) / 2, draws) * 2 - 1
     return torch.where(inside, image, per_channel(IMAGENET_MEAN, image.device) * 2 - 1), cut
+
+
+def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draws) -> Tensors:
+    """Half of the rows get objects of the next row of the batch laid on them (Simple Copy-Paste, CVPR 2021, for masks
+    without instances): each class of it besides id 0 half of the time, mirrored half of the time, half to one and a
+    half times as large, moved by up to half a side. On several workers the next row is one of the same worker.
+
+    Args:
+        batch: "image" (B, H, W, 3) uint8 and "mask" (B, H, W) class ids.
+        num_outputs: K + 1.
+        ignore_index: id of unknown pixels, which are never laid on others.
+        draws: of the rows.
+
+    Returns:
+        The same columns.
+    """
+    image, mask = batch["image"], batch["mask"]
+    rows, (height, width) = len(mask), mask.shape[-2:]
+    pasted, flip, scale, *shift = (one.view(rows, 1, 1) for one in draws.uniform((5,)).unbind(1))
+    chosen = (draws.uniform((num_outputs,)) < 0.5) & (pasted.view(rows, 1) < 0.5)
+    chosen[:, 0] = False
+    near = []  # where each pixel's paste comes from, in the other row's pixels
+    for side, move, axis in ((height, shift[0], 1), (width, shift[1], 2)):
+        place = torch.arange(side, device=mask.device).view([-1 if axis == at else 1 for at in range(3)])
+        near.append(((place + 0.5 - side / 2 - (move - 0.5) * side) / (0.5 + scale) + side / 2).floor().long())
+    down, right = near
+    right = torch.where(flip < 0.5, width - 1 - right, right)
+    inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+    other = torch.arange(1, rows + 1, device=mask.device).view(rows, 1, 1) % rows
+    where = (other, down.clamp(0, height - 1), right.clamp(0, width - 1))
+    ids = mask[where]
+    known = inside & (ids != ignore_index) & (ids < num_outputs)
+    laid = known & chosen.gather(1, torch.where(known, ids.long(), 0).flatten(1)).view_as(ids)
+    return {**batch, "image": torch.where(laid[..., None], image[where], image), "mask": torch.where(laid, ids, mask)}
 
 
 def distorted(image: Tensor, draws: Draws) -> Tensor:

@@ -18,14 +18,25 @@ from models.segmenter import Segmenter, grown
 from models.segmenters import SegmenterName, build_segmenter, load_segmenter
 from models.weights import WEIGHTS
 from pipeline.base.errors import ConfigError
-from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou, pixel_accuracy
+from pipeline.evaluation.metrics import (
+    boundary_iou,
+    boundary_pixels,
+    class_ious,
+    confusion_matrix,
+    mean_iou,
+    pixel_accuracy,
+)
+from pipeline.evaluation.spread import cells, to_bytes
 from pipeline.pictures.sheets import sheet
+from pipeline.storage.copies import local_copy
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
-from pipeline.training.tasks.augment import Augmentation, augmented
+from pipeline.training.tasks.augment import Augmentation, augmented, copy_pasted
 from pipeline.training.tasks.pictures import chunks, mirrored, to_float_image
 
+CELLS = "confusion.npz"
+"""The confusion of each held-out picture, beside the scores."""
 NUM_SHOWN = 8
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Of a picture, at which it is looked at for a prediction at several scales, as mmsegmentation does."""
@@ -43,6 +54,8 @@ class SegmenterTask:
         pretrained: weights to begin with: a file, a folder or a name on the hub.
         augmentation: how pictures are varied; None mirrors and recolours them a little.
         multi_scale: judge also with predictions at several scales, mirrored and not.
+        copy_paste: lay objects of other rows on half of the pictures first.
+        initial: folder of the weights of an earlier training to go on from; "" begins anew.
     """
 
     labels: LabelSpace
@@ -52,6 +65,8 @@ class SegmenterTask:
     pretrained: str = ""
     augmentation: Augmentation | None = None
     multi_scale: bool = False
+    copy_paste: bool = False
+    initial: str = ""
     columns: tuple[str, ...] = ("image", "mask")
     judged_by = ("miou", -1)
 
@@ -63,7 +78,10 @@ class SegmenterTask:
         return decoded
 
     def build(self) -> nn.Module:
-        return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, self.pretrained)
+        if not self.initial:
+            return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, self.pretrained)
+        net = self.load(local_copy(self.initial)).train()
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(self, net: nn.Module, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensors]:
         if self.segmenter.startswith("deeplabv3") and net.training and len(batch["mask"]) < 2:
@@ -80,6 +98,8 @@ class SegmenterTask:
 
     def varied(self, batch: Tensors, draws: Draws) -> tuple[Tensor, Tensor]:
         """Pictures (B, 3, H, W) float32 in [-1, 1] and masks (B, H, W) as the network sees them in training."""
+        if self.copy_paste:
+            batch = copy_pasted(batch, self.labels.num_classes + 1, self.labels.ignore_index, draws)
         if self.augmentation:
             return augmented(batch, self.augmentation, self.labels.num_classes + 1, self.labels.ignore_index, draws)
         batch = mirrored(batch, draws)
@@ -88,37 +108,50 @@ class SegmenterTask:
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         truth = held_out["mask"].cpu().numpy()
         predicted = self.predict(net, held_out["image"])
-        confusion = confusion_matrix(truth, predicted, self.labels.num_classes + 1, self.labels.ignore_index)
+        kinds = (self.labels.num_classes + 1, self.labels.ignore_index)
+        confusion = confusion_matrix(truth, predicted, *kinds)
         ious = zip(self.labels.classes, class_ious(confusion), strict=True)
         several: dict[str, float] = {}
         if self.multi_scale:
             predicted_so = self.predict(net, held_out["image"], multi_scale=True)
-            found = confusion_matrix(truth, predicted_so, self.labels.num_classes + 1, self.labels.ignore_index)
-            several = {"miou_multi_scale": mean_iou(found)}
+            several = {"miou_multi_scale": mean_iou(confusion_matrix(truth, predicted_so, *kinds))}
         shown = held_out["image"][:NUM_SHOWN].cpu().numpy()
         colours = [self.labels.colours(ids[:NUM_SHOWN]) for ids in (truth, predicted)]
         return Evaluation(
             {
                 "miou": mean_iou(confusion),
                 "pixel_accuracy": pixel_accuracy(confusion),
+                "boundary_iou": boundary_iou(boundary_pixels(truth, predicted, *kinds)),
                 **several,
                 **{f"iou/{name}": float(iou) for name, iou in ious if np.isfinite(iou)},  # of classes that occur
             },
             {"predictions": sheet([shown, *colours])},
+            {CELLS: to_bytes(cells(truth, predicted, *kinds))},
         )
 
     @torch.no_grad()
-    def predict(self, net: nn.Module, image: Tensor, *, multi_scale: bool = False) -> np.ndarray:
+    def predict(
+        self, net: nn.Module, image: Tensor, *, multi_scale: bool = False, allowed: Tensor | None = None
+    ) -> np.ndarray:
         """(B, H, W, 3) uint8 -> (B, H, W) class ids, in chunks; id 0 only where it is a class.
 
         Args:
             net: the network, in evaluation mode.
             image: pictures.
             multi_scale: average over `SCALES`, mirrored and not.
+            allowed: (B, K + 1) bool, the classes that may be answered for each picture; all of them by default.
         """
         first = 1 if self.labels.zero == "other" else 0
         look = averaged_scores if multi_scale else nn.Module.__call__
-        parts = [look(net, to_float_image(part))[:, first:].argmax(1) + first for part in chunks(image)]
+        parts: list[Tensor] = []
+        start = 0
+        for part in chunks(image):
+            scores = look(net, to_float_image(part))
+            if allowed is not None:
+                some = allowed[start : start + len(part), :, None, None].to(scores.device)
+                scores = scores.masked_fill(~some, -torch.inf)
+            parts.append(scores[:, first:].argmax(1) + first)
+            start += len(part)
         return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
 
     def load(self, folder: Path) -> nn.Module:

@@ -71,6 +71,18 @@ def test_rows_that_kill_every_process_are_errors_in_bounded_time(ray_session, tm
     assert died(file) == 6, "twice together, twice for each of the two"
 
 
+def test_graphs_of_a_driver_share_a_process_and_nothing_else(ray_session):
+    one, other = Shared.start(), Shared.start()
+    one.worked("sample", 3, 0.1, 10)
+    one.stop()
+    assert one.snapshot()[0]["sample"].rows == 3 and one.stopping()
+    assert other.snapshot() == ({}, Counter()) and not other.stopping()
+    assert one.actor == other.actor
+    ray.kill(one.actor)  # for good
+    assert one.snapshot() == ({}, Counter()), "nothing waits for it"
+    assert Shared.start().started("sample") == 1
+
+
 def test_a_mistake_while_a_process_is_made_is_told_as_it_was_made():
     def make():
         raise ClusterError("no driver")

@@ -6,8 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_and_spread, mean_iou, pixel_accuracy
+from pipeline.evaluation.metrics import (
+    boundary_iou,
+    boundary_pixels,
+    class_ious,
+    confusion_matrix,
+    mean_and_spread,
+    mean_iou,
+    pixel_accuracy,
+)
 
 IGNORED = 255
 TRUTH = np.array([[0, 0, 1, 1], [0, 2, 2, IGNORED], [0, 1, IGNORED, 2]], np.uint8)
@@ -73,6 +82,59 @@ def test_masks_without_known_pixels_have_no_scores():
     matrix = confusion_matrix(np.full((2, 2), IGNORED), np.zeros((2, 2), int), 3, IGNORED)
     assert not matrix.any() and matrix.shape == (3, 4)
     assert np.isnan(class_ious(matrix)).all() and math.isnan(mean_iou(matrix)) and math.isnan(pixel_accuracy(matrix))
+
+
+def test_a_boundary_iou_worked_out_by_hand():
+    truth = np.zeros((1, 8, 8), np.uint8)
+    truth[0, 2:6, 2:6] = 1
+    predicted = np.zeros_like(truth)
+    predicted[0, 2:6, 3:7] = 1
+    counts = boundary_pixels(truth, predicted, 3, IGNORED)  # one pixel wide: the ring of 12 of each square
+    both = 2 * 3 + 0  # upper and lower edge in columns 3 to 5; the sides do not meet
+    assert counts[1].tolist() == [both, 24 - both]
+    assert counts[2].tolist() == [0, 0]
+    # Of the background: the frame of 28 pixels, and what touches the square from outside.
+    assert counts[0, 0] == 28 + 2 * 5 - 2 * 5 + len(shared_outside())
+    assert boundary_iou(counts) == pytest.approx(np.mean([counts[0, 0] / counts[0, 1], both / (24 - both)]))
+    assert boundary_iou(boundary_pixels(truth, truth, 3, IGNORED)) == 1
+
+
+def shared_outside() -> set[tuple[int, int]]:
+    """Background pixels beside both squares, diagonals too, and not of the frame."""
+
+    def beside(left: int) -> set[tuple[int, int]]:
+        square = {(row, column) for row in range(2, 6) for column in range(left, left + 4)}
+        near = {(row + down, column + right) for row, column in square for down in (-1, 0, 1) for right in (-1, 0, 1)}
+        return {(row, column) for row, column in near - square if 0 < row < 7 and 0 < column < 7}
+
+    return beside(2) & beside(3)
+
+
+@pytest.mark.parametrize("size", [20, 75, 130])
+def test_boundaries_are_those_of_eroding_step_by_step(size):
+    numbers = np.random.default_rng(size)
+    coarse = numbers.choice([0, 1, 2, IGNORED], (2, 2, 5, 5))
+    truth, predicted = (
+        np.repeat(np.repeat(one, -(-size // 5), 1), -(-size // 5), 2)[:, :size, :size] for one in coarse
+    )
+    steps = max(1, round(0.02 * math.hypot(size, size)))
+    wanted = np.zeros((3, 2), np.int64)
+    for true, seen in zip(truth, predicted, strict=True):
+        for class_id in range(3):
+            one, other = (
+                mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), steps)
+                for mask in ((true == class_id), (seen == class_id) & (true != IGNORED))
+            )
+            wanted[class_id] += (one & other).sum(), (one | other).sum()
+    assert boundary_pixels(truth, predicted, 3, IGNORED).tolist() == wanted.tolist()
+
+
+def test_what_is_predicted_where_nothing_is_known_changes_no_boundary():
+    numbers = np.random.default_rng(0)
+    truth = numbers.choice([0, 1, IGNORED], (2, 16, 16))
+    predicted = numbers.integers(0, 2, truth.shape)
+    other = np.where(truth == IGNORED, 1 - predicted, predicted)
+    assert boundary_pixels(truth, predicted, 2, IGNORED).tolist() == boundary_pixels(truth, other, 2, IGNORED).tolist()
 
 
 def test_the_spread_is_that_of_a_sample():

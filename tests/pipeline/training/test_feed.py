@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.base.errors import ShardError
 from pipeline.tables.shards import write_table
-from pipeline.training.feed import GROUPS_AHEAD, Feed, Line
+from pipeline.training.feed import GROUPS_AHEAD, Feed
+from pipeline.training.order import Line
 
 
 def rows(batch):

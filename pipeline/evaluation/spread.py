@@ -1,0 +1,82 @@
+"""How far a figure would move with other test pictures: each picture's confusion, and the bootstrap over units.
+
+A unit is what is independent of the others: a photograph that several pictures show, or a picture.
+
+Legend: N pictures, U units, K classes besides id 0, R draws.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.evaluation.metrics import class_ious, confusion_matrix
+
+NUM_DRAWS = 1000
+MOST_UNITS = 256
+"""Of more units, several are drawn together, so that memory stays small."""
+LEVEL = 0.95
+Cells = dict[str, np.ndarray]
+"""The confusion of each picture without its zeros: `picture`, `truth`, `predicted`, `pixels`, all of one length."""
+
+
+def cells(truth: np.ndarray, predicted: np.ndarray, num_outputs: int, ignore_index: int) -> Cells:
+    """(N, H, W) class ids of both -> the confusion of each picture, as `confusion_matrix` counts."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("picture", "truth", "predicted", "pixels")}
+    for number, (true, seen) in enumerate(zip(truth, predicted, strict=True)):
+        confusion = confusion_matrix(true, seen, num_outputs, ignore_index)
+        rows, columns = np.nonzero(confusion)
+        for name, values in zip(
+            found, (np.full(len(rows), number), rows, columns, confusion[rows, columns]), strict=True
+        ):
+            found[name].append(values.astype(np.int64))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def to_bytes(values: Cells) -> bytes:
+    """As a file, without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **values)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> Cells:
+    """What `to_bytes` wrote."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+def by_unit(values: Cells, units: Sequence[str], num_outputs: int) -> np.ndarray:
+    """The confusion of each unit, (U, K + 1, K + 2) int64, in the order of their names, at most MOST_UNITS.
+
+    Args:
+        values: of N pictures.
+        units: (N,) the unit of each.
+        num_outputs: K + 1.
+    """
+    names, unit = np.unique(np.asarray(units), return_inverse=True)
+    unit %= MOST_UNITS
+    confusions = np.zeros((min(len(names), MOST_UNITS), num_outputs, num_outputs + 1), np.int64)
+    np.add.at(confusions, (unit[values["picture"]], values["truth"], values["predicted"]), values["pixels"])
+    return confusions
+
+
+def drawn_miou(confusions: np.ndarray, seed: int = 0) -> np.ndarray:
+    """mIoU of test sets of U units that are drawn with replacement, (R,) float64; equal seeds draw the same units, so
+    that two networks can be compared draw by draw.
+
+    Args:
+        confusions: (U, K + 1, K + 2).
+        seed: of the draws.
+    """
+    units = len(confusions)
+    times = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), NUM_DRAWS)
+    return np.array([np.nanmean(class_ious(np.tensordot(one, confusions, 1))) for one in times])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Between which LEVEL of the draws lie."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

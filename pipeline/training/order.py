@@ -1,0 +1,198 @@
+"""The order of a training's rows: which it takes of each folder, and which of them stands at each position.
+
+An epoch is a line: the row groups of all shards in a drawn order, and in each of them the rows in a drawn order. The
+line is cut into as many lanes as a batch has rows; each batch takes the next row of every lane. So the rows of a batch
+come from as many row groups, every row is seen once an epoch whatever the number of workers, and a worker reads little
+but the row groups of its own lanes. Any step can be gone on with at once: the order is arithmetic on (seed, epoch).
+
+Where folders have shares, each is a line of its own, and the rows of a batch take turns.
+
+Legend: N rows of a set, G row groups, B rows of a batch and lanes, b of them this worker's, F folders.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base.errors import ConfigError, ShardError
+from pipeline.base.turns import schedule
+from pipeline.tables.rows import read_columns
+from pipeline.tables.shards import map_shards, open_shard, some_shards
+
+SLICE = re.compile(r"(\d*):(\d*)")
+
+
+class Group(NamedTuple):
+    """Rows of a row group that are taken, (N,) int64, some more than once, and the folder that they are of."""
+
+    path: str
+    number: int
+    rows: np.ndarray
+    folder: int
+
+
+def bounds(text: str) -> tuple[int, float]:
+    """ "START:STOP" -> both; what is left out is the beginning or the end.
+
+    Raises:
+        ValueError: says what a slice looks like.
+    """
+    if not (found := SLICE.fullmatch(text)):
+        raise ValueError(f"{text!r} is no slice; write START:STOP, such as 0:512 or 512:")
+    start, stop = int(found[1] or 0), int(found[2]) if found[2] else math.inf
+    if start >= stop:
+        raise ValueError(f"the slice {text!r} holds nothing; its start must be less than its stop")
+    return start, stop
+
+
+def groups_of(folders: Sequence[str], slices: Sequence[str] = (), *, balanced: bool = False) -> list[Group]:
+    """The rows that are taken, in order of files.
+
+    Args:
+        folders: (F,) runs.
+        slices: (F,) which pairs of each, in the order of their ids, as `bounds` reads them; none takes all. Ids are
+            digests, so that the first pairs are a random sample, and a larger one holds it.
+        balanced: rows with rare classes come more often: (f / f_c) ** 0.5 times for the rarest class c of a row, f_c
+            the share of rows that hold c, f that of the most frequent class besides id 0. That is repeat factor
+            sampling (LVIS, CVPR 2019, section 4.1) with the most frequent class as the threshold.
+
+    Raises:
+        ShardError: a folder without shards, rows or rows in its slice, or a broken shard.
+        ConfigError: balanced rows of a table that holds no classes.
+    """
+    found = []
+    for number, folder in enumerate(folders):
+        paths = some_shards(folder)
+        counts = map_shards(_rows_of_groups, paths)
+        total = sum(map(sum, counts))
+        times = np.ones(total, np.int64)
+        if slices and slices[number] not in ("", ":"):
+            times *= _in_slice(paths, slices[number])
+            if total and not times.any():
+                raise ShardError(f"{folder}: no rows in the slice {slices[number]} of its {total:,}; take another")
+        if balanced:
+            times *= _repeats(paths, folder, times > 0)
+        ends = np.cumsum([rows for each in counts for rows in each])
+        places = [(path, group) for path, each in zip(paths, counts, strict=True) for group in range(len(each))]
+        for (path, group), part in zip(places, np.split(times, ends[:-1]), strict=True):
+            if part.any():
+                found.append(Group(path, group, np.repeat(np.arange(len(part)), part), number))
+    if not found:
+        raise ShardError(f"{', '.join(folders)}: no rows; give the folder of a run that has made some")
+    return found
+
+
+class Order:
+    """Which row stands at each position of a training; see the module.
+
+    Args:
+        groups: of F folders.
+        num_lanes: B.
+        seed: of the order.
+        shares: (F,) how many of a batch's rows come from each folder, as parts of their sum; none takes all as one set.
+    """
+
+    def __init__(self, groups: Sequence[Group], num_lanes: int, seed: int, shares: Sequence[float] = ()) -> None:
+        self.rows = [group.rows for group in groups]
+        parts = [[n for n, one in enumerate(groups) if not shares or one.folder == f] for f in range(len(shares) or 1)]
+        self.numbers = [np.array(part) for part in parts]
+        self.shares = np.array(shares or (1.0,), np.float64)
+        lanes = np.maximum(1, np.round(num_lanes * self.shares / self.shares.sum())).astype(int)
+        self.lines = [
+            Line(np.array([len(self.rows[number]) for number in part]), int(num), seed)
+            for part, num in zip(parts, lanes, strict=True)
+        ]
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (b,), counted from the start of the training -> number of the group (b,) and row in its row group
+        (b,), int64."""
+        if len(self.lines) == 1:
+            turn, repeat = np.zeros(len(positions), np.int64), positions
+        else:
+            first = int(positions.min())
+            turn, repeat = (each[positions - first] for each in schedule(self.shares, int(positions.max()) + 1, first))
+        numbers, rows = np.empty((2, len(positions)), np.int64)
+        for which in np.unique(turn).tolist():
+            these = np.flatnonzero(turn == which)
+            group, rows[these] = self.lines[which].at(repeat[these].astype(np.int64))
+            numbers[these] = self.numbers[which][group]
+        return numbers, np.array([self.rows[number][row] for number, row in zip(numbers, rows, strict=True)])
+
+
+class Line:
+    """Which row stands at each position of a training; see the module.
+
+    Args:
+        rows: (G,) int64, of each row group; at least one row in all.
+        num_lanes: B.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: np.ndarray, num_lanes: int, seed: int) -> None:
+        self.rows, self.num_lanes, self.seed = rows, num_lanes, seed
+        self.num_rows = int(rows.sum())
+        self._groups = lru_cache(2)(self._groups_of)
+        self._rows = lru_cache(4 * num_lanes)(self._rows_of)
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (b,), counted from the start of the training -> row group (b,) and row in it (b,), int64."""
+        chosen, inside = np.empty((2, len(positions)), np.int64)
+        epochs, rest = np.divmod(positions, self.num_rows)
+        turn, lane = np.divmod(rest, self.num_lanes)
+        # The first lanes are longer by one row where rows do not divide evenly.
+        length, longer = divmod(self.num_rows, self.num_lanes)
+        place = lane * length + np.minimum(lane, longer) + turn
+        for epoch in np.unique(epochs).tolist():
+            these = np.flatnonzero(epochs == epoch)
+            order, ends = self._groups(epoch)
+            visit = np.searchsorted(ends, place[these], side="right")
+            chosen[these] = order[visit]
+            inside[these] = place[these] - ends[visit] + self.rows[order[visit]]
+        for index, (epoch, group) in enumerate(zip(epochs.tolist(), chosen.tolist(), strict=True)):
+            inside[index] = self._rows(epoch, group)[inside[index]]
+        return chosen, inside
+
+    def _groups_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row groups in their order of an epoch, and where each ends in the line."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        return order, np.cumsum(self.rows[order])
+
+    def _rows_of(self, epoch: int, group: int) -> np.ndarray:
+        """The rows of a group in their order of an epoch."""
+        return np.random.default_rng([self.seed, epoch, group]).permutation(self.rows[group])
+
+
+def _rows_of_groups(path: str) -> list[int]:
+    with open_shard(path) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+
+
+def _in_slice(paths: list[str], text: str) -> np.ndarray:
+    """(N,) whether a row is of a pair in a slice."""
+    start, stop = bounds(text)
+    ids = pa.concat_tables(map_shards(lambda path: read_columns(path, ["pair_id"]), paths))["pair_id"]
+    place = pc.rank(ids.combine_chunks(), tiebreaker="dense").to_numpy() - 1
+    return (place >= start) & (place < stop)
+
+
+def _repeats(paths: list[str], folder: str, taken: np.ndarray) -> np.ndarray:
+    """(N,) int64, how often each row comes; rows that are not `taken` do not count."""
+    tables = map_shards(lambda path: read_columns(path, ["class_ids"]), paths)
+    if any("class_ids" not in table.column_names for table in tables):
+        raise ConfigError(f"{folder}: its rows name no classes to balance; give runs of pairs, or leave balanced out")
+    ids = pa.concat_tables(tables)["class_ids"].combine_chunks()
+    row, one = pc.list_parent_indices(ids).to_numpy(), pc.list_flatten(ids).to_numpy()
+    counted = taken[row] & (one > 0)
+    frequency = np.bincount(one[counted]).astype(np.float64)
+    factors = np.ones(len(taken))
+    np.maximum.at(factors, row[counted], np.sqrt(frequency.max(initial=0) / frequency[one[counted]]))
+    # Rounded up or down in turn, so that as many rows come as the factors sum to.
+    return np.diff(np.floor(np.cumsum(np.where(taken, factors, 0)) + 0.5), prepend=0).astype(np.int64)

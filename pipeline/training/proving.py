@@ -1,0 +1,233 @@
+"""The trainings of a proof: steps and learning rate chosen on validation pairs, then a row for each set."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from models.weights import WEIGHTS
+from pipeline.base.errors import DataError
+from pipeline.base.log import log
+from pipeline.base.places import as_given
+from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import Choice, Difference, TrainedSet
+from pipeline.evaluation.spread import by_unit, drawn_miou, from_bytes, interval
+from pipeline.runs.run import Run
+from pipeline.storage.files import read_bytes
+from pipeline.tables.ids import text_digest
+from pipeline.tables.rows import read_columns
+from pipeline.tables.shards import list_shards, some_shards
+from pipeline.training.config import TrainingConfig
+from pipeline.training.fit import WEIGHTS_FOLDER, fit
+from pipeline.training.labelling import LabelConfig, label
+from pipeline.training.sets import Terms, TrainingSet
+from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
+
+STOPPED_RISING = 0.005
+"""mIoU by which a longer training must be better to be worth it."""
+
+
+@dataclass
+class Proving:
+    """The trainings of a proof; what is trained already serves again.
+
+    Attributes:
+        terms: what all rows have in common.
+        task: of a set without anything of its own.
+        common: of all trainings; `run` is that of the proof, `validation` the test pairs.
+        sets: by name, the first is what the others are compared with.
+        seeds: trainings per set.
+        units: (N,) what each test picture belongs to, such as its photograph.
+        generator_labels: labelled pairs that the generator of synthetic pairs learned from, 0 where not known.
+        run: of the proof, open.
+    """
+
+    terms: Terms
+    task: SegmenterTask
+    common: TrainingConfig
+    sets: Mapping[str, TrainingSet]
+    seeds: int
+    units: Sequence[str]
+    generator_labels: int
+    run: Run
+    _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
+    _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """Name of the first set."""
+        return next(iter(self.sets))
+
+    def choose(self, validation: str, steps: Sequence[int], rates: Sequence[float]) -> tuple[list[Choice], bool]:
+        """Tries lengths and learning rates with the first set and takes one, for all rows from then on.
+
+        Args:
+            validation: folder of real pairs that nothing is tested on.
+            steps: lengths.
+            rates: peaks of the learning rate with each.
+
+        Returns:
+            All that were tried, and whether the longest was still better than the others.
+        """
+        found: list[Choice] = []
+        chosen, common = self.sets[self.first], self.common.model_copy(update={"validation": validation})
+        for num in sorted(steps):
+            for rate in rates or (self.terms.learning_rate,):
+                terms = replace(self.terms, learning_rate=rate).of_steps(num)
+                one = terms.training(common, chosen, f"choice-{num}", chosen.train, chosen.slices)
+                recipe = one.optimisation
+                found.append(Choice(steps=num, learning_rate=recipe.learning_rate, miou=self._fit(one, chosen)["miou"]))
+        best = {num: max(one.miou for one in found if one.steps == num) for num in sorted(steps)}
+        taken = next(num for num, miou in best.items() if miou >= max(best.values()) - STOPPED_RISING)
+        winner = max((one for one in found if one.steps == taken), key=lambda one: one.miou)
+        rising = len(best) > 1 and taken == max(best)
+        log.info("chosen on validation: %d steps, learning rate %g", winner.steps, winner.learning_rate)
+        if rising:
+            log.warning(
+                "with %d steps, the most that were tried, %s is still better than with fewer: it may not have stopped "
+                "rising. Give more in try_steps",
+                taken,
+                self.first,
+            )
+        self.terms = replace(self.terms, learning_rate=winner.learning_rate).of_steps(winner.steps)
+        return found, rising
+
+    def training(self, name: str, seed: int) -> TrainingConfig:
+        """The training of a set; trains and labels first what it builds on."""
+        if (name, seed) not in self._trainings:
+            self._trainings[name, seed] = self._training(name, seed)
+        return self._trainings[name, seed]
+
+    def _training(self, name: str, seed: int) -> TrainingConfig:
+        chosen = self.sets[name]
+        common = self.common.model_copy(update={"seed": seed})
+        folders, slices = list(chosen.train), list(chosen.slices)
+        for number in range(len(folders)):
+            if not chosen.own(number):
+                folders[number] = self._labelled(chosen, number, seed)
+                if slices:
+                    slices[number] = ":"
+        if not chosen.after:
+            return self.terms.training(common, chosen, name, folders, slices)
+        rest = self.terms.of_steps(-(-self.terms.optimisation().num_steps // 2))
+        begun = self._begun(name, seed)
+        self._fit(begun, self.sets[chosen.after])
+        return rest.training(common, chosen, name, folders, slices, initial=begun.run)
+
+    def _begun(self, name: str, seed: int) -> TrainingConfig:
+        """The first half of the steps of a set that comes after another."""
+        before = self.sets[self.sets[name].after]
+        half = self.terms.of_steps(self.terms.optimisation().num_steps // 2)
+        common = self.common.model_copy(update={"seed": seed})
+        return half.training(common, before, f"{name}-first", before.train, before.slices)
+
+    def _labelled(self, chosen: TrainingSet, number: int, seed: int) -> str:
+        """The folder of the pairs of one folder of a set with the masks of the first set's segmenter."""
+        teacher = self.training(self.first, seed)
+        self._fit(teacher, self.sets[self.first])
+        weights = f"{teacher.folder}/{WEIGHTS_FOLDER}"
+        digest = hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()
+        source, hold = chosen.train[number], chosen.masks[number]
+        part = chosen.slices[number] if chosen.slices else ":"
+        shards = [path.rsplit("/", 1)[-1] for path in list_shards(source)]
+        assert hold != "own"
+        config = LabelConfig(
+            run=f"{self.common.run}/labels-{hold}-{seed}-{text_digest([shards, part, digest])[:8]}",
+            runs=self.common.runs,
+            experiment=self.common.experiment,
+            tracking_uri=self.common.tracking_uri,
+            pairs=source,
+            slice=part,
+            teacher=weights,
+            hold=hold,
+            workers=self.common.workers,
+        )
+        label(config, self.task, digest)
+        return str(config.folder)
+
+    def _fit(self, training: TrainingConfig, chosen: TrainingSet, initial: str = "") -> dict[str, float]:
+        task = self.terms.task(self.task, chosen, initial)
+        with Run.open(training, "segmenter") as run:
+            return fit(task, training, run)
+
+    def trained(self, name: str) -> TrainedSet:
+        """The row of one set: trains what is missing of its segmenters.
+
+        Raises:
+            DataError: no pixel of the held-out masks has a known class.
+        """
+        chosen = self.sets[name]
+        trainings = [self.training(name, seed) for seed in range(self.seeds)]
+        scores = [self._fit(one, chosen, self._initial(name, seed)) for seed, one in enumerate(trainings)]
+        miou = [score["miou"] for score in scores]
+        if any(map(math.isnan, miou)):
+            raise DataError(
+                f"{as_given(self.common.validation)}: no pixel of the held-out masks has a known class, so nothing can "
+                "be scored; give the folder of pairs with annotated masks as `test`"
+            )
+        self._draws[name] = self._drawn(trainings)
+        mean, spread = mean_and_spread(miou)
+        sizes = chosen.sizes()
+        log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, sum(sizes), mean, spread)
+        self.run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
+        return TrainedSet(
+            name=name,
+            folders=list(map(as_given, chosen.train)),
+            trainings=[str(one.folder) for one in trainings],
+            pairs=sum(sizes),
+            labels=self.labels(name),
+            unlabelled=sum(size for number, size in enumerate(sizes) if not chosen.own(number)),
+            steps=self.terms.optimisation().num_steps,
+            miou=miou,
+            miou_multi_scale=[score["miou_multi_scale"] for score in scores] if self.terms.multi_scale else [],
+            iou={key: [score.get(f"iou/{key}") for score in scores] for key in self.task.labels.classes},
+            pixel_accuracy=[score["pixel_accuracy"] for score in scores if "pixel_accuracy" in score],
+            boundary_iou=[score["boundary_iou"] for score in scores if "boundary_iou" in score],
+            seconds=[score["training_s"] for score in scores if "training_s" in score],
+            interval=interval(np.mean(self._draws[name], 0)) if self._draws[name] else None,
+        )
+
+    def _initial(self, name: str, seed: int) -> str:
+        """Folder of the weights that a training goes on from."""
+        after = self.sets[name].after
+        return f"{self._begun(name, seed).folder}/{WEIGHTS_FOLDER}" if after else ""
+
+    def compared(self, row: TrainedSet, first: TrainedSet) -> TrainedSet:
+        """The row with its difference to the first one: seed by seed, and with other test units, the same for both."""
+        miou = [own - other for own, other in zip(row.miou, first.miou, strict=True)]
+        mine, theirs = self._draws[row.name], self._draws[first.name]
+        moved = interval(np.mean(mine, 0) - np.mean(theirs, 0)) if mine and theirs else None
+        return row.model_copy(update={"difference": Difference(miou=miou, interval=moved)})
+
+    def _drawn(self, trainings: Sequence[TrainingConfig]) -> list[np.ndarray]:
+        """mIoU of each training with other test units; none where a training is of an earlier release."""
+        try:
+            found = [from_bytes(read_bytes(f"{one.folder}/{CELLS}")) for one in trainings]
+        except FileNotFoundError:
+            return []
+        return [drawn_miou(by_unit(one, self.units, self.task.labels.num_classes + 1)) for one in found]
+
+    def labels(self, name: str) -> int | None:
+        """Labelled pairs that anything behind a set has learned from; None where that is not known."""
+        chosen = self.sets[name]
+        known: list[int | None] = [self.labels(chosen.after)] if chosen.after else [0]
+        own = 0
+        for number, (folder, size) in enumerate(zip(chosen.train, chosen.sizes(), strict=True)):
+            if not chosen.own(number):
+                known.append(self.labels(self.first))
+            elif _is_synthetic(folder):
+                known.append(self.generator_labels or None)
+            else:
+                own += size
+        numbers = [one for one in known if one is not None]
+        return max(own, *numbers) if len(numbers) == len(known) else None
+
+
+def _is_synthetic(folder: str) -> bool:
+    """Whether a run's first pairs are a generator's."""
+    rows = read_columns(some_shards(folder)[0], ["origin"])
+    return "origin" in rows.column_names and rows["origin"][0].as_py() == "synthetic"

@@ -1,0 +1,57 @@
+"""How far a figure would move with other test pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import confusion_matrix, mean_iou
+from pipeline.evaluation.spread import MOST_UNITS, by_unit, cells, drawn_miou, from_bytes, interval, to_bytes
+
+IGNORED = 255
+
+
+def masks(num: int, wrong: float, seed: int = 0):
+    numbers = np.random.default_rng(seed)
+    truth = numbers.choice([0, 1, 2, IGNORED], (num, 8, 8)).astype(np.uint8)
+    seen = np.where(numbers.random(truth.shape) < wrong, numbers.integers(0, 3, truth.shape), truth % 3)
+    return truth, seen
+
+
+def test_what_is_kept_of_each_picture_gives_the_confusion_of_all():
+    truth, seen = masks(9, 0.3)
+    kept = from_bytes(to_bytes(cells(truth, seen, 3, IGNORED)))
+    units = by_unit(kept, list("aabbbccca"), 3)
+    assert units.sum(0).tolist() == confusion_matrix(truth, seen, 3, IGNORED).tolist()
+    assert units[0].tolist() == confusion_matrix(truth[[0, 1, 8]], seen[[0, 1, 8]], 3, IGNORED).tolist()
+
+
+def test_many_units_are_drawn_together():
+    truth, seen = masks(2 * MOST_UNITS, 0.3)
+    kept = cells(truth, seen, 3, IGNORED)
+    units = by_unit(kept, [str(one) for one in range(2 * MOST_UNITS)], 3)
+    assert len(units) == MOST_UNITS and units.sum(0).tolist() == confusion_matrix(truth, seen, 3, IGNORED).tolist()
+
+
+def test_the_interval_holds_the_figure_and_is_wider_over_few_units_that_differ():
+    truth, seen = masks(60, 0.5)
+    seen[:20] = truth[:20] % 3  # pictures of one photograph are alike: right
+    kept = cells(truth, seen, 3, IGNORED)
+    figure = mean_iou(confusion_matrix(truth, seen, 3, IGNORED))
+    widths = []
+    for units in ([str(one) for one in range(60)], [str(one // 20) for one in range(60)]):
+        low, high = interval(drawn_miou(by_unit(kept, units, 3)))
+        assert low < figure < high
+        widths.append(high - low)
+    assert widths[1] > 2 * widths[0]
+
+
+def test_equal_seeds_draw_equal_units_so_that_two_networks_can_be_compared():
+    truth, seen = masks(40, 0.5)
+    better = np.where(np.random.default_rng(1).random(truth.shape) < 0.1, truth % 3, seen)
+    units = [str(one // 4) for one in range(40)]
+    one, other = (drawn_miou(by_unit(cells(truth, each, 3, IGNORED), units, 3)) for each in (better, seen))
+    apart = interval(one - other)
+    assert apart[0] > 0, "better in every draw, though the intervals of the two overlap"
+    assert interval(one)[0] < interval(other)[1]
+    assert drawn_miou(by_unit(cells(truth, seen, 3, IGNORED), units, 3)).tolist() == pytest.approx(other.tolist())

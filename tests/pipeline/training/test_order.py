@@ -1,0 +1,103 @@
+"""Which rows a training takes of its folders, and how often: slices, shares, balance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain, islice
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.base.errors import ConfigError, ShardError
+from pipeline.tables.shards import write_table
+from pipeline.training.feed import Feed
+from pipeline.training.order import Order, bounds, groups_of
+
+CLASSES = [[0, 1]] * 64 + [[0, 2]] * 16 + [[0, 1, 3]] * 4 + [[0]] * 16
+
+
+def rows(batch):
+    return {"row": np.asarray(batch["row"], np.int64)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A hundred rows in two shards, whose ids are in no order; row is the rank of its id."""
+    run = tmp_path_factory.mktemp("run")
+    order = np.random.default_rng(0).permutation(100)
+    for part in (order[:37], order[37:]):
+        ids = [f"{row:032x}" for row in part]
+        write_table(
+            pa.table({"pair_id": ids, "row": part, "class_ids": [CLASSES[row] for row in part]}), f"{run}/shards"
+        )
+    return str(run)
+
+
+def taken(folders, *, steps=20, batch=10, start=0, places=None, **settings):
+    batches = Feed(tuple(folders), ("row",), rows, **settings).batches(batch, start, places)
+    found = [one["row"].tolist() for one in islice(batches, steps)]
+    batches.close()
+    return found
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(("text", "wanted"), [("0:30", range(30)), ("30:", range(30, 100)), (":", range(100))])
+def test_a_slice_takes_the_pairs_of_these_ranks_by_their_ids(folder, text, wanted, cache):
+    steps = len(wanted) // 10
+    assert sorted(chain(*taken([folder], steps=steps, slices=(text,), cache=cache))) == list(wanted)
+
+
+def test_a_larger_slice_holds_a_smaller_one_and_the_rest_nothing_of_it(folder):
+    small, large, rest = (
+        {row for one in taken([folder], slices=(text,), steps=30) for row in one} for text in ("0:20", "0:50", "20:")
+    )
+    assert small < large and small.isdisjoint(rest) and small | rest == set(range(100))
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (3, 1), (1, 4), (0.55, 0.45)])
+def test_rows_of_a_batch_come_from_folders_by_their_shares_whatever_their_sizes(folder, shares):
+    found = taken([folder, folder], steps=40, slices=("0:10", "10:"), shares=shares)
+    num_first = sum(row < 10 for one in found for row in one)
+    assert num_first == pytest.approx(400 * shares[0] / sum(shares), abs=1)
+    exact = 10 * shares[0] / sum(shares)
+    assert all(abs(sum(row < 10 for row in one) - exact) <= 1 for one in found), "of every batch"
+    each = Counter(row for one in found for row in one if row < 10)
+    assert max(each.values()) - min(each.values()) <= 1, "each row of a folder once in its epoch"
+
+
+def test_workers_share_a_mixed_batch_and_any_step_is_gone_on_with(folder):
+    mixed = {"slices": ("0:10", "10:"), "shares": (3, 1)}
+    alone = taken([folder, folder], **mixed)
+    first, second = (taken([folder, folder], places=places, **mixed) for places in (range(4), range(4, 10)))
+    assert [one + other for one, other in zip(first, second, strict=True)] == alone
+    assert taken([folder, folder], start=15, steps=5, **mixed) == alone[15:]
+
+
+def test_rows_of_rare_classes_come_more_often(folder):
+    groups = groups_of((folder,), balanced=True)
+    order = Order(groups, 10, seed=0)
+    count = sum(len(group.rows) for group in groups)
+    times = Counter(taken([folder], batch=count, steps=1, balanced=True)[0])
+    frequent, middle, rare, none = (
+        np.mean([times[row] for row in rows]) for rows in (range(64), range(64, 80), range(80, 84), range(84, 100))
+    )
+    assert frequent == 1 and none == 1, "rows of the most frequent class, and of none"
+    assert middle == pytest.approx((68 / 16) ** 0.5, abs=0.15) and rare == pytest.approx((68 / 4) ** 0.5, abs=0.3)
+    assert len(order.at(np.arange(50))[0]) == 50
+    part = Counter(taken([folder], batch=count, steps=1, balanced=True, slices=("64:80",))[0])
+    assert set(part) == set(range(64, 80)) and max(part.values()) - min(part.values()) <= 1, "frequencies of the slice"
+
+
+@pytest.mark.parametrize("text", ["12", "a:b", "3:3", "5:2", "-1:4", ""])
+def test_what_is_no_slice_is_told(text):
+    with pytest.raises(ValueError, match="slice"):
+        bounds(text)
+
+
+def test_a_slice_without_rows_and_rows_without_classes_are_told(folder, tmp_path):
+    with pytest.raises(ShardError, match="no rows in the slice 100: of its 100"):
+        groups_of((folder,), ("100:",))
+    write_table(pa.table({"pair_id": ["a"]}), f"{tmp_path}/shards")
+    with pytest.raises(ConfigError, match="name no classes to balance"):
+        groups_of((str(tmp_path),), balanced=True)
