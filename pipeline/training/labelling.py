@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
@@ -31,7 +32,7 @@ from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards, remaining
-from pipeline.tables.schema import PAIR, Batch, captions_of
+from pipeline.tables.schema import PAIR, captions_of
 from pipeline.tables.shards import remove_drafts
 from pipeline.training.order import bounds
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -98,19 +99,18 @@ def graph(todo: pa.Table, config: LabelConfig, task: SegmenterTask, made_by: str
     wanted = ray.put(dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True)))
     columns = [name for name in PAIR.names if name != "mask"]
     rows = read_pairs([config.pairs], columns).map_batches(
-        partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="numpy"
+        partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="pyarrow"
     )
     device = "cuda" if config.workers.gpus else "cpu"
     make = partial(make_labeller, task, config.teacher, config.hold, made_by, device)
-    return in_processes(rows, "label", make, shared, config.workers, batch_size=ROWS_PER_BATCH)
+    return in_processes(rows, "label", make, shared, config.workers, batch_size=ROWS_PER_BATCH, batch_format="pyarrow")
 
 
-def _chosen(batch: Batch, *, wanted: ray.ObjectRef) -> Batch:
+def _chosen(rows: pa.Table, *, wanted: ray.ObjectRef) -> pa.Table:
     new_ids: dict[str, str] = ray.get(wanted)
-    chosen = np.array([one in new_ids for one in batch["pair_id"]], bool)
-    kept = {name: values[chosen] for name, values in batch.items()}
-    kept["pair_id"] = object_column(new_ids[one] for one in kept["pair_id"])
-    return kept
+    ids = [new_ids.get(one) for one in rows["pair_id"].to_pylist()]
+    renamed = rows.set_column(rows.schema.get_field_index("pair_id"), "pair_id", pa.array(ids, pa.string()))
+    return renamed.filter(pc.is_valid(renamed["pair_id"]))
 
 
 def make_labeller(task: SegmenterTask, teacher: str, hold: Hold, made_by: str, device: str) -> Stage:
@@ -124,44 +124,47 @@ def make_labeller(task: SegmenterTask, teacher: str, hold: Hold, made_by: str, d
 
 
 def labelled(
-    batch: Batch,
+    rows: pa.Table,
     *,
     task: SegmenterTask,
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
     hold: Hold,
     made_by: str,
-) -> Batch:
+) -> pa.Table:
     """Stage: packed pairs -> the same with masks of a teacher.
 
     Args:
-        batch: columns of PAIR; their masks are not looked at.
+        rows: columns of PAIR but `mask`, where there is one it is not looked at.
         task: of the teacher.
         predict: (B, H, W, 3) uint8 and allowed classes (B, K + 1) bool -> class ids (B, H, W).
         hold: which classes are allowed.
         made_by: the column `sampler`.
     """
-    num = len(batch["pair_id"])
-    if not num:
-        return {**batch, "mask": object_column([])}
-    image = decode_pairs({"image": batch["image"]}, task.size_px)["image"]
-    if task.size_px:  # as the segmenter sees them
-        batch = {**batch, "image": object_column(map(encode_image, image))}
-        batch |= {side: np.full(num, task.size_px, np.int32) for side in ("height", "width")}
-    masks = predict(image, np.stack([_allowed(batch, row, task, hold) for row in range(num)]))
+    if not rows.num_rows:
+        return rows
+    cells = object_column(rows["image"].to_pylist())
+    image = decode_pairs({"image": cells}, task.size_px)["image"]
+    texts = rows.select([name for name in ("prompt", "captions") if name in rows.column_names]).to_pylist()
+    masks = predict(image, np.stack([allowed_classes(row, task, hold) for row in texts]))
     counted = [class_areas(mask) for mask in masks]
-    return {
-        **batch,
-        "mask": object_column(map(encode_mask, masks)),
-        "class_ids": object_column(ids for ids, _ in counted),
-        "class_pixels": object_column(pixels for _, pixels in counted),
-        "origin": np.full(num, "labelled", object),
-        "sampler": np.full(num, made_by, object),
+    columns: dict[str, Any] = {
+        "mask": [{"bytes": encode_mask(mask), "path": None} for mask in masks],
+        "class_ids": [ids.tolist() for ids, _ in counted],
+        "class_pixels": [pixels.tolist() for _, pixels in counted],
+        "origin": ["labelled"] * rows.num_rows,
+        "sampler": [made_by] * rows.num_rows,
     }
+    if task.size_px:  # as the segmenter sees them
+        columns["image"] = [{"bytes": encode_image(one), "path": None} for one in image]
+        columns |= {side: [task.size_px] * rows.num_rows for side in ("height", "width")}
+    made = rows.drop_columns([name for name in columns if name in rows.column_names])
+    for name, values in columns.items():
+        made = made.append_column(PAIR.field(name), pa.array(values, PAIR.field(name).type))
+    return made
 
 
-def _allowed(batch: Batch, row: int, task: SegmenterTask, hold: Hold) -> np.ndarray:
-    """(K + 1,) bool."""
-    captions = captions_of({name: batch[name][row] for name in ("prompt", "captions") if name in batch})
-    named = {one for text in captions for one in classes_in_prompt(text, task.labels)}
+def allowed_classes(row: Mapping[str, Any], task: SegmenterTask, hold: Hold) -> np.ndarray:
+    """(K + 1,) bool: what a teacher may answer for a picture with these captions."""
+    named = {one for text in captions_of(row) for one in classes_in_prompt(text, task.labels)}
     everything = hold == "free" or not named
     return np.array([everything or not one or one in named for one in range(task.labels.num_classes + 1)])

@@ -10,7 +10,7 @@ import torch
 
 from models.draws import Draws
 from models.segmenter import IMAGENET_MEAN
-from pipeline.training.tasks.augment import Augmentation, augmented, distorted, recoloured_by
+from pipeline.training.tasks.augment import Augmentation, augmented, copy_pasted, distorted, recoloured_by
 from pipeline.training.tasks.pictures import to_float_image
 
 PLAIN = Augmentation(crop_px=32, least_scale=1.0, greatest_scale=1.0, class_share=1.1, distorted=False)
@@ -123,3 +123,38 @@ def test_hue_and_saturation_are_those_of_hsv(saturation, turn):
 
     slow = np.apply_along_axis(expected, 0, image[0].double().numpy())
     np.testing.assert_allclose(found[0].numpy(), slow, atol=1e-5)
+
+
+def pasted(batch, seed: int = 0, rows=None):
+    num = len(batch["mask"])
+    return copy_pasted(batch, 4, 255, Draws(seed, 0, range(num) if rows is None else rows))
+
+
+def test_objects_of_the_next_picture_are_laid_on_about_half_of_them_with_their_masks():
+    batch = scene(64)
+    laid = pasted(batch)
+    changed = laid["mask"] != batch["mask"]
+    assert 0.25 < changed.flatten(1).any(1).float().mean() < 0.55, "half of the rows, where a class was drawn"
+    torch.testing.assert_close(laid["image"][..., 0], laid["mask"] * 60)  # its colour says the class of every pixel
+    assert (laid["mask"][changed] != 0).all(), "the background is not laid on anything"
+    assert laid["image"].dtype == torch.uint8 and laid["mask"].dtype == batch["mask"].dtype
+
+
+def test_unknown_pixels_are_laid_on_nothing_and_may_be_covered():
+    batch = scene(64)
+    batch["mask"][1::2] = 255
+    laid = pasted(batch)
+    changed = laid["mask"] != batch["mask"]
+    assert not changed[::2].any(), "the next picture of these has nothing that is known"
+    assert changed[1::2].any() and (laid["mask"][changed] != 255).all()
+
+
+def test_what_is_laid_follows_from_the_rows_own_numbers():
+    batch = scene(8)
+    assert torch.equal(pasted(batch)["mask"], pasted(batch)["mask"])
+    assert not torch.equal(pasted(batch)["mask"], pasted(batch, seed=1)["mask"])
+
+
+def test_a_crop_of_no_size_is_as_large_as_the_pictures():
+    image, mask = varied(scene(4, 32, 64), Augmentation(crop_px=0))
+    assert image.shape == (4, 3, 32, 32) and mask.shape == (4, 32, 32)

@@ -1,0 +1,177 @@
+"""The rows of a proof: equal steps for all, labels counted, what a row builds on made first, choices on validation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from models.labels import GARMENTS
+from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.evaluation.results import Proof, TrainedSet
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import write_table
+from pipeline.training import proving
+from tests.pipeline.fabricated import fit_at_once
+from tests.tiny import save_pairs
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Pairs, and a proof whose trainings and labels cost nothing; what was asked for is in `asked` and `labelled`."""
+    place = SimpleNamespace(asked=[], labelled=[], folder=tmp_path)
+    for name, num, split in (("real", 24, "train"), ("validation", 8, "validation"), ("test", 8, "test")):
+        setattr(place, name, str(save_pairs(tmp_path / name, num, split)))
+    made = read_shards([place.validation])
+    column = made.schema.get_field_index("origin")
+    origin = pa.array(["synthetic"] * made.num_rows).cast(made.schema.field(column).type)
+    synthetic = made.set_column(column, made.schema.field(column), origin)
+    write_table(synthetic, f"{tmp_path}/synthetic/shards")
+    GARMENTS.save(tmp_path / "synthetic" / "label_space.json")
+    place.synthetic = str(tmp_path / "synthetic")
+
+    def fit(task, config, run):
+        place.asked.append((task, config))
+        return fit_at_once(task, config, run)
+
+    def label(config, task, digest):
+        place.labelled.append(config)
+        if not config.folder.exists():
+            save_pairs(config.folder, 6, "train")
+
+    monkeypatch.setattr(proving, "fit", fit)
+    monkeypatch.setattr(proving, "label", label)
+    return place
+
+
+def config(place, **changes) -> EvaluateConfig:
+    sets = {
+        "real": {"train": [place.real], "slices": ["0:8"]},
+        "synthetic": [place.synthetic],
+        "both": {"train": [place.real, place.synthetic], "slices": ["0:8", ":"], "shares": [3, 1]},
+        "pretrained": {"train": [place.real], "slices": ["0:8"], "after": "synthetic"},
+        "held": {"train": [place.real] * 2, "slices": ["0:8", "8:"], "shares": [1, 1], "masks": ["own", "held"]},
+        "strong": {"train": [place.real], "slices": ["0:8"], "augmentation": "strong"},
+        "copy_paste": {"train": [place.real], "slices": ["0:8"], "augmentation": "copy_paste"},
+        "all": {"train": [place.real]},
+    }  # fmt: skip
+    values = {
+        "run": "proof", "runs": str(place.folder / "runs"), "sets": sets, "test": place.test, "steps": 7, "width": 4,
+        "batch_size": 4, "seeds": 2, "generator_labels": 24,
+    }  # fmt: skip
+    return EvaluateConfig.model_validate({**values, **changes})
+
+
+def rows_of(proof: Proof) -> dict[str, TrainedSet]:
+    return {row.name: row for row in proof.sets}
+
+
+def test_every_row_has_as_many_steps_and_tells_its_labels(place):
+    proof = evaluate(config(place))
+    rows = rows_of(proof)
+    assert {row.steps for row in rows.values()} == {7}
+    facts = {name: (row.labels, row.unlabelled, row.pairs) for name, row in rows.items()}
+    assert facts == {
+        "real": (8, 0, 8),
+        "synthetic": (24, 0, 8),
+        "both": (24, 0, 16),
+        "pretrained": (24, 0, 8),
+        "held": (8, 16, 24),
+        "strong": (8, 0, 8),
+        "copy_paste": (8, 0, 8),
+        "all": (24, 0, 24),
+    }
+    by_run: dict[str, int] = {}
+    for _, training in place.asked:
+        if "-first-" not in training.run:
+            by_run[training.run.split("/")[1]] = training.optimisation.num_steps
+    halves = {run: steps for run, steps in by_run.items() if run.startswith("pretrained")}
+    assert set(halves.values()) == {4} and {steps for run, steps in by_run.items() if run not in halves} == {7}
+    assert [one.optimisation.num_steps for _, one in place.asked if "-first-" in one.run] == [3, 3]
+
+
+def test_rows_of_one_seed_begin_with_equal_weights_but_for_those_that_come_after_another(place):
+    evaluate(config(place))
+    initial = {training.run.split("/")[1].rsplit("-", 2)[0]: task.initial for task, training in place.asked}
+    assert {name for name, weights in initial.items() if weights} == {"pretrained"}
+    assert "pretrained-first-1-" in initial["pretrained"]
+    assert {training.seed for _, training in place.asked} == {0, 1}
+
+
+def test_each_seed_has_a_teacher_of_its_own_whose_labels_serve_all_its_rows(place):
+    chosen = config(place)
+    evaluate(chosen)
+    assert len(place.labelled) == 2 and [one.slice for one in place.labelled] == ["8:", "8:"]
+    assert [one.hold for one in place.labelled] == ["held", "held"]
+    teachers = [one.teacher for one in place.labelled]
+    assert all(f"proof/real-{seed}-" in teacher for seed, teacher in enumerate(teachers))
+    held = next(training for _, training in place.asked if "/held-0-" in training.run)
+    assert held.train == (place.real, str(place.labelled[0].folder)) and held.slices == ("0:8", ":")
+
+
+def test_differences_are_of_equal_seeds_and_equal_test_units(place):
+    proof = evaluate(config(place))
+    first, *others = proof.sets
+    assert first.difference is None and first.interval is not None
+    low, high = first.interval
+    assert low <= sum(first.miou) / 2 <= high
+    for row in others:
+        assert row.difference is not None and row.difference.interval is not None
+        assert row.difference.miou == [one - other for one, other in zip(row.miou, first.miou, strict=True)]
+    assert (proof.test.units, proof.test.unit) == (8, "pictures")
+    assert all(len(row.boundary_iou) == len(row.seconds) == 2 for row in proof.sets)
+    assert Proof.model_validate_json((place.folder / "runs" / "proof" / "proof.json").read_text()) == proof
+
+
+def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place, monkeypatch, caplog):
+    reached = {(4, 1e-3): 0.30, (4, 3e-3): 0.35, (8, 1e-3): 0.50, (8, 3e-3): 0.40, (16, 1e-3): 0.504, (16, 3e-3): 0.1}
+    chosen = config(
+        place, steps=0, validation=place.validation, try_steps=[16, 4, 8], try_learning_rates=[1e-3, 3e-3], seeds=1
+    )
+    within = proving.fit
+
+    def fit(task, training, run):
+        scores = within(task, training, run)
+        if training.validation == place.validation:
+            assert training.run.startswith("proof/choice-") and training.train == (place.real,)
+            recipe = training.optimisation
+            return {**scores, "miou": reached[recipe.num_steps, recipe.learning_rate]}
+        return scores
+
+    monkeypatch.setattr(proving, "fit", fit)
+    proof = evaluate(chosen)
+    assert {row.steps for row in proof.sets} == {8}, "sixteen are better by less than what counts"
+    recipes = {one.optimisation.learning_rate for _, one in place.asked if one.validation == place.test}
+    assert recipes == {1e-3}
+    assert [(one.steps, one.learning_rate, one.miou) for one in proof.choices] == [
+        (*key, miou) for key, miou in sorted(reached.items())
+    ]
+    assert not proof.still_rising
+    reached[16, 1e-3] = 0.52
+    assert evaluate(chosen).still_rising and "it may not have stopped rising" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ({"real": {"train": ["a"], "slices": ["0:1", "1:"]}}, "slices has 2 entries, but train has 1 folders"),
+        ({"real": {"train": ["a", "b"], "shares": [1, 0]}}, "shares must be more than 0"),
+        ({"real": {"train": ["a"], "masks": ["held"]}}, "the first set has the masks of its pairs alone"),
+        ({"real": ["a"], "b": {"train": ["a"], "after": "c"}}, "after 'c' must name another set"),
+        ({"real": ["a"], "b": {"train": ["a"], "after": "b"}}, "after 'b' must name another set"),
+        ({"real": {"train": ["a"], "slices": ["5"]}}, "'5' is no slice"),
+        ({"real": {"train": ["a"], "augmentation": "weak"}}, "augmentation"),
+    ],
+)
+def test_sets_that_mean_nothing_are_refused(sets, told):
+    with pytest.raises(ValidationError, match=told):
+        EvaluateConfig.model_validate({"run": "proof", "sets": sets, "test": "t"})
+
+
+def test_what_is_chosen_on_is_never_what_is_tested_on(place):
+    with pytest.raises(ValidationError, match="what is chosen on it would be tested on it too"):
+        config(place, validation=place.test, try_steps=[4])
+    with pytest.raises(ValidationError, match="belong together"):
+        config(place, try_steps=[4])
