@@ -15,6 +15,7 @@ from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.datasets.builtin import photograph_of
 from pipeline.evaluation.agreement import agreement, prompt_match
 from pipeline.evaluation.results import FILE, HeldOut, Proof
+from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import RunConfig, checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
@@ -30,6 +31,7 @@ from pipeline.training.sets import Terms, TrainingSet
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
+TABLE = "proof.md"
 KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key")])
 
 
@@ -117,7 +119,7 @@ class EvaluateConfig(RunConfig):
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
-    """Trains what is missing and writes `<run>/proof.json`; returns its content.
+    """Trains what is missing and writes `<run>/proof.json`, and its table as `proof.md`; returns its content.
 
     Raises:
         ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it.
@@ -157,8 +159,9 @@ def evaluate(config: EvaluateConfig) -> Proof:
         )
         if config.judged:
             proof = proof.model_copy(update=judged(config.judged, proving))
-        write_bytes(f"{run.folder}/{FILE}", proof.model_dump_json(indent=1).encode())
-        run.tracker.artifact(run.folder / FILE)
+        for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
+            write_bytes(f"{run.folder}/{name}", text.encode())
+            run.tracker.artifact(run.folder / name)
         return proof
 
 

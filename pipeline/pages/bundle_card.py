@@ -8,8 +8,8 @@ from typing import Any
 
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
-from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import Proof
+from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import saved_config
 from pipeline.tables.label_space import load_labels
 
@@ -52,7 +52,7 @@ unsure of become {unsure}.
 
 Test masks survive the annotation VAE with mIoU {masks["miou"]:.4f}, {masks["worst_iou"]:.4f} in the worst class.
 
-{_proved(Proof.model_validate(_read(proof)))}
+{markdown(Proof.model_validate(_read(proof)))}
 """
     path = bundle / "README.md"
     path.write_text(text)
@@ -102,35 +102,6 @@ def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]
         examples = configs[name]["optimisation"]["num_examples"]
         lines.append(f"| {name} | {examples:,} | {seconds / 60:.0f} min | {shown} |")
     return "\n".join(lines)
-
-
-def _proved(proof: Proof) -> str:
-    reference = proof.sets[0]
-    lines = [
-        f"The same small segmenter, trained on each set and tested on {proof.test.pairs} real held-out pairs; mean and",
-        f"standard deviation over {_count(len(proof.seeds), 'seed')}. Rows of different steps are not to be compared.",
-        "",
-        f"| trained on | pairs | steps | mIoU | of {reference.name} |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    base, _ = mean_and_spread(reference.miou)
-    for one in proof.sets:
-        mean, spread = mean_and_spread(one.miou)
-        ratio = f"{mean / base:.3f}" if one.steps == reference.steps else "other steps"
-        lines.append(f"| {one.name} | {one.pairs:,} | {one.steps:,} | {mean:.4f} ± {spread:.4f} | {ratio} |")
-    if proof.agreement:
-        lines += [
-            "",
-            f"Generated masks agree with what a segmenter of {proof.agreement.judge} pairs sees in their images:",
-            f"mIoU {proof.agreement.miou:.4f}, {100 * proof.agreement.pixel_accuracy:.1f} % of the pixels.",
-        ]
-    for match in proof.prompt_match.values():
-        lines.append(f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.")
-    return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _read(path: Path) -> dict[str, Any]:

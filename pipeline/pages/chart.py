@@ -1,4 +1,4 @@
-"""The chart of a training's losses, as places on a plane: the page draws it, this computes."""
+"""Charts of lines, such as a training's losses, as places on a plane: the page draws them, this computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 128, 12, 44
@@ -40,12 +41,14 @@ Series = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One loss: what its name is, its colour's number from 0, and its path in SVG's words, held-out beside training."""
+    """What its name is, its colour's number from 0, and its path in SVG's words; `dots` is another path beside it, such
+    as held-out losses, and `band` the area of its spread."""
 
     name: str
     colour: int
     path: str
-    held_out_path: str
+    dots: str
+    band: str
     label_y: float
     last: str
 
@@ -55,11 +58,13 @@ class Chart:
     """What the page needs to draw. Ticks are (place in pixels, text)."""
 
     title: str
-    examples: int
+    description: str
+    """What a reader who cannot see it is told."""
+    x_label: str
+    y_label: str
     lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    logarithmic: bool
     scores: list[tuple[str, str]]
     """The latest held-out scores that are not drawn."""
     far_off: list[tuple[str, str]]
@@ -75,11 +80,56 @@ def losses_chart(title: str, points: Sequence[Mapping[str, Any]]) -> Chart | Non
         return None
     most = FAR_OFF * max(value for _, value in training[several[0]])
     names = [name for name in several if training[name][-1][1] <= most or name == several[0]][:NUM_COLOURS]
-    thinned = {name: _thinned(training[name]) for name in names}
-    shown = [value for name in names for _, value in thinned[name] + held_out.get(name, [])]
+    drawn = plane({name: _thinned(training[name]) for name in names}, held_out)
+    latest: Mapping[str, Any] = next((point["validation"] for point in reversed(points) if point.get("validation")), {})
+    others = {name: value for name, value in latest.items() if name not in several and "/" not in name}
+    scores = [(name, short(value)) for name, value in others.items() if _is_number(value)]
+    far_off = [(name, short(training[name][-1][1])) for name in several if name not in names]
+    last_x = max(x for name in names for x, _ in training[name] + held_out.get(name, []))
+    return Chart(
+        title,
+        f"losses of {title} over {last_x:,.0f} examples",
+        "examples seen",
+        f"loss{', logarithmic' if drawn.logarithmic else ''}",
+        drawn.lines,
+        drawn.x_ticks,
+        drawn.y_ticks,
+        scores,
+        far_off,
+    )
+
+
+class Plane(NamedTuple):
+    """Lines and ticks of a chart."""
+
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    logarithmic: bool
+
+
+def plane(
+    series: Mapping[str, Series],
+    dots: Mapping[str, Series],
+    spreads: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> Plane:
+    """Places lines of positive x on a plane that holds all of them.
+
+    Args:
+        series: name -> points, at least one, by ascending x.
+        dots: name of a line -> points of another line beside it.
+        spreads: name of a line -> how far its points may lie above and below.
+    """
+    shown = [value for name in series for _, value in [*series[name], *dots.get(name, [])]]
+    shown += [
+        value + sign * spread
+        for name, each in spreads.items()
+        for (_, value), spread in zip(series[name], each, strict=True)
+        for sign in (-1, 1)
+    ]
     low, high = min(shown), max(shown)
     logarithmic = low > 0 and high / low > LOG_FROM
-    last_x = max(x for name in names for x, _ in training[name] + held_out.get(name, []))
+    last_x = max(x for name in series for x, _ in [*series[name], *dots.get(name, [])])
     if logarithmic:
         y_values = _decades(low, high)
         bottom, top = 0.9 * low, 1.1 * high  # no line on the frame
@@ -95,29 +145,24 @@ def losses_chart(title: str, points: Sequence[Mapping[str, Any]]) -> Chart | Non
         share = (scale(y) - scale(bottom)) / ((scale(top) - scale(bottom)) or 1.0)
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
-    def path(series: Series) -> str:
-        places = [f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in series]
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        places = [f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in points]
         return f"M{' L'.join(places * 2 if len(places) == 1 else places)}" if places else ""  # one: a dot
 
-    ends = _apart([place_y(thinned[name][-1][1]) for name in names])
+    def band(name: str) -> str:
+        if name not in spreads:
+            return ""
+        points = list(zip(series[name], spreads[name], strict=True))
+        above, below = ([(x, y + sign * far) for (x, y), far in points] for sign in (1, -1))
+        return f"{path(above + below[::-1])} Z"
+
+    ends = _apart([place_y(points[-1][1]) for points in series.values()])
     lines = [
-        Line(name, number, path(thinned[name]), path(held_out.get(name, [])), end, short(training[name][-1][1]))
-        for number, (name, end) in enumerate(zip(names, ends, strict=True))
+        Line(name, number, path(points), path(dots.get(name, [])), band(name), end, short(points[-1][1]))
+        for number, ((name, points), end) in enumerate(zip(series.items(), ends, strict=True))
     ]
-    latest: Mapping[str, Any] = next((point["validation"] for point in reversed(points) if point.get("validation")), {})
-    others = {name: value for name, value in latest.items() if name not in several and "/" not in name}
-    scores = [(name, short(value)) for name, value in others.items() if _is_number(value)]
-    far_off = [(name, short(training[name][-1][1])) for name in several if name not in names]
-    return Chart(
-        title,
-        int(last_x),
-        lines,
-        [(place_x(x), short(x)) for x in _even(0.0, last_x, inside=True)],
-        [(place_y(y), short(y)) for y in y_values],
-        logarithmic,
-        scores,
-        far_off,
-    )
+    x_ticks = [(place_x(x), short(x)) for x in _even(0.0, last_x, inside=True)]
+    return Plane(lines, x_ticks, [(place_y(y), short(y)) for y in y_values], logarithmic)
 
 
 def _series(points: Sequence[Mapping[str, Any]]) -> dict[str, Series]:

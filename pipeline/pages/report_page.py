@@ -24,9 +24,9 @@ from pydantic import BaseModel
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.places import absolute, as_given
-from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
+from pipeline.pages.proof_table import charts_of, rows_of
 from pipeline.runs import history
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
@@ -102,7 +102,8 @@ def render(
         sources=[(name, _remainders(one, labels)) for name, one in sources.items()],
         panels=_shares(list(sources.values()), labels),
         proof=proved,
-        proof_rows=_proof_rows(proved) if proved else [],
+        proof_rows=rows_of(proved) if proved else [],
+        proof_charts=charts_of(proved) if proved else [],
         throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
         samplers=[_pretty(settings) for settings in manifest.samplers],
         made_with=made_with,
@@ -223,19 +224,6 @@ def _remainders(manifest: Manifest, labels: LabelSpace) -> dict[str, float]:
     total = sum(share.pixels for share in manifest.classes.values()) or 1
     found = {name: manifest.classes.get(i) for name, i in (("background", 0), ("unknown", labels.ignore_index))}
     return {name: share.pixels / total if share else 0.0 for name, share in found.items()}
-
-
-def _proof_rows(proof: Proof) -> list[dict[str, Any]]:
-    """Mean and spread of each set, its ratio to the first, and mean IoU per class (None where no seed has one)."""
-    first = mean_and_spread(proof.sets[0].miou)[0]
-    rows = []
-    for one in proof.sets:
-        mean, spread = mean_and_spread(one.miou)
-        known = [[value for value in one.iou.get(name, []) if value is not None] for name in proof.classes]
-        ious = [mean_and_spread(values)[0] if values else None for values in known]
-        ratio = mean / first if first else None
-        rows.append({"set": one, "mean": mean, "spread": spread, "ratio": ratio, "ious": ious})
-    return rows
 
 
 def _read(path: Path, parse: Callable[[str], T], job: str) -> T | None:

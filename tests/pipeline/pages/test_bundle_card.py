@@ -73,9 +73,12 @@ def test_the_card_says_what_the_runs_say(bundle: Path, runs: Path) -> None:
 
 def test_rows_with_other_steps_are_given_no_ratio(bundle: Path, runs: Path) -> None:
     rows = rows_of(write_card(bundle, "garments", runs, runs / "proof.json", "").read_text())
-    assert rows["real"] == ["2,048", "1,000", "0.6000 ± 0.1414", "1.000"]
-    assert rows["synthetic"] == ["2,048", "1,000", "0.3000 ± 0.0000", "0.500"]
-    assert rows["real + synthetic"] == ["2,048", "2,000", "0.7000 ± 0.1414", "other steps"]
+    found = {name: rows[name][2:6] for name in ("real", "synthetic", "real + synthetic")}
+    assert found == {
+        "real": ["2,048", "1,000", "0.6000 ± 0.1414", "1.000"],
+        "synthetic": ["2,048", "1,000", "0.3000 ± 0.0000", "0.500"],
+        "real + synthetic": ["2,048", "2,000", "0.7000 ± 0.1414", "other steps"],
+    }
 
 
 def test_a_proof_without_judged_pairs_and_with_one_seed(bundle: Path, runs: Path) -> None:

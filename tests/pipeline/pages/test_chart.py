@@ -25,7 +25,7 @@ def places(path: str) -> list[tuple[float, float]]:
 
 def test_lines_go_down_as_losses_do_and_stay_inside():
     found = losses_chart("joint", history({"mask": [0.8, 0.5, 0.45], "loss": [1.0, 0.6, 0.5]}))
-    assert found is not None and not found.logarithmic and found.examples == 300
+    assert found is not None and found.y_label == "loss" and found.description == "losses of joint over 300 examples"
     assert [(line.name, line.last) for line in found.lines] == [("loss", "0.5"), ("mask", "0.45")]
     for line in found.lines:
         xs, ys = zip(*places(line.path), strict=True)
@@ -38,13 +38,13 @@ def test_lines_go_down_as_losses_do_and_stay_inside():
 
 def test_losses_that_span_much_get_a_logarithmic_axis():
     found = losses_chart("vae", history({"loss": [2.0, 0.2, 0.02]}, step=50_000))
-    assert found is not None and found.logarithmic
+    assert found is not None and found.y_label == "loss, logarithmic"
     assert [text for _, text in found.y_ticks] == ["0.03", "0.1", "0.3", "1"]
     first, middle, last = (y for _, y in places(found.lines[0].path))
     assert middle - first == pytest.approx(last - middle, abs=0.2)
     assert found.x_ticks[-1][1] == "150k"
     zero = losses_chart("vae", history({"loss": [2.0, 0.0]}))
-    assert zero is not None and not zero.logarithmic
+    assert zero is not None and zero.y_label == "loss"
 
 
 def test_held_out_scores_are_drawn_where_training_has_them():
@@ -53,10 +53,10 @@ def test_held_out_scores_are_drawn_where_training_has_them():
     points.append({"examples": 300, "validation": {"loss": 0.7, "miou": 0.98}})
     found = losses_chart("vae", points)
     assert found is not None
-    assert len(places(found.lines[0].held_out_path)) == 2
+    assert len(places(found.lines[0].dots)) == 2
     assert found.scores == [("miou", "0.98")]
     only = losses_chart("vae", [*points[:1], points[2], points[3]])
-    assert only is not None and len(set(places(only.lines[0].held_out_path))) == 1, "one score is a dot"
+    assert only is not None and len(set(places(only.lines[0].dots))) == 1, "one score is a dot"
 
 
 def test_a_part_that_would_flatten_the_others_is_told_and_not_drawn():

@@ -1,0 +1,157 @@
+"""The table and the curves of a proof, for the page, for a bundle's card and as Markdown for wherever else."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import Proof, TrainedSet
+from pipeline.pages.chart import NUM_COLOURS, Chart, Series, plane
+
+
+class Row(NamedTuple):
+    """A row of the table, in shares of one.
+
+    Attributes:
+        set: what it is of.
+        mean, spread: of mIoU over seeds.
+        ratio: of its mIoU to the first row's; None where they may not be compared, having other steps.
+        difference: mean and spread over seeds of the difference to the first row; None for that row and as `ratio`.
+        ious: mean IoU by class, None where no seed has one.
+    """
+
+    set: TrainedSet
+    mean: float
+    spread: float
+    ratio: float | None
+    difference: tuple[float, float] | None
+    ious: list[float | None]
+
+
+def rows_of(proof: Proof) -> list[Row]:
+    """Those of a proof, in its order."""
+    reference = proof.sets[0]
+    first, _ = mean_and_spread(reference.miou)
+    rows = []
+    for one in proof.sets:
+        mean, spread = mean_and_spread(one.miou)
+        known = [[value for value in one.iou.get(name, []) if value is not None] for name in proof.classes]
+        alike = one.steps == reference.steps
+        rows.append(
+            Row(
+                one,
+                mean,
+                spread,
+                mean / first if first and alike else None,
+                mean_and_spread(one.difference.miou) if one.difference and alike else None,
+                [mean_and_spread(values)[0] if values else None for values in known],
+            )
+        )
+    return rows
+
+
+def markdown(proof: Proof) -> str:
+    """The table with what was compared and how."""
+    seeds, first, test = len(proof.seeds), proof.sets[0], proof.test
+    lines = [
+        f"The same segmenter, trained on each set and tested on {test.pairs:,} real held-out pairs"
+        f"{f' of {test.units:,} {test.unit}' if test.unit == 'photographs' else ''}; mean and standard deviation over "
+        f"{_count(seeds, 'seed')}. Rows of different steps are not to be compared.",
+    ]
+    if any(row.interval for row in proof.sets):
+        lines.append(
+            f"In brackets: 95 % of the figures lie between, when the {test.unit} of the test are drawn anew "
+            f"(bootstrap); a difference is to “{first.name}”, of equal seeds and equal draws."
+        )
+    if any(row.labels for row in proof.sets):
+        lines.append(
+            "Labels are all that anything behind a row has learned from, its generator and its teacher too; “?” is not "
+            "known."
+        )
+    if proof.choices:
+        best = max(proof.choices, key=lambda one: one.miou)
+        lines.append(
+            f"Steps and learning rate were chosen on validation pairs, with “{first.name}” alone, from "
+            f"{_count(len(proof.choices), 'try', 'tries')}: the shortest within 0.005 of the best ({best.miou:.4f}); "
+            f"{'the longest was still rising.' if proof.still_rising else 'longer ones were no better.'}"
+        )
+    scales = bool(first.miou_multi_scale)
+    heads = ["labels", "pictures without", "pairs", "steps", "mIoU", f"of {first.name}", "difference", "boundary IoU"]
+    heads += [*(["several scales"] if scales else []), "minutes"]
+    lines += ["", f"| trained on | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
+    lines += [_line(row, scales) for row in rows_of(proof)]
+    if proof.agreement:
+        lines += [
+            "",
+            f"Generated masks agree with what a segmenter of {proof.agreement.judge} pairs sees in their images:",
+            f"mIoU {proof.agreement.miou:.4f}, {100 * proof.agreement.pixel_accuracy:.1f} % of the pixels.",
+        ]
+    for match in proof.prompt_match.values():
+        lines.append(f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.")
+    return "\n".join(lines)
+
+
+def charts_of(proof: Proof) -> list[Chart]:
+    """mIoU over steps, by the learning rates that were tried on validation pairs; and over pairs, for sets of the same
+    folders. None of what has one point alone."""
+    over_steps: dict[str, Series] = {}
+    for one in sorted(proof.choices, key=lambda one: one.steps):
+        over_steps.setdefault(f"rate {one.learning_rate:g}", []).append((float(one.steps), 100 * one.miou))
+    over_pairs: dict[tuple[str, ...], list[TrainedSet]] = {}
+    for row in sorted(proof.sets, key=lambda row: row.pairs):
+        if not row.unlabelled:
+            over_pairs.setdefault(tuple(row.folders), []).append(row)
+    names: dict[str, Series] = {}
+    spreads: dict[str, list[float]] = {}
+    for group in over_pairs.values():
+        if len({row.pairs for row in group}) == len(group) > 1:
+            found = [mean_and_spread([100 * value for value in row.miou]) for row in group]
+            name = group[0].name
+            names[name] = [(float(row.pairs), mean) for row, (mean, _) in zip(group, found, strict=True)]
+            spreads[name] = [spread for _, spread in found]
+    wanted = [
+        (f"Steps of “{proof.sets[0].name}”", "optimiser steps", "validation mIoU, %", over_steps, {}),
+        ("Numbers of pairs", "pairs", "test mIoU, %", names, spreads),
+    ]
+    return [_chart(*one) for one in wanted if any(len(points) > 1 for points in one[3].values())]
+
+
+def _chart(title: str, x_label: str, y_label: str, lines: dict[str, Series], spreads: dict[str, list[float]]) -> Chart:
+    some = dict(list(lines.items())[:NUM_COLOURS])
+    drawn = plane(some, {}, {name: each for name, each in spreads.items() if name in some})
+    return Chart(
+        title, f"{y_label} over {x_label}", x_label, y_label, drawn.lines, drawn.x_ticks, drawn.y_ticks, [], []
+    )
+
+
+def _line(row: Row, multi_scale: bool) -> str:
+    one = row.set
+    between = "" if one.interval is None else f" [{one.interval[0]:.3f}, {one.interval[1]:.3f}]"
+    apart = ""
+    if row.difference and one.difference:
+        mean, spread = row.difference
+        apart = f"{mean:+.4f} ± {spread:.4f}"
+        if moved := one.difference.interval:
+            apart += f" [{moved[0]:+.3f}, {moved[1]:+.3f}]"
+    cells = [
+        one.name,
+        "?" if one.labels is None else f"{one.labels:,}",
+        f"{one.unlabelled:,}" if one.unlabelled else "",
+        f"{one.pairs:,}",
+        f"{one.steps:,}",
+        f"{row.mean:.4f} ± {row.spread:.4f}{between}",
+        "other steps" if row.ratio is None else f"{row.ratio:.3f}",
+        apart,
+        _mean(one.boundary_iou),
+        *([_mean(one.miou_multi_scale)] if multi_scale else []),
+        f"{sum(one.seconds) / len(one.seconds) / 60:.1f}" if one.seconds else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{mean_and_spread(values)[0]:.4f}" if values else ""
+
+
+def _count(number: int, noun: str, several: str = "") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {several or f'{noun}s'}"
