@@ -29,6 +29,8 @@ from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 
 STOPPED_RISING = 0.005
 """mIoU by which a longer training must be better to be worth it."""
+MOST_KEPT = 4 * 2**30
+"""Bytes of decoded pairs that each worker keeps in memory; of larger sets, only those about to come."""
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Proving:
 
     def _fit(self, training: TrainingConfig, chosen: TrainingSet, initial: str = "") -> dict[str, float]:
         task = self.terms.task(self.task, chosen, initial)
+        training = training.model_copy(update={"cache": self._bytes_of(chosen) <= MOST_KEPT})
         with Run.open(training, "segmenter") as run:
             return fit(task, training, run)
 
@@ -190,6 +193,14 @@ class Proving:
             seconds=[score["training_s"] for score in scores if "training_s" in score],
             interval=interval(np.mean(self._draws[name], 0)) if self._draws[name] else None,
         )
+
+    def _bytes_of(self, chosen: TrainingSet) -> int:
+        """Of a set's pairs when they are decoded."""
+        height = width = self.terms.size_px
+        if not height:
+            rows = read_columns(some_shards(chosen.train[0])[0], ["height", "width"]).slice(0, 1).to_pylist()
+            height, width = rows[0]["height"], rows[0]["width"]
+        return sum(chosen.sizes()) * height * width * (3 + np.dtype(self.task.labels.dtype).itemsize)
 
     def _initial(self, name: str, seed: int) -> str:
         """Folder of the weights that a training goes on from."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.demo import DemoConfig
+from jobs.paper_table import PaperTableConfig
 from pipeline.base.command_line import load, parse
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import as_given
@@ -38,6 +39,7 @@ TYPES: dict[str, Any] = {
     "plan_prompts": PromptsConfig,
     "report": ReportConfig,
     "evaluate": EvaluateConfig,
+    **{f"table{number}": PaperTableConfig for number in range(1, 6)},
     "clip": ClipConfig,
 }
 

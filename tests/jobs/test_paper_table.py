@@ -1,0 +1,124 @@
+"""Each table of the paper from one command, with tiny parts; what it would take is said before."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+import jobs.paper_table as job
+from jobs.paper_table import PaperTableConfig
+from pipeline.base.errors import ConfigError
+from pipeline.evaluation import paper
+from pipeline.training import proving
+from tests.pipeline.fabricated import fit_at_once
+from tests.tiny import save_pairs
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Runs of pairs, and trainings that cost nothing."""
+    for name, num, split in (("real", 6, "train"), ("synthetic", 8, "validation"), ("test", 4, "test")):
+        save_pairs(tmp_path / name, num, split)
+    monkeypatch.setattr(proving, "fit", fit_at_once)
+    monkeypatch.setattr(job, "cluster", nullcontext)
+    monkeypatch.setattr(job, "refine", lambda config: save_pairs(config.folder, 4, "train"))
+    return tmp_path
+
+
+def config(place, table: int, **changes) -> PaperTableConfig:
+    values: dict[str, Any] = {
+        "run": f"table{table}",
+        "runs": str(place / "runs"),
+        "table": table,
+        "dataset": "voc",
+        "real": [str(place / "real")],
+        "synthetic": [str(place / "synthetic")],
+        "test": str(place / "test"),
+        "test_rows": 4,
+        "segmenters": {
+            "deeplabv3_tiny": {"steps": 3, "batch_size": 2},
+            "segformer_tiny": {"steps": 2, "batch_size": 2},
+        },
+        "crop_px": 32,
+        "seeds": 1,
+        "generator_labels": 6,
+        "sizes": [2, 4, 8],
+        "thresholds": [0, 20],
+    }
+    return PaperTableConfig.model_validate({**values, **changes})
+
+
+def rows(place, table: int) -> list[list[str]]:
+    text = (place / "runs" / f"table{table}" / "table.md").read_text()
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        (2, ["real", "synthetic", "real + synthetic"]),
+        (3, ["real", "synthetic", "real + synthetic"]),
+        (4, ["threshold 0 px", "threshold 20 px"]),
+        (5, ["2 pairs", "4 pairs", "8 pairs"]),
+    ],
+)
+def test_a_table_has_each_set_of_each_network_at_equal_steps(place, table, names):
+    job.main(config(place, table))
+    found = rows(place, table)
+    assert [row[:2] for row in found] == [
+        [network, name] for network in ("deeplabv3_tiny", "segformer_tiny") for name in names
+    ]
+    assert [row[5] for row in found] == ["3"] * len(names) + ["2"] * len(names)
+    assert all(float(row[3].split()[0]) >= 0 and float(row[4].split()[0]) >= 0 for row in found), "at both scales"
+    page = (place / "runs" / f"table{table}" / "table.html").read_text()
+    assert all(name in page for name in names) and "What differs from the paper" in page
+
+
+def test_the_annotation_vaes_table_reads_what_its_training_reached(place):
+    (place / "vae").mkdir()
+    (place / "vae" / "scores.json").write_text(json.dumps({"miou": 0.9912}))
+    job.main(config(place, 1, annotation_vae=str(place / "vae")))
+    assert rows(place, 1) == [["annotation VAE", "masks", "99.50", "99.12 ± 0.00", "", "", "1"]]
+
+
+def test_the_papers_figures_stand_beside_the_sets_that_they_are_of(place):
+    figures = [job.figures(config(place, table), "deeplabv3_r50") for table in (2, 4, 5)]
+    assert figures[0] == {"real": 77.4, "synthetic": 72.5, "real + synthetic": 78.3}
+    assert figures[1]["threshold 20 px"] == figures[2]["40,000 pairs"] == 72.47
+    assert job.figures(config(place, 4), "deeplabv3_r101") == {}
+    assert set(paper.SEGMENTED) >= {("coco", "deeplabv3_r101"), ("ade20k", "mask2former_swin_s")}
+
+
+def test_what_it_takes_is_said_before_and_alone_where_that_is_asked_for(place, caplog):
+    caplog.set_level("INFO")
+    small, large = (
+        job.plan(config(place, 2), "deeplabv3_r50", job.Trained(steps=steps, batch_size=16)) for steps in (100, 200)
+    )
+    assert large == pytest.approx(2 * small)
+    whole = config(place, 2, crop_px=512, segmenters={"deeplabv3_r50": {"steps": 20000}}, plan_only=True)
+    job.main(whole)
+    assert "GPU-hours for each training" in caplog.text and not whole.folder.exists()
+    assert 2 < job.plan(whole, "deeplabv3_r50", job.Trained(steps=20000)) < 10
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "told"),
+    [
+        (1, {}, "table 1 needs the keys annotation_vae"),
+        (2, {"real": [], "test": ""}, "table 2 needs the keys test, real"),
+        (4, {"segmenters": {}}, "table 4 needs the keys segmenters"),
+    ],
+)
+def test_keys_that_are_missing_are_told(place, table, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        job.main(config(place, table, **changes))
+
+
+def test_table_five_takes_parts_of_one_run(place):
+    two = [str(place / "synthetic"), str(place / "real")]
+    with pytest.raises(ConfigError, match="give one folder as synthetic"):
+        job.main(config(place, 5, synthetic=two))
