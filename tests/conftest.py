@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
+
+from tests.zygote import ADDRESS
 
 
 def free_port() -> int:
@@ -57,7 +62,7 @@ def one_torch_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local Ray with four slots for all tests that ask for it; jobs under test share the connection.
 
     A test that kills nodes or drivers starts its own instead.
@@ -67,9 +72,17 @@ def ray_session() -> Iterator[None]:
     import ray
     from ray._private import parameter
 
+    zygote = str(Path(__file__).parent / "zygote.py")
+    path = str(tmp_path_factory.mktemp("zygote") / "socket")
+    process = subprocess.Popen([sys.executable, zygote, "--serve", path])
+    os.environ[ADDRESS] = path
     with pytest.MonkeyPatch.context() as patch:
         # The usual port stays free for the jobs that tests start: they would wait 3 s for it.
-        patch.setattr(parameter, "RayParams", partial(parameter.RayParams, dashboard_agent_listen_port=0))
+        parameters = partial(parameter.RayParams, dashboard_agent_listen_port=0, setup_worker_path=zygote)
+        patch.setattr(parameter, "RayParams", parameters)
+        while not os.path.exists(path):
+            assert process.poll() is None, "the process that workers are forked from did not start"
+            time.sleep(0.05)
         ray.init(
             address="local",
             num_cpus=4,  # slots, not cores: a training worker and the tasks that read for it fit even on two cores
@@ -81,3 +94,5 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        process.terminate()
+        process.wait()

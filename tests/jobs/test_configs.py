@@ -39,6 +39,8 @@ TYPES: dict[str, Any] = {
     "plan_prompts": PromptsConfig,
     "report": ReportConfig,
     "evaluate": EvaluateConfig,
+    "equal_labels": EvaluateConfig,
+    "few_labels": EvaluateConfig,
     **{f"table{number}": PaperTableConfig for number in range(1, 6)},
     "clip": ClipConfig,
 }
