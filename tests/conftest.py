@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.zygote import ADDRESS
+from tests.zygote import ADDRESS, PROCESS
 
 
 def free_port() -> int:
@@ -75,7 +75,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     zygote = str(Path(__file__).parent / "zygote.py")
     path = str(tmp_path_factory.mktemp("zygote") / "socket")
     process = subprocess.Popen([sys.executable, zygote, "--serve", path])
-    os.environ[ADDRESS] = path
+    os.environ.update({ADDRESS: path, PROCESS: str(process.pid)})
     with pytest.MonkeyPatch.context() as patch:
         # The usual port stays free for the jobs that tests start: they would wait 3 s for it.
         parameters = partial(parameter.RayParams, dashboard_agent_listen_port=0, setup_worker_path=zygote)

@@ -16,6 +16,8 @@ import sys
 
 ADDRESS = "JODIFFUSION_TEST_ZYGOTE"
 """Variable with the path of the socket where the process listens."""
+PROCESS = "JODIFFUSION_TEST_ZYGOTE_PID"
+"""Variable with its id."""
 IMPORTED = (
     "aiohttp", "diffusers.models.autoencoders.autoencoder_kl", "google.protobuf.message", "jsonschema", "numpy",
     "pandas", "psutil", "pyarrow.dataset", "pyarrow.parquet", "s3fs", "scipy.ndimage", "torch.distributed.fsdp",

@@ -16,11 +16,12 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
-    """`python -m ARGUMENTS`, with its output in `log`."""
+def start(*arguments: str, log: Path, forked: bool = True) -> subprocess.Popen[bytes]:
+    """`python -m ARGUMENTS`, with its output in `log`; `forked` spares the imports of its Ray's workers, which then are
+    no descendants of it, but end with what is."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-m", *(["tests.chaos.forked"] if forked else []), *arguments],
             cwd=ROOT,
             stdout=output,
             stderr=output,
@@ -28,9 +29,9 @@ def start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(*arguments: str, log: Path) -> None:
+def finish(*arguments: str, log: Path, forked: bool = True) -> None:
     """Runs a job to its end, which must be a good one."""
-    process = start(*arguments, log=log)
+    process = start(*arguments, log=log, forked=forked)
     assert process.wait(timeout=300) == 0, log.read_text(errors="replace")[-3000:]
 
 

@@ -24,6 +24,7 @@ from pipeline.training.tasks.latents import VAEConfig
 from pipeline.training.tasks.vae import train_vae
 from tests.chaos.kill import descendants, finish, kill_family, start
 from tests.tiny import save_pairs
+from tests.zygote import PROCESS
 
 STEPS = 600
 
@@ -76,7 +77,7 @@ class Story:
 
     def worker(self) -> int:
         """Process id of the one that trains."""
-        for pid in descendants(self.process.pid):
+        for pid in descendants(int(os.environ[PROCESS])):
             if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         raise AssertionError("no worker runs")
@@ -87,7 +88,7 @@ class Story:
 
 @pytest.mark.chaos
 @pytest.mark.ray
-def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session, caplog):
+def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session, capfd):
     story = Story(tmp_path)
 
     story.wait_for_steps()
@@ -119,7 +120,7 @@ def test_nothing_that_befalls_a_training_changes_its_end(tmp_path, ray_session, 
 
     config = load(VAEConfig, story.config)
     train_vae(config)  # by another driver
-    assert f"resuming from step {stopped} of {STEPS}" in caplog.text
+    assert f"resuming from step {stopped} of {STEPS}" in "".join(capfd.readouterr())
     undisturbed = config.model_copy(update={"run": "undisturbed"})
     scores = train_vae(undisturbed)
     assert json.loads((story.run / "scores.json").read_text())["miou"] == scores["miou"]
@@ -135,7 +136,7 @@ def test_a_training_takes_in_a_machine_and_outlives_another(tmp_path, ray_sessio
     path, log = tmp_path / "vae.yaml", tmp_path / "log.txt"
     two = {"workers": {"threads": 1, "num": 2}, "min_workers": 1, "strategy": "fsdp"}
     path.write_text(yaml.safe_dump({**settings(tmp_path, 10**6), **two}))
-    finish("tests.chaos.training_elastic", str(path), log=log)
+    finish("tests.chaos.training_elastic", str(path), log=log, forked=False)
 
     text = log.read_text()
     added, removed = text.index("added a node"), text.index("removed a node")

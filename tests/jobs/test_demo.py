@@ -11,10 +11,10 @@ import yaml
 
 from jobs import demo
 from jobs.demo import DemoConfig, main
-from pipeline import evaluate
 from pipeline.evaluation.results import Proof
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
+from pipeline.training import proving
 from pipeline.verify import verify
 from tests.pipeline.fabricated import fit_at_once
 from tests.tiny import SIZE_PX, save_tiny_bundle
@@ -42,7 +42,7 @@ def tiny_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ray
 def test_the_demo_goes_from_pairs_to_a_page(tmp_path, tiny_configs, ray_session, monkeypatch):
-    monkeypatch.setattr(evaluate, "fit", fit_at_once)
+    monkeypatch.setattr(proving, "fit", fit_at_once)
     save_tiny_bundle(tmp_path / "bundle", num_tokens=64)
     runs = tmp_path / "runs"
     main(DemoConfig(runs=str(runs), bundle=str(tmp_path / "bundle"), pairs=40, test_pairs=32))

@@ -78,7 +78,7 @@ def test_overrides_are_what_the_proof_stands_on(jobs):
     assert (generated.sampler.steps, generated.bundle) == (20, str(Path("runs/joint/weights").absolute()))
     assert [jobs[f"synthetic-{area}px"].refine.min_area_px for area in (4, 12)] == [4, 12]
     assert next(iter(proof.sets)) == "real", "what the others are compared with"
-    assert {name: [Path(one).name for one in folders] for name, folders in proof.sets.items()} == {
+    assert {name: [Path(one).name for one in chosen.train] for name, chosen in proof.sets.items()} == {
         "real": ["real-proof"],
         "synthetic": ["synthetic"],
         "synthetic, refined 4 px": ["synthetic-4px"],
@@ -91,7 +91,7 @@ def test_overrides_are_what_the_proof_stands_on(jobs):
 
 def test_one_threshold_serves_the_mixture_too(jobs):
     main(DemoTrainConfig(areas_px=(8,)))
-    assert [Path(one).name for one in jobs["proof"].sets["real + synthetic"]] == ["real-proof", "synthetic-8px"]
+    assert [Path(one).name for one in jobs["proof"].sets["real + synthetic"].train] == ["real-proof", "synthetic-8px"]
 
 
 def test_the_bundle_replaces_the_one_before_when_its_card_is_written(jobs, tmp_path):

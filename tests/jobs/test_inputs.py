@@ -22,9 +22,10 @@ INPUTS = {
     "compact": "pairs",
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
-    "evaluate": "sets test judged",
+    "evaluate": "sets test judged validation",
     "export": "train validation test",
     "generate": "bundle prompts",
+    "paper_table": "annotation_vae real synthetic test",
     "plan_prompts": "pairs file balance",
     "refine": "pairs",
     "regenerate": "pairs bundle",
@@ -55,7 +56,12 @@ def marked(kind: type[Config], prefix: str = "") -> set[str]:
 def is_marked(parts: tuple[Any, ...]) -> bool:
     """Whether one of the types, or a type in one, is of an input."""
     marks = [one.__metadata__[0] for one in (Folder, FileOrFolder, SentFolder)]  # type: ignore[attr-defined]
-    return any(any(part is mark for mark in marks) or is_marked(typing.get_args(part)) for part in parts)
+    return any(
+        any(part is mark for mark in marks)
+        or is_marked(typing.get_args(part))
+        or (isinstance(part, type) and issubclass(part, Config) and bool(marked(part)))
+        for part in parts
+    )
 
 
 @pytest.mark.parametrize("job", [path.stem for path in job_files() if path.stem not in OWN_WAY])

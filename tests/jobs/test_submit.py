@@ -110,7 +110,7 @@ RUN = {"run": "a", "runs": "s3://bucket/runs"}
     ("job", "config", "key", "path"),
     [
         ("evaluate", EvaluateConfig, "test", {"sets": {"real": ["s3://b/real"]}, "test": "runs/test"}),
-        ("evaluate", EvaluateConfig, "sets.real", {"sets": {"real": ["runs/real"]}, "test": "s3://b/test"}),
+        ("evaluate", EvaluateConfig, "sets.real.train", {"sets": {"real": ["runs/real"]}, "test": "s3://b/test"}),
         ("evaluate", EvaluateConfig, "judged", {"sets": {"a": ["s3://a"]}, "test": "s3://b", "judged": "runs/made"}),
         ("report", ReportConfig, "real", {"pairs": "s3://b/made", "real": "runs/real"}),
         ("report", ReportConfig, "proof", {"pairs": "s3://b/made", "proof": "runs/proof"}),
@@ -225,7 +225,7 @@ def test_submitted_killed_and_submitted_again(head, tmp_path):
     """Contract: the command that submitted a job goes on with it, and every pair is there once."""
     save_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "prompts.txt").write_text("a red bag\na blue dress\n")
-    folder, num_pairs = tmp_path / "runs" / "sent", 96
+    folder, num_pairs = tmp_path / "runs" / "sent", 64
     arguments = (
         f"generate --run sent --runs {tmp_path}/runs --bundle {tmp_path}/bundle --prompts {tmp_path}/prompts.txt "
         f"--pairs {num_pairs} --rows-per-shard 8 --sampler.steps 40 --sampler.batch-size 4 --workers.threads 1"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from models.labels import GARMENTS
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
+from pipeline.runs.run import Run
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.config import TrainingConfig
+from pipeline.training.feed import Feed
+from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.loop import TrainingError
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.tasks.latents import VAEConfig
+from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.tasks.vae import train_vae
 from tests.tiny import save_pairs
 
@@ -35,6 +43,30 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path
         train_vae(config)
     assert list((tmp_path / "diverges" / "checkpoints").glob("step_*.safetensors"))
     assert not (tmp_path / "diverges" / "weights").exists()
+
+
+@pytest.mark.ray
+def test_what_is_judged_and_kept_is_the_average_of_the_weights(tmp_path, ray_session):
+    pairs = str(save_pairs(tmp_path / "pairs", 16))
+    config = TrainingConfig(
+        run="averaged",
+        runs=str(tmp_path),
+        train=(pairs,),
+        validation=pairs,
+        optimisation=recipe(learning_rate=0.05, precision="float32", ema_decay=0.9),
+    )
+    task = SegmenterTask(GARMENTS, "unet_small", 4)
+    with Run.open(config, "segmenter") as run:
+        scores = fit(task, config, run)
+    with Checkpoints(str(config.folder)).open(4) as (tensors, _):
+        saved = {name: tensors[name] for name in tensors}
+    net = task.load(config.folder / WEIGHTS_FOLDER)
+    for name, value in net.named_parameters():
+        assert torch.equal(value, saved[f"average.{name}"]), name
+    assert any(not torch.equal(value, saved[f"net.{name}"]) for name, value in net.named_parameters())
+    with torch.no_grad():
+        again = task.evaluate(net, Feed((pairs,), task.columns, task.decode).head(16)).metrics
+    assert again["miou"] == pytest.approx(scores["miou"], abs=1e-6)
 
 
 @pytest.mark.ray
