@@ -23,7 +23,7 @@ from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
 from pipeline.pictures.codec import ImageFormat
 from pipeline.prompts.files import refuse_unknown
-from pipeline.runs.config import RunConfig
+from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.refine import Refine
@@ -33,7 +33,7 @@ from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json
 from pipeline.tables.label_space import LABELS, load_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.shards import remove_drafts
+from pipeline.tables.shards import FAILED, list_shards, remove_drafts
 
 SAFE_TO_CHANGE = frozenset(
     {
@@ -122,8 +122,9 @@ def generate(config: GenerateConfig) -> Manifest:
     config = config.resolved()
     bundle_digest = digest(bundle, ENCODERS + JOINT)
     labels = load_labels(str(bundle))
-    prompts = load_prompts(config.prompts, labels)  # before the run is begun
-    facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest}
+    drawn = not _in_former_turns(str(config.folder))
+    prompts = load_prompts(config.prompts, labels, drawn=drawn)  # before the run is begun
+    facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest, **({"turns": "drawn"} if drawn else {})}
     with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
@@ -168,6 +169,12 @@ def generate(config: GenerateConfig) -> Manifest:
             every_s=config.log_every_s,
         )
         return finish(run)
+
+
+def _in_former_turns(folder: str) -> bool:
+    """Whether a run was begun by an earlier release, whose plans were in another order."""
+    saved = saved_config(folder)
+    return bool(saved) and "turns" not in saved and bool(list_shards(folder) or list_shards(folder, FAILED))
 
 
 def make_sampler(bundle: str, settings: SamplerSettings, device: str, digest: str) -> Stage:

@@ -22,6 +22,7 @@ from pipeline.cluster.tasks import beside_driver, get
 from pipeline.prompts.read import (
     check_class_ids,
     distinct,
+    offsets_of,
     prompts_digest,
     read_rows,
     without_blank,
@@ -43,12 +44,14 @@ ROWS_PER_S = 100_000
 """Pairs that a core plans in a second, about."""
 CHUNK_BYTES = 80 * 2**20
 """What a task takes to plan a chunk, about."""
+OFFSET = "offset"
+"""Column beside PROMPTS: of the turns of a prompt."""
 Rows = Callable[[Callable[[], bool], pa.Table], pa.Table]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Distinct prompts; `table` is in Ray's object store, `without_gaps`."""
+    """Distinct prompts; `table` is in Ray's object store, `without_gaps`, with OFFSET."""
 
     table: Any
     digest: str
@@ -82,13 +85,19 @@ class Work:
         return rows.repartition(target_num_rows_per_block=batch_size * max(1, batches))
 
 
-def load_prompts(source: str, labels: LabelSpace) -> Prompts:
+def load_prompts(source: str, labels: LabelSpace, *, drawn: bool = True) -> Prompts:
     """Reads a source of prompts for pairs with the classes of `labels`.
+
+    Args:
+        source: of prompts.
+        labels: of the bundle.
+        drawn: turns come at offsets that are drawn. Runs of earlier releases had one offset for all, so that plans
+            shorter than their prompts were of those alone that weigh most.
 
     Raises:
         DataError: as `pipeline.prompts.read.read_prompts` and `check_class_ids`.
     """
-    table, facts = beside_driver(_load, num_returns=2).remote(source, labels)
+    table, facts = beside_driver(_load, num_returns=2).remote(source, labels, drawn)
     digest, num, num_blank = get(facts)
     if num_blank:
         log.warning("prompts: %s blank ones of %s are dropped", f"{num_blank:,}", source)
@@ -142,13 +151,16 @@ def _tell(num_pairs: int, num_done: int) -> None:
     )
 
 
-def _load(source: str, labels: LabelSpace) -> tuple[pa.Table, tuple[str, int, int]]:
+def _load(source: str, labels: LabelSpace, drawn: bool) -> tuple[pa.Table, tuple[str, int, int]]:
     rows = read_rows(source)
     check_class_ids(rows, labels, source)
     found = distinct(rows)
     planned = without_blank(found)
     num_blank = rows.num_rows - without_blank(rows).num_rows
-    return without_gaps(planned), (prompts_digest(found), planned.num_rows, num_blank)
+    table = without_gaps(planned)
+    if drawn:
+        table = table.append_column(OFFSET, pa.array(offsets_of(planned["prompt"])))
+    return table, (prompts_digest(found), planned.num_rows, num_blank)
 
 
 def _done(folder: str, retry_errors: bool) -> tuple[pa.Array, tuple[int, list[str]]]:
@@ -173,7 +185,8 @@ def _rows(
 
 def left_of_chunk(prompts: pa.Table, done: pa.Array, start: int, stop: int, identity: dict[str, Any]) -> pa.Table:
     """The rows from `start` to before `stop` of a plan that are not `done`."""
-    index, repeat = schedule(prompts["weight"].to_numpy(), stop, start)
+    offsets = prompts[OFFSET].to_numpy() if OFFSET in prompts.column_names else 0.5
+    index, repeat = schedule(prompts["weight"].to_numpy(), stop, start, offsets)
     chosen = prompts.take(pa.array(index))
     rows = prompt_rows(chosen["prompt"], repeat, chosen["class_ids"], **identity)
     if chosen["class_ids"].null_count:

@@ -80,6 +80,12 @@ def distinct(rows: pa.Table) -> pa.Table:
     return pa.table([prompts, summed["weight_sum"], class_ids], schema=PROMPTS)
 
 
+def offsets_of(prompts: pa.ChunkedArray) -> np.ndarray:
+    """(P,) float64 between 0 and 1, drawn by the text of each prompt: when its turn comes among the others'."""
+    drawn = [blake2b(text.encode(), digest_size=4, person=b"turns").digest() for text in prompts.to_pylist()]
+    return (np.frombuffer(b"".join(drawn), "<u4").astype(np.float64) + 0.5) / 2**32
+
+
 def prompts_digest(prompts: pa.Table) -> str:
     """16 hex digits of all prompts, their weights, and their classes where any are known."""
     found = blake2b(prompts["weight"].to_numpy().tobytes(), digest_size=8)

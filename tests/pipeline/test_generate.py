@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from models.reverse import SamplerSettings
 from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.generate import GenerateConfig, generate
+from pipeline.generate import GenerateConfig, _in_former_turns, generate
 from pipeline.pictures.codec import decode_image, encode_mask
 from pipeline.prompts.read import read_prompts
 from pipeline.refine import RefineConfig, refine
@@ -25,6 +26,7 @@ from pipeline.regenerate import compare, find_row, regenerate
 from pipeline.stages.refine import Refine
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import write_table
 from pipeline.verify import verify
 from tests.plans import planned
 from tests.tiny import NUM_TOKENS, save_tiny_bundle
@@ -73,7 +75,8 @@ def test_a_longer_plan_begins_like_a_shorter_one_and_ids_are_unique(config):
     short, long = planned(config, "digest"), planned(changed(config, pairs=30), "digest")
     assert long.slice(0, 10).equals(short)
     assert len(set(long["pair_id"].to_pylist())) == len(set(long["seed"].to_pylist())) == 30
-    assert long["prompt"].to_pylist()[:4] == [*PROMPTS, PROMPTS[0]]
+    first, second = (long["prompt"].to_pylist()[start : start + 3] for start in (0, 3))
+    assert sorted(first) == sorted(PROMPTS) and second == first, "in turns"
 
 
 def test_a_prompt_that_occurs_twice_gives_different_pairs(config, tmp_path):
@@ -108,13 +111,25 @@ def test_wrong_prompts_and_bundle_are_explained(config, tmp_path):
         generate(changed(config, bundle=str(tmp_path / "nothing")))
 
 
+def test_a_run_that_an_earlier_release_began_keeps_its_turns(config, tmp_path):
+    folder = tmp_path / "runs" / "made"
+    assert not _in_former_turns(str(folder)), "a new run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("job: generate\npairs: 10\n")
+    assert not _in_former_turns(str(folder)), "one that made nothing"
+    write_table(pa.table({"pair_id": ["a"]}), f"{folder}/shards")
+    assert _in_former_turns(str(folder))
+    (folder / "config.yaml").write_text("job: generate\npairs: 10\nturns: drawn\n")
+    assert not _in_former_turns(str(folder))
+
+
 @pytest.mark.ray
 def test_generate_resume_extend_and_remake(config, bundle, ray_session):
     (bundle.parent / "prompts.txt").write_text("\n".join(["a red bag " * NUM_TOKENS, "", *PROMPTS, "  "]))
     config = changed(config, prompts=str(bundle.parent / "prompts.txt"))
     manifest = generate(config)
-    assert (manifest.num_pairs, manifest.num_errors) == (7, 3), "blank prompts take no share"
-    assert manifest.errors_by_reason == {"prompt_too_long": 3}
+    assert (manifest.num_pairs, manifest.num_errors) == (8, 2), "blank prompts take no share"
+    assert manifest.errors_by_reason == {"prompt_too_long": 2}
     folder = str(config.folder)
     before = read_shards([folder]).sort_by("pair_id")
     files = sorted((config.folder / "shards").iterdir())

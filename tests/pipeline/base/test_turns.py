@@ -51,6 +51,28 @@ def test_a_slice_far_out_takes_no_more_memory_than_the_first(kind):
     assert np.array_equal(further[0][500:], index[:500]) and np.array_equal(further[1][500:], repeat[:500])
 
 
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_drawn_offsets_make_every_part_follow_the_weights(kind):
+    weights = WEIGHTS[kind]
+    offsets = np.random.default_rng(1).uniform(0, 1, len(weights))
+    index, repeat = schedule(weights, 5003, offsets=offsets)
+    cuts = [0, *sorted(DRAW.integers(0, 5004, 7).tolist()), 5003]
+    parts = [schedule(weights, stop, start, offsets) for start, stop in pairwise(cuts)]
+    assert np.array_equal(np.concatenate([part for part, _ in parts]), index)
+    assert np.array_equal(np.concatenate([part for _, part in parts]), repeat)
+    assert len(set(zip(index.tolist(), repeat.tolist(), strict=True))) == 5003
+    for num in (1, 7, 100, 5003):
+        counts = np.bincount(index[:num], minlength=len(weights))
+        assert np.abs(counts - num * weights / weights.sum()).max() <= 2
+
+
+def test_a_short_part_with_drawn_offsets_takes_prompts_that_weigh_little_too():
+    weights = np.array([3.0] * 100 + [1.0] * 700)
+    offsets = np.random.default_rng(0).uniform(0, 1, 800)
+    shares = [np.mean(weights[schedule(weights, 200, offsets=one)[0]] == 1) for one in (offsets, 0.5)]
+    assert shares[0] == pytest.approx(0.7, abs=0.08) and shares[1] < 0.1
+
+
 def test_an_empty_slice_is_one():
     assert [len(part) for part in schedule(WEIGHTS["any"], 10, 10)] == [0, 0]
 

@@ -10,7 +10,7 @@ from pipeline.base.errors import DataError
 from pipeline.cluster import todo
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import find_work, left_of_chunk, load_prompts
-from pipeline.prompts.read import read_prompts, without_blank
+from pipeline.prompts.read import offsets_of, read_prompts, without_blank
 from pipeline.tables.schema import ERROR
 from pipeline.tables.shards import write_table
 
@@ -37,7 +37,9 @@ def test_what_is_left_of_a_plan(tmp_path, monkeypatch, ray_session):
     source, folder = str(tmp_path / "prompts.txt"), str(tmp_path / "run")
     prompts = load_prompts(source, GARMENTS)
     assert prompts.num == 3
-    plan = left_of_chunk(without_blank(read_prompts(source)), pa.array([], pa.string()), 0, 110, IDENTITY)
+    found = without_blank(read_prompts(source))
+    found = found.append_column(todo.OFFSET, pa.array(offsets_of(found["prompt"])))
+    plan = left_of_chunk(found, pa.array([], pa.string()), 0, 110, IDENTITY)
     ids, shared = plan["pair_id"].to_pylist(), Shared.start()
 
     work = find_work(prompts, folder, num_pairs=110, retry_errors=False, **IDENTITY)
@@ -55,6 +57,21 @@ def test_what_is_left_of_a_plan(tmp_path, monkeypatch, ray_session):
     assert find_work(prompts, folder, num_pairs=110, retry_errors=False, **IDENTITY).chunks == ()
     work = find_work(prompts, folder, num_pairs=1000, retry_errors=False, **{**IDENTITY, "run_seed": 1})
     assert work.todo == 1000, "of another seed"
+
+
+@pytest.mark.ray
+def test_a_plan_shorter_than_its_prompts_is_a_fair_part_of_them(tmp_path, ray_session):
+    """A caption that occurs thrice is no reason to leave those out that occur once."""
+    often, once = [f"often {n}" for n in range(100)], [f"once {n}" for n in range(700)]
+    (tmp_path / "prompts.txt").write_text("\n".join([*often * 3, *once]))
+    shares = []
+    for drawn in (True, False):
+        prompts = load_prompts(str(tmp_path / "prompts.txt"), GARMENTS, drawn=drawn)
+        work = find_work(prompts, str(tmp_path), num_pairs=200, retry_errors=False, **IDENTITY)
+        rows = work.dataset(4, Shared.start()).take_all()
+        shares.append(sum(row["prompt"].startswith("once") for row in rows) / 200)
+    assert shares[0] == pytest.approx(0.7, abs=0.08)
+    assert shares[1] < 0.1, "as runs of earlier releases go on"
 
 
 @pytest.mark.ray
