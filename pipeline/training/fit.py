@@ -7,6 +7,7 @@ import json
 import signal
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.base.log import log
+from pipeline.base.places import as_given
 from pipeline.cluster.connection import require
 from pipeline.runs.run import Run
 from pipeline.storage.files import is_file, read_bytes
@@ -76,7 +78,10 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         shares=config.shares,
         balanced=config.balanced,
     )
-    num_rows = sum(len(group.rows) for group in feed.groups())  # a wrong path is told now, not by every worker
+    rows = Counter({number: 0 for number in range(len(config.train))})
+    for group in feed.groups():  # a wrong path is told now, not by every worker
+        rows[group.folder] += len(group.rows)
+    num_rows = rows.total()
     held_out.groups()
     log.info(
         "%s: %s examples (%.1f epochs of %s) in %s steps of %d, on %s worker%s",
@@ -89,6 +94,12 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         f"{config.min_workers} to {workers.num}" if config.min_workers else workers.num,
         "s" * (workers.num > 1),
     )
+    for number, share in enumerate(config.shares):
+        seen = recipe.num_examples * share / sum(config.shares)
+        log.info(
+            "%s: of these %s (%.1f epochs of %s) of %s",
+            config.run, f"{seen:,.0f}", seen / rows[number], f"{rows[number]:,}", as_given(config.train[number]),
+        )  # fmt: skip
     needs = training_needs(
         task,
         recipe,
