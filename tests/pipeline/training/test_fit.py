@@ -46,8 +46,7 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(tmp_path
 
 
 @pytest.mark.ray
-def test_what_is_judged_and_kept_is_the_average_of_the_weights(tmp_path, ray_session, caplog):
-    caplog.set_level("INFO")
+def test_what_is_judged_and_kept_is_the_average_of_the_weights(tmp_path, ray_session, capsys):
     pairs = str(save_pairs(tmp_path / "pairs", 16))
     config = TrainingConfig(
         run="averaged",
@@ -61,7 +60,8 @@ def test_what_is_judged_and_kept_is_the_average_of_the_weights(tmp_path, ray_ses
     task = SegmenterTask(GARMENTS, "unet_small", 4)
     with Run.open(config, "segmenter") as run:
         scores = fit(task, config, run)
-    assert "of these 48 (12.0 epochs of 4) of" in caplog.text and "of these 16 (1.3 epochs of 12) of" in caplog.text
+    told = "".join(capsys.readouterr())
+    assert "of these 48 (12.0 epochs of 4) of" in told and "of these 16 (1.3 epochs of 12) of" in told
     with Checkpoints(str(config.folder)).open(4) as (tensors, _):
         saved = {name: tensors[name] for name in tensors}
     net = task.load(config.folder / WEIGHTS_FOLDER)
