@@ -38,12 +38,14 @@ def main(config: DemoConfig) -> None:
     runs, real, synthetic = config.runs, f"{config.runs}/real-train", f"{config.runs}/synthetic"
     log.info("demo: read %d real pairs, generate %d, train segmenters, write a page", config.pairs, config.pairs)
     with cluster():
-        for split, pairs in (("train", config.pairs), ("test", config.test_pairs)):
+        # The second set has more photographs to test on, and says which of them each picture shows.
+        wanted = (("train", "builtin", config.pairs), ("test", "builtin2", config.test_pairs))
+        for split, dataset, pairs in wanted:
             ingest(
                 load(
                     IngestConfig,
                     CONFIGS / "ingest.yaml",
-                    {"runs": runs, "run": f"real-{split}", "split": split, "pairs": pairs},
+                    {"runs": runs, "run": f"real-{split}", "dataset": dataset, "split": split, "pairs": pairs},
                 )
             )
         generate(

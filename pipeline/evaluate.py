@@ -10,11 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from models.segmenters import SegmenterName
 from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.datasets.builtin import photograph_of
 from pipeline.evaluation.agreement import agreement, prompt_match
-from pipeline.evaluation.results import FILE, HeldOut, Proof
+from pipeline.evaluation.results import FILE, Choice, HeldOut, Proof
 from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import RunConfig, checked_name
 from pipeline.runs.run import Run
@@ -24,10 +25,10 @@ from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_columns, read_shards
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import some_shards
-from pipeline.training.config import TrainingConfig
+from pipeline.training.config import TrainingConfig, require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Terms, TrainingSet
+from pipeline.training.sets import Labels, Terms, TrainingSet, ids_of, is_synthetic
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
@@ -48,9 +49,13 @@ class EvaluateConfig(RunConfig):
     judged: Folder = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
+    generator_train: tuple[Folder, ...] = ()
+    """Runs of labelled pairs that the generator of the synthetic pairs learned from, to be told with their rows."""
+    generator_slices: tuple[str, ...] = ()
+    """Which pairs of each of them, as in `sets`; empty takes all."""
     generator_labels: int = Field(0, ge=0)
-    """Labelled pairs that the generator of the synthetic pairs learned from, to be told with their rows; 0 says that it
-    is not known."""
+    """How many these are, where the runs are not at hand; pairs of `sets` among them are counted in. 0 says that it is
+    not known."""
     seeds: int = Field(1, ge=1)
     """Trainings per set."""
     epochs: float = Field(24, gt=0)
@@ -65,6 +70,8 @@ class EvaluateConfig(RunConfig):
     within 0.005 mIoU."""
     try_learning_rates: tuple[float, ...] = ()
     """Peaks of the learning rate that are tried with each; empty takes `learning_rate`."""
+    try_seeds: int = Field(1, ge=1)
+    """Trainings of each that is tried."""
     segmenter: SegmenterName = "unet_small"
     """The network."""
     width: int = Field(24, ge=4)
@@ -104,8 +111,12 @@ class EvaluateConfig(RunConfig):
         recipe_of(self.segmenter, style=self.recipe)
         if self.pretrained and self.segmenter == "unet_small":
             raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
-        if bool(self.try_steps) != bool(self.validation):
-            raise ValueError("try_steps and validation belong together: lengths are tried on validation pairs")
+        if bool(self.try_steps) != bool(self.validation) or (self.try_learning_rates and not self.try_steps):
+            raise ValueError(
+                "try_steps and validation belong together, and try_learning_rates needs both: what is tried is judged "
+                "on validation pairs"
+            )
+        require_one_each(self.generator_train, self.generator_slices, ())
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self
@@ -128,34 +139,37 @@ def evaluate(config: EvaluateConfig) -> Proof:
     with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields)) as run:
         unit, units = units_of(config.test, config.test_rows)
         proving = begin(config, run, units)
-        choices, rising = (
-            proving.choose(config.validation, config.try_steps, config.try_learning_rates)
-            if config.try_steps
-            else ([], False)
-        )
+        refuse_overlap(config)
+        choices: list[Choice] = []
+        warnings: list[str] = []
+        if config.try_steps:
+            choices, told = proving.choose(
+                config.validation, config.try_steps, config.try_learning_rates, config.try_seeds
+            )
+            warnings += [told] * bool(told)
         log.info(
             "evaluate: %d sets with %d seeds each, %d steps of every training",
             len(config.sets),
             config.seeds,
             proving.terms.optimisation().num_steps,
         )
-        rows = [proving.trained(name) for name in config.sets]
-        for row in rows[1:]:
-            if row.labels and rows[0].labels and row.labels > rows[0].labels:
-                log.warning(
-                    "%s: what is behind it learned from %d labels, %s from %d: to be compared with care",
-                    row.name,
-                    row.labels,
-                    rows[0].name,
-                    rows[0].labels,
+        first, *others = [proving.trained(name) for name in config.sets]
+        for row in others:
+            if row.labels is None:
+                warnings.append(f"“{row.name}”: it is not known how many labels its generator learned from")
+            elif row.labels > (first.labels or 0):
+                warnings.append(
+                    f"“{row.name}” stands on {row.labels:,} labels, “{first.name}” on {first.labels:,}: not equal"
                 )
+        for text in warnings:
+            log.warning("%s", text)
         proof = Proof(
             test=HeldOut(folder=as_given(config.test), pairs=len(units), units=len(set(units)), unit=unit),
             seeds=list(range(config.seeds)),
             classes=list(proving.task.labels.classes),
-            sets=[rows[0], *(proving.compared(row, rows[0]) for row in rows[1:])],
+            sets=[first, *(proving.compared(row, first) for row in others)],
             choices=choices,
-            still_rising=rising,
+            warnings=warnings,
         )
         if config.judged:
             proof = proof.model_copy(update=judged(config.judged, proving))
@@ -194,7 +208,38 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
         workers=config.workers,
         optimisation=terms.optimisation(),
     )
-    return Proving(terms, task, common, config.sets, config.seeds, units, config.generator_labels, run)
+    generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
+    for number, folder in enumerate(config.generator_train):
+        generator = generator | Labels(
+            ids_of(folder, config.generator_slices[number] if config.generator_slices else "")
+        )
+    return Proving(terms, task, common, config.sets, config.seeds, units, generator, run)
+
+
+def refuse_overlap(config: EvaluateConfig) -> None:
+    """Refuses pairs that something is tested or chosen on, and trained on.
+
+    Raises:
+        ConfigError: says which runs share how many pairs.
+    """
+    if is_synthetic(config.test):
+        raise ConfigError(f"test: {as_given(config.test)} holds generated pairs; give real ones to test on")
+    held_out = {"test": ids_of(config.test, ""), "validation": frozenset()}
+    if config.validation:
+        held_out["validation"] = ids_of(config.validation, "")
+    used = {
+        f"sets.{name}": ids_of(folder, chosen.slices[number] if chosen.slices else "")
+        for name, chosen in config.sets.items()
+        for number, folder in enumerate(chosen.train)
+    }
+    used |= {f"generator_train ({folder})": ids_of(folder, "") for folder in config.generator_train}
+    for key, ids in held_out.items():
+        for other, found in [*used.items(), *([("validation", held_out["validation"])] if key == "test" else [])]:
+            if both := len(ids & found):
+                raise ConfigError(
+                    f"{key} and {other} share {both:,} pairs; what is trained or chosen on must not be tested on. Give "
+                    "another split"
+                )
 
 
 def units_of(folder: str, num_rows: int) -> tuple[str, list[str]]:

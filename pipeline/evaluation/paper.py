@@ -96,7 +96,11 @@ def cells(line: Line) -> list[str]:
         line.network,
         line.trained_on,
         "" if line.paper is None else f"{line.paper:.2f}",
-        *("" if one is None else f"{one[0]:.2f} ± {one[1]:.2f}" for one in (line.miou, line.several_scales)),
+        *("" if one is None else _measured(line, *one) for one in (line.miou, line.several_scales)),
         f"{line.steps:,}" if line.steps else "",
         f"{line.seeds}" if line.seeds else "",
     ]
+
+
+def _measured(line: Line, mean: float, spread: float) -> str:
+    return f"{mean:.2f} ± {spread:.2f}" if line.seeds > 1 else f"{mean:.2f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 FILE = "proof.json"
@@ -21,6 +23,8 @@ class TrainedSet(BaseModel):
 
     name: str
     folders: list[str] = []
+    trained_on: dict[str, Any] = {}
+    """The set as the config has it."""
     trainings: list[str] = []
     """Folders of the trainings, with their weights, by seed."""
     pairs: int
@@ -38,18 +42,23 @@ class TrainedSet(BaseModel):
     pixel_accuracy: list[float] = []
     boundary_iou: list[float] = []
     seconds: list[float] = []
-    """Of the trainings."""
+    """Of the trainings behind each seed, its teacher's and its first half too; labelling and generating not."""
     interval: tuple[float, float] | None = None
     """95 % of the means over seeds lie between, when the test units are drawn anew."""
     difference: Difference | None = None
 
 
 class Choice(BaseModel):
-    """A length and a learning rate that were tried on the first set, and what it reached on validation pairs."""
+    """A length and a learning rate that were tried with the first set; its mIoU on validation pairs, by seed."""
 
     steps: int
     learning_rate: float
-    miou: float
+    miou: list[float] = Field(min_length=1)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return sum(self.miou) / len(self.miou)
 
 
 class HeldOut(BaseModel):
@@ -82,8 +91,8 @@ class Proof(BaseModel):
     """The first is what the others are compared with."""
     choices: list[Choice] = []
     """What was tried on validation pairs to choose steps and learning rate; empty where they were given."""
-    still_rising: bool = False
-    """Whether the longest training that was tried was still better than the next shorter one."""
+    warnings: list[str] = []
+    """What speaks against a comparison."""
     agreement: Agreement | None = None
     prompt_match: dict[str, float] = {}
     """Folder of generated pairs -> share of its masks that hold exactly the classes of their prompts."""

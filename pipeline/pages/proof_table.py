@@ -61,7 +61,7 @@ def markdown(proof: Proof) -> str:
     if any(row.interval for row in proof.sets):
         lines.append(
             f"In brackets: 95 % of the figures lie between, when the {test.unit} of the test are drawn anew "
-            f"(bootstrap); a difference is to “{first.name}”, of equal seeds and equal draws."
+            f"(bootstrap; the trainings stay as they are); a difference is to “{first.name}”, of equal seeds and draws."
         )
     if any(row.labels for row in proof.sets):
         lines.append(
@@ -69,12 +69,13 @@ def markdown(proof: Proof) -> str:
             "known."
         )
     if proof.choices:
-        best = max(proof.choices, key=lambda one: one.miou)
+        best = max(proof.choices, key=lambda one: one.mean)
         lines.append(
             f"Steps and learning rate were chosen on validation pairs, with “{first.name}” alone, from "
-            f"{_count(len(proof.choices), 'try', 'tries')}: the shortest within 0.005 of the best ({best.miou:.4f}); "
-            f"{'the longest was still rising.' if proof.still_rising else 'longer ones were no better.'}"
+            f"{_count(len(proof.choices), 'try', 'tries')} of {_count(len(best.miou), 'seed')} each; the best reached "
+            f"{best.mean:.4f} with {best.steps:,} steps."
         )
+    lines += [f"**Mind:** {text}." for text in proof.warnings]
     scales = bool(first.miou_multi_scale)
     heads = ["labels", "pictures without", "pairs", "steps", "mIoU", f"of {first.name}", "difference", "boundary IoU"]
     heads += [*(["several scales"] if scales else []), "minutes"]
@@ -96,11 +97,12 @@ def charts_of(proof: Proof) -> list[Chart]:
     folders. None of what has one point alone."""
     over_steps: dict[str, Series] = {}
     for one in sorted(proof.choices, key=lambda one: one.steps):
-        over_steps.setdefault(f"rate {one.learning_rate:g}", []).append((float(one.steps), 100 * one.miou))
-    over_pairs: dict[tuple[str, ...], list[TrainedSet]] = {}
+        over_steps.setdefault(f"rate {one.learning_rate:g}", []).append((float(one.steps), 100 * one.mean))
+    over_pairs: dict[str, list[TrainedSet]] = {}
     for row in sorted(proof.sets, key=lambda row: row.pairs):
         if not row.unlabelled:
-            over_pairs.setdefault(tuple(row.folders), []).append(row)
+            alike = {key: value for key, value in row.trained_on.items() if key != "slices"} or row.folders
+            over_pairs.setdefault(str(alike), []).append(row)
     names: dict[str, Series] = {}
     spreads: dict[str, list[float]] = {}
     for group in over_pairs.values():
@@ -130,7 +132,7 @@ def _line(row: Row, multi_scale: bool) -> str:
     apart = ""
     if row.difference and one.difference:
         mean, spread = row.difference
-        apart = f"{mean:+.4f} ± {spread:.4f}"
+        apart = f"{mean:+.4f}{_spread(one, spread)}"
         if moved := one.difference.interval:
             apart += f" [{moved[0]:+.3f}, {moved[1]:+.3f}]"
     cells = [
@@ -139,7 +141,7 @@ def _line(row: Row, multi_scale: bool) -> str:
         f"{one.unlabelled:,}" if one.unlabelled else "",
         f"{one.pairs:,}",
         f"{one.steps:,}",
-        f"{row.mean:.4f} ± {row.spread:.4f}{between}",
+        f"{row.mean:.4f}{_spread(one, row.spread)}{between}",
         "other steps" if row.ratio is None else f"{row.ratio:.3f}",
         apart,
         _mean(one.boundary_iou),
@@ -147,6 +149,10 @@ def _line(row: Row, multi_scale: bool) -> str:
         f"{sum(one.seconds) / len(one.seconds) / 60:.1f}" if one.seconds else "",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _spread(one: TrainedSet, spread: float) -> str:
+    return f" ± {spread:.4f}" if len(one.miou) > 1 else ""
 
 
 def _mean(values: list[float]) -> str:

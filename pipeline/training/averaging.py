@@ -34,7 +34,7 @@ def count_statistics(
     Args:
         net: with averaged weights; is left in evaluation mode.
         task: gives the loss, whose forward pass counts.
-        examples: the first so many training examples, decoded.
+        examples: gives so many training examples, decoded, as training draws them.
         batch_size: of the training.
         seed: of the draws.
         device: of `net`.

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 import numpy as np
 import pyarrow as pa
@@ -107,13 +107,20 @@ class Feed:
             num_rows -= len(group.rows)
         return to_tensors(_joined(taken))
 
+    def drawn(self, num_rows: int, batch_size: int) -> Tensors:
+        """The first rows that training takes, at least `num_rows`, in whole batches: a fair part of all folders."""
+        batches = replace(self, cache=False).batches(batch_size)
+        taken = list(islice(batches, -(-num_rows // batch_size)))
+        batches.close()
+        return {name: torch.cat([part[name] for part in taken]) for name in taken[0]}
+
     def groups(self) -> list[Group]:
         """What is read.
 
         Raises:
             ShardError, ConfigError: as `order.groups_of`.
         """
-        return groups_of(self.folders, self.slices, balanced=self.balanced)
+        return groups_of(self.folders, self.slices, balanced=self.balanced, shared=bool(self.shares))
 
     def _read(self, group: Group) -> Batch | pa.Table:
         table = self._table(group)

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
+from pipeline.tables.label_space import load_labels
 from pipeline.tables.rows import read_columns
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
@@ -53,7 +54,9 @@ def bounds(text: str) -> tuple[int, float]:
     return start, stop
 
 
-def groups_of(folders: Sequence[str], slices: Sequence[str] = (), *, balanced: bool = False) -> list[Group]:
+def groups_of(
+    folders: Sequence[str], slices: Sequence[str] = (), *, balanced: bool = False, shared: bool = False
+) -> list[Group]:
     """The rows that are taken, in order of files.
 
     Args:
@@ -63,23 +66,30 @@ def groups_of(folders: Sequence[str], slices: Sequence[str] = (), *, balanced: b
         balanced: rows with rare classes come more often: (f / f_c) ** 0.5 times for the rarest class c of a row, f_c
             the share of rows that hold c, f that of the most frequent class besides id 0. That is repeat factor
             sampling (LVIS, CVPR 2019, section 4.1) with the most frequent class as the threshold.
+        shared: the folders have shares, so that each is balanced by itself.
 
     Raises:
-        ShardError: a folder without shards, rows or rows in its slice, or a broken shard.
+        ShardError: a folder without shards or rows, with fewer pairs than its slice asks for, or a broken shard.
         ConfigError: balanced rows of a table that holds no classes.
+        DataError: balanced rows of a run without a label space.
     """
-    found = []
+    parts: list[tuple[list[str], list[list[int]], np.ndarray]] = []
     for number, folder in enumerate(folders):
         paths = some_shards(folder)
         counts = map_shards(_rows_of_groups, paths)
-        total = sum(map(sum, counts))
-        times = np.ones(total, np.int64)
+        times = np.ones(sum(map(sum, counts)), np.int64)
         if slices and slices[number] not in ("", ":"):
-            times *= _in_slice(paths, slices[number])
-            if total and not times.any():
-                raise ShardError(f"{folder}: no rows in the slice {slices[number]} of its {total:,}; take another")
-        if balanced:
-            times *= _repeats(paths, folder, times > 0)
+            times *= _in_slice(paths, slices[number], folder)
+        parts.append((paths, counts, times))
+    if balanced:
+        # Folders with shares are sets of their own; the others are one.
+        sets = [[number] for number in range(len(parts))] if shared else [list(range(len(parts)))]
+        for numbers in sets:
+            repeats = _repeats([folders[one] for one in numbers], [parts[one] for one in numbers])
+            for one, times in zip(numbers, repeats, strict=True):
+                parts[one] = (*parts[one][:2], times)
+    found = []
+    for number, (paths, counts, times) in enumerate(parts):
         ends = np.cumsum([rows for each in counts for rows in each])
         places = [(path, group) for path, each in zip(paths, counts, strict=True) for group in range(len(each))]
         for (path, group), part in zip(places, np.split(times, ends[:-1]), strict=True):
@@ -175,24 +185,36 @@ def _rows_of_groups(path: str) -> list[int]:
         return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
 
 
-def _in_slice(paths: list[str], text: str) -> np.ndarray:
+def _in_slice(paths: list[str], text: str, folder: str) -> np.ndarray:
     """(N,) whether a row is of a pair in a slice."""
     start, stop = bounds(text)
     ids = pa.concat_tables(map_shards(lambda path: read_columns(path, ["pair_id"]), paths))["pair_id"]
-    place = pc.rank(ids.combine_chunks(), tiebreaker="dense").to_numpy() - 1
+    place = pc.rank(ids.combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    there = int(place.max()) + 1 if len(place) else 0
+    if (stop if math.isfinite(stop) else start + 1) > there:
+        raise ShardError(f"{folder}: the slice {text} asks for more than its {there:,} pairs; make more, or correct it")
     return (place >= start) & (place < stop)
 
 
-def _repeats(paths: list[str], folder: str, taken: np.ndarray) -> np.ndarray:
-    """(N,) int64, how often each row comes; rows that are not `taken` do not count."""
-    tables = map_shards(lambda path: read_columns(path, ["class_ids"]), paths)
-    if any("class_ids" not in table.column_names for table in tables):
-        raise ConfigError(f"{folder}: its rows name no classes to balance; give runs of pairs, or leave balanced out")
+def _repeats(folders: list[str], parts: list[tuple[list[str], list[list[int]], np.ndarray]]) -> list[np.ndarray]:
+    """(N,) int64 of each folder of a set, how often each row comes; rows that are not taken do not count."""
+    tables, ends = [], []
+    for folder, (paths, _, _) in zip(folders, parts, strict=True):
+        found = map_shards(lambda path: read_columns(path, ["class_ids"]), paths)
+        if any("class_ids" not in table.column_names for table in found):
+            raise ConfigError(
+                f"{folder}: its rows name no classes to balance; give runs of pairs, or leave balanced out"
+            )
+        tables += found
+        ends.append(sum(table.num_rows for table in tables))
+    unknown = load_labels(folders[0]).ignore_index
+    taken = np.concatenate([times for _, _, times in parts]) > 0
     ids = pa.concat_tables(tables)["class_ids"].combine_chunks()
     row, one = pc.list_parent_indices(ids).to_numpy(), pc.list_flatten(ids).to_numpy()
-    counted = taken[row] & (one > 0)
+    counted = taken[row] & (one > 0) & (one != unknown)
     frequency = np.bincount(one[counted]).astype(np.float64)
     factors = np.ones(len(taken))
     np.maximum.at(factors, row[counted], np.sqrt(frequency.max(initial=0) / frequency[one[counted]]))
     # Rounded up or down in turn, so that as many rows come as the factors sum to.
-    return np.diff(np.floor(np.cumsum(np.where(taken, factors, 0)) + 0.5), prepend=0).astype(np.int64)
+    times = np.diff(np.floor(np.cumsum(np.where(taken, factors, 0)) + 0.5), prepend=0).astype(np.int64)
+    return np.split(times, ends[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,17 +19,20 @@ from pipeline.evaluation.results import Choice, Difference, TrainedSet
 from pipeline.evaluation.spread import by_unit, drawn_miou, from_bytes, interval
 from pipeline.runs.run import Run
 from pipeline.storage.files import read_bytes
+from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
 from pipeline.tables.rows import read_columns
-from pipeline.tables.shards import list_shards, some_shards
+from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import LabelConfig, label
-from pipeline.training.sets import Terms, TrainingSet
+from pipeline.training.sets import Labels, Terms, TrainingSet, ids_of, is_synthetic
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
+from pipeline.training.worker import SCORES
 
 STOPPED_RISING = 0.005
-"""mIoU by which a longer training must be better to be worth it."""
+"""mIoU by which a longer training must be better to be worth it, at least; where several seeds were tried, at least the
+standard error of its mean too."""
 MOST_KEPT = 4 * 2**30
 """Bytes of decoded pairs that each worker keeps in memory; of larger sets, only those about to come."""
 
@@ -44,7 +48,7 @@ class Proving:
         sets: by name, the first is what the others are compared with.
         seeds: trainings per set.
         units: (N,) what each test picture belongs to, such as its photograph.
-        generator_labels: labelled pairs that the generator of synthetic pairs learned from, 0 where not known.
+        generator: what the generator of synthetic pairs learned from.
         run: of the proof, open.
     """
 
@@ -54,7 +58,7 @@ class Proving:
     sets: Mapping[str, TrainingSet]
     seeds: int
     units: Sequence[str]
-    generator_labels: int
+    generator: Labels
     run: Run
     _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
     _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -64,39 +68,48 @@ class Proving:
         """Name of the first set."""
         return next(iter(self.sets))
 
-    def choose(self, validation: str, steps: Sequence[int], rates: Sequence[float]) -> tuple[list[Choice], bool]:
+    def choose(
+        self, validation: str, steps: Sequence[int], rates: Sequence[float], seeds: int
+    ) -> tuple[list[Choice], str]:
         """Tries lengths and learning rates with the first set and takes one, for all rows from then on.
 
         Args:
             validation: folder of real pairs that nothing is tested on.
             steps: lengths.
             rates: peaks of the learning rate with each.
+            seeds: trainings of each.
 
         Returns:
-            All that were tried, and whether the longest was still better than the others.
+            All that were tried, and what is to be said of the one that was taken: "" where it lies inside of what was
+            tried.
         """
         found: list[Choice] = []
-        chosen, common = self.sets[self.first], self.common.model_copy(update={"validation": validation})
+        chosen, tried = self.sets[self.first], rates or (self.terms.learning_rate,)
         for num in sorted(steps):
-            for rate in rates or (self.terms.learning_rate,):
+            for rate in tried:
                 terms = replace(self.terms, learning_rate=rate).of_steps(num)
-                one = terms.training(common, chosen, f"choice-{num}", chosen.train, chosen.slices)
-                recipe = one.optimisation
-                found.append(Choice(steps=num, learning_rate=recipe.learning_rate, miou=self._fit(one, chosen)["miou"]))
-        best = {num: max(one.miou for one in found if one.steps == num) for num in sorted(steps)}
-        taken = next(num for num, miou in best.items() if miou >= max(best.values()) - STOPPED_RISING)
-        winner = max((one for one in found if one.steps == taken), key=lambda one: one.miou)
-        rising = len(best) > 1 and taken == max(best)
-        log.info("chosen on validation: %d steps, learning rate %g", winner.steps, winner.learning_rate)
-        if rising:
-            log.warning(
-                "with %d steps, the most that were tried, %s is still better than with fewer: it may not have stopped "
-                "rising. Give more in try_steps",
-                taken,
-                self.first,
+                miou = []
+                for seed in range(seeds):
+                    common = self.common.model_copy(update={"validation": validation, "seed": seed})
+                    one = terms.training(common, chosen, f"choice-{num}", chosen.train, chosen.slices)
+                    miou.append(self._fit(one, chosen)["miou"])
+                found.append(Choice(steps=num, learning_rate=one.optimisation.learning_rate, miou=miou))
+        best = {num: max((one for one in found if one.steps == num), key=lambda one: one.mean) for num in sorted(steps)}
+        top = max(best.values(), key=lambda one: one.mean)
+        close = max(STOPPED_RISING, mean_and_spread(top.miou)[1] / math.sqrt(len(top.miou)))
+        taken = next(one for one in best.values() if one.mean >= top.mean - close)
+        log.info("chosen on validation: %d steps, learning rate %g", taken.steps, taken.learning_rate)
+        warnings = []
+        if len(best) > 1 and taken.steps == max(best):
+            warnings.append(
+                f"with {taken.steps:,} steps, the most that were tried, “{self.first}” is still better than with "
+                "fewer: it may not have stopped rising"
             )
-        self.terms = replace(self.terms, learning_rate=winner.learning_rate).of_steps(winner.steps)
-        return found, rising
+        known = sorted({one.learning_rate for one in found})
+        if len(known) > 2 and taken.learning_rate in (known[0], known[-1]):
+            warnings.append(f"the learning rate {taken.learning_rate:g} is at the edge of those that were tried")
+        self.terms = replace(self.terms, learning_rate=taken.learning_rate).of_steps(taken.steps)
+        return found, "; ".join(warnings)
 
     def training(self, name: str, seed: int) -> TrainingConfig:
         """The training of a set; trains and labels first what it builds on."""
@@ -107,25 +120,29 @@ class Proving:
     def _training(self, name: str, seed: int) -> TrainingConfig:
         chosen = self.sets[name]
         common = self.common.model_copy(update={"seed": seed})
-        folders, slices = list(chosen.train), list(chosen.slices)
-        for number in range(len(folders)):
-            if not chosen.own(number):
-                folders[number] = self._labelled(chosen, number, seed)
-                if slices:
-                    slices[number] = ":"
         if not chosen.after:
-            return self.terms.training(common, chosen, name, folders, slices)
+            return self.terms.training(common, chosen, name, *self._with_labels(chosen, seed))
         rest = self.terms.of_steps(-(-self.terms.optimisation().num_steps // 2))
         begun = self._begun(name, seed)
         self._fit(begun, self.sets[chosen.after])
-        return rest.training(common, chosen, name, folders, slices, initial=begun.run)
+        return rest.training(common, chosen, name, *self._with_labels(chosen, seed), initial=begun.run)
 
     def _begun(self, name: str, seed: int) -> TrainingConfig:
         """The first half of the steps of a set that comes after another."""
         before = self.sets[self.sets[name].after]
         half = self.terms.of_steps(self.terms.optimisation().num_steps // 2)
         common = self.common.model_copy(update={"seed": seed})
-        return half.training(common, before, f"{name}-first", before.train, before.slices)
+        return half.training(common, before, f"{name}-first", *self._with_labels(before, seed))
+
+    def _with_labels(self, chosen: TrainingSet, seed: int) -> tuple[list[str], list[str]]:
+        """Folders and slices of a set; where its masks are a teacher's, the folder that holds them."""
+        folders, slices = list(chosen.train), list(chosen.slices)
+        for number in range(len(folders)):
+            if not chosen.own(number):
+                folders[number] = self._labelled(chosen, number, seed)
+                if slices:
+                    slices[number] = ":"
+        return folders, slices
 
     def _labelled(self, chosen: TrainingSet, number: int, seed: int) -> str:
         """The folder of the pairs of one folder of a set with the masks of the first set's segmenter."""
@@ -135,10 +152,10 @@ class Proving:
         digest = hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()
         source, hold = chosen.train[number], chosen.masks[number]
         part = chosen.slices[number] if chosen.slices else ":"
-        shards = [path.rsplit("/", 1)[-1] for path in list_shards(source)]
         assert hold != "own"
+        content = text_digest([DataDigest.of(source).digest, part, digest])
         config = LabelConfig(
-            run=f"{self.common.run}/labels-{hold}-{seed}-{text_digest([shards, part, digest])[:8]}",
+            run=f"{self.common.run}/labels-{hold}-{seed}-{content[:8]}",
             runs=self.common.runs,
             experiment=self.common.experiment,
             tracking_uri=self.common.tracking_uri,
@@ -174,25 +191,35 @@ class Proving:
             )
         self._draws[name] = self._drawn(trainings)
         mean, spread = mean_and_spread(miou)
-        sizes = chosen.sizes()
-        log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, sum(sizes), mean, spread)
+        pairs = sum(chosen.sizes()) + (sum(self.sets[chosen.after].sizes()) if chosen.after else 0)
+        log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, pairs, mean, spread)
         self.run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
+        labels = self.labels(name)
         return TrainedSet(
             name=name,
             folders=list(map(as_given, chosen.train)),
+            trained_on=chosen.dump(),
             trainings=[str(one.folder) for one in trainings],
-            pairs=sum(sizes),
-            labels=self.labels(name),
-            unlabelled=sum(size for number, size in enumerate(sizes) if not chosen.own(number)),
+            pairs=pairs,
+            labels=labels.count(),
+            unlabelled=sum(size for number, size in enumerate(chosen.sizes()) if not chosen.own(number)),
             steps=self.terms.optimisation().num_steps,
             miou=miou,
             miou_multi_scale=[score["miou_multi_scale"] for score in scores] if self.terms.multi_scale else [],
             iou={key: [score.get(f"iou/{key}") for score in scores] for key in self.task.labels.classes},
-            pixel_accuracy=[score["pixel_accuracy"] for score in scores if "pixel_accuracy" in score],
-            boundary_iou=[score["boundary_iou"] for score in scores if "boundary_iou" in score],
-            seconds=[score["training_s"] for score in scores if "training_s" in score],
-            interval=interval(np.mean(self._draws[name], 0)) if self._draws[name] else None,
+            pixel_accuracy=[score["pixel_accuracy"] for score in scores],
+            boundary_iou=[score["boundary_iou"] for score in scores],
+            seconds=[self._seconds(name, seed, score) for seed, score in enumerate(scores)],
+            interval=interval(np.mean(self._draws[name], 0)),
         )
+
+    def _seconds(self, name: str, seed: int, score: Mapping[str, float]) -> float:
+        """Of all trainings behind a row, those of its first half and of its teacher too."""
+        chosen, total = self.sets[name], score["training_s"]
+        before = [self._begun(name, seed)] if chosen.after else []
+        if not all(map(chosen.own, range(len(chosen.train)))):
+            before.append(self.training(self.first, seed))
+        return total + sum(json.loads(read_bytes(f"{one.folder}/{SCORES}"))["training_s"] for one in before)
 
     def _bytes_of(self, chosen: TrainingSet) -> int:
         """Of a set's pairs when they are decoded."""
@@ -210,35 +237,23 @@ class Proving:
     def compared(self, row: TrainedSet, first: TrainedSet) -> TrainedSet:
         """The row with its difference to the first one: seed by seed, and with other test units, the same for both."""
         miou = [own - other for own, other in zip(row.miou, first.miou, strict=True)]
-        mine, theirs = self._draws[row.name], self._draws[first.name]
-        moved = interval(np.mean(mine, 0) - np.mean(theirs, 0)) if mine and theirs else None
+        moved = interval(np.mean(self._draws[row.name], 0) - np.mean(self._draws[first.name], 0))
         return row.model_copy(update={"difference": Difference(miou=miou, interval=moved)})
 
     def _drawn(self, trainings: Sequence[TrainingConfig]) -> list[np.ndarray]:
-        """mIoU of each training with other test units; none where a training is of an earlier release."""
-        try:
-            found = [from_bytes(read_bytes(f"{one.folder}/{CELLS}")) for one in trainings]
-        except FileNotFoundError:
-            return []
+        """mIoU of each training with other test units."""
+        found = [from_bytes(read_bytes(f"{one.folder}/{CELLS}")) for one in trainings]
         return [drawn_miou(by_unit(one, self.units, self.task.labels.num_classes + 1)) for one in found]
 
-    def labels(self, name: str) -> int | None:
-        """Labelled pairs that anything behind a set has learned from; None where that is not known."""
+    def labels(self, name: str) -> Labels:
+        """What anything behind a set has learned masks from: the pairs themselves, their teacher, their generator."""
         chosen = self.sets[name]
-        known: list[int | None] = [self.labels(chosen.after)] if chosen.after else [0]
-        own = 0
-        for number, (folder, size) in enumerate(zip(chosen.train, chosen.sizes(), strict=True)):
+        found = self.labels(chosen.after) if chosen.after else Labels()
+        for number, folder in enumerate(chosen.train):
             if not chosen.own(number):
-                known.append(self.labels(self.first))
-            elif _is_synthetic(folder):
-                known.append(self.generator_labels or None)
+                found = found | self.labels(self.first)
+            elif is_synthetic(folder):
+                found = found | self.generator
             else:
-                own += size
-        numbers = [one for one in known if one is not None]
-        return max(own, *numbers) if len(numbers) == len(known) else None
-
-
-def _is_synthetic(folder: str) -> bool:
-    """Whether a run's first pairs are a generator's."""
-    rows = read_columns(some_shards(folder)[0], ["origin"])
-    return "origin" in rows.column_names and rows["origin"][0].as_py() == "synthetic"
+                found = found | Labels(ids_of(folder, chosen.slices[number] if chosen.slices else ":"))
+        return found

@@ -12,16 +12,20 @@ from models.segmenters import SegmenterName
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
+from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
-from pipeline.tables.shards import list_shards
+from pipeline.tables.rows import read_columns, read_shards
+from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig, require_one_each
 from pipeline.training.labelling import Hold
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.order import groups_of
+from pipeline.training.order import bounds, groups_of
 from pipeline.training.tasks.augment import Augmentation
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
+PROTOCOL = 2
+"""Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
 Masks = Literal["own"] | Hold
 Varied = Literal["usual", "strong", "copy_paste"]
 
@@ -145,20 +149,46 @@ class Terms:
                 "checkpoint_examples": max(1, self.num_examples),
             }
         )
-        shards = [path.rsplit("/", 1)[-1] for one in (*folders, ready.validation) for path in list_shards(one)]
+        data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]
         network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
         if self.segmenter != "unet_small":
             network += [self.pretrained, self.crop_px]
         if self.multi_scale:
             network.append("multi_scale")
-        further = {
-            "slices": ready.slices,
-            "shares": ready.shares,
-            "balanced": ready.balanced,
-            "augmentation": "" if chosen.augmentation == "usual" else chosen.augmentation,
-            "initial": initial,
-        }
-        if further := {key: value for key, value in further.items() if value}:
-            network.append(further)  # older trainings, which had none, keep their names
-        content = text_digest([shards, network, ready.validation_rows, optimisation.dump()])
+        further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation, initial]
+        content = text_digest([PROTOCOL, data, network, further, ready.validation_rows, optimisation.dump()])
         return ready.model_copy(update={"run": f"{common.run}/{name}-{common.seed}-{content[:8]}"})
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labelled pairs that something has learned from.
+
+    Attributes:
+        ids: those that are known one by one.
+        least: how many there are at least, these among them; None where that is not known.
+    """
+
+    ids: frozenset[str] = frozenset()
+    least: int | None = 0
+
+    def __or__(self, other: Labels) -> Labels:
+        known = None if self.least is None or other.least is None else max(self.least, other.least)
+        return Labels(self.ids | other.ids, known)
+
+    def count(self) -> int | None:
+        """How many; None where that is not known."""
+        return None if self.least is None else max(len(self.ids), self.least)
+
+
+def ids_of(folder: str, part: str) -> frozenset[str]:
+    """The ids of the pairs in a slice of a folder."""
+    ids = read_shards([folder], ["pair_id"])["pair_id"].unique().sort()
+    start, stop = bounds(part or ":")
+    return frozenset(ids[start : int(min(stop, len(ids)))].to_pylist())
+
+
+def is_synthetic(folder: str) -> bool:
+    """Whether any of a run's pairs are a generator's."""
+    tables = [read_columns(path, ["origin"]) for path in some_shards(folder)]
+    return any("origin" in one.column_names and "synthetic" in one["origin"].unique().to_pylist() for one in tables)

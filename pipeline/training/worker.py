@@ -8,6 +8,7 @@ import math
 import platform
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +195,11 @@ class _Worker:
             if self.group.leads:
                 net = assigned(self.task.build, weights, "averaged weights")
                 net = net.to(self.group.device).requires_grad_(False).eval()
-        if self.group.leads:
+        if self.group.leads and self.recipe.ema_decay:  # else they are those of the weights already
             count_statistics(
                 net,
                 self.task,
-                self.feed.head,
+                partial(self.feed.drawn, batch_size=self.recipe.batch_size),
                 batch_size=self.recipe.batch_size,
                 seed=self.config.seed,
                 device=self.group.device,

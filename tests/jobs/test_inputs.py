@@ -22,7 +22,7 @@ INPUTS = {
     "compact": "pairs",
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
-    "evaluate": "sets test judged validation",
+    "evaluate": "sets test judged validation generator_train",
     "export": "train validation test",
     "generate": "bundle prompts",
     "paper_table": "annotation_vae real synthetic test",

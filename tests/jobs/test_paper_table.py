@@ -82,7 +82,7 @@ def test_the_annotation_vaes_table_reads_what_its_training_reached(place):
     (place / "vae").mkdir()
     (place / "vae" / "scores.json").write_text(json.dumps({"miou": 0.9912}))
     job.main(config(place, 1, annotation_vae=str(place / "vae")))
-    assert rows(place, 1) == [["annotation VAE", "masks", "99.50", "99.12 ± 0.00", "", "", "1"]]
+    assert rows(place, 1) == [["annotation VAE", "masks", "99.50", "99.12", "", "", "1"]]
 
 
 def test_the_papers_figures_stand_beside_the_sets_that_they_are_of(place):

@@ -90,8 +90,9 @@ def augmented(
 
 def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draws) -> Tensors:
     """Half of the rows get objects of the next row of the batch laid on them (Simple Copy-Paste, CVPR 2021, for masks
-    without instances): each class of it besides id 0 half of the time, mirrored half of the time, half to one and a
-    half times as large, moved by up to half a side. On several workers the next row is one of the same worker.
+    without instances): each class of it besides id 0 half of the time, all of them where none was drawn; mirrored half
+    of the time, half to one and a half times as large, moved by up to half a side. On several workers the next row is
+    one of the same worker.
 
     Args:
         batch: "image" (B, H, W, 3) uint8 and "mask" (B, H, W) class ids.
@@ -104,22 +105,31 @@ def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draw
     """
     image, mask = batch["image"], batch["mask"]
     rows, (height, width) = len(mask), mask.shape[-2:]
-    pasted, flip, scale, *shift = (one.view(rows, 1, 1) for one in draws.uniform((5,)).unbind(1))
-    chosen = (draws.uniform((num_outputs,)) < 0.5) & (pasted.view(rows, 1) < 0.5)
-    chosen[:, 0] = False
-    near = []  # where each pixel's paste comes from, in the other row's pixels
-    for side, move, axis in ((height, shift[0], 1), (width, shift[1], 2)):
-        place = torch.arange(side, device=mask.device).view([-1 if axis == at else 1 for at in range(3)])
-        near.append(((place + 0.5 - side / 2 - (move - 0.5) * side) / (0.5 + scale) + side / 2).floor().long())
-    down, right = near
-    right = torch.where(flip < 0.5, width - 1 - right, right)
-    inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
-    other = torch.arange(1, rows + 1, device=mask.device).view(rows, 1, 1) % rows
-    where = (other, down.clamp(0, height - 1), right.clamp(0, width - 1))
-    ids = mask[where]
-    known = inside & (ids != ignore_index) & (ids < num_outputs)
-    laid = known & chosen.gather(1, torch.where(known, ids.long(), 0).flatten(1)).view_as(ids)
-    return {**batch, "image": torch.where(laid[..., None], image[where], image), "mask": torch.where(laid, ids, mask)}
+    pasted, flip, scale, down, right = draws.uniform((5,)).unbind(1)
+    sign, grown = torch.where(flip < 0.5, -1.0, 1.0), 0.5 + scale
+    # Where each pixel's paste comes from in the next row, from -1 to 1 over a side.
+    y = (torch.arange(height, device=mask.device) + 0.5) / height * 2 - 1
+    x = (torch.arange(width, device=mask.device) + 0.5) / width * 2 - 1
+    y = (y - (2 * down - 1)[:, None]) / grown[:, None]
+    x = sign[:, None] * (x - (2 * right - 1)[:, None]) / grown[:, None]
+    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    donor = torch.roll(mask, -1, 0)
+    slots = torch.where((donor == ignore_index) | (donor >= num_outputs), 0, donor.long())
+    present = torch.zeros(rows, num_outputs, dtype=torch.bool, device=mask.device).scatter_(1, slots.flatten(1), True)
+    chosen = present & (draws.uniform((num_outputs,)) < 0.5)
+    chosen[:, 0] = present[:, 0] = False
+    chosen = torch.where(chosen.any(1, keepdim=True), chosen, present) & (pasted < 0.5)[:, None]
+    laid = chosen.gather(1, slots.flatten(1)).view_as(mask).float()[:, None]
+    # Outside of the picture lies nothing. Pixels are those whose nearest in the other picture is laid.
+    near = functional.grid_sample(laid, grid, mode="nearest", align_corners=False)[:, 0] > 0.5
+    ids = functional.grid_sample(slots.float()[:, None], grid, mode="nearest", align_corners=False)[:, 0]
+    picture = torch.roll(image, -1, 0).permute(0, 3, 1, 2).float()
+    colours = functional.grid_sample(picture, grid, padding_mode="border", align_corners=False).round().clamp(0, 255)
+    return {
+        **batch,
+        "image": torch.where(near[..., None], colours.permute(0, 2, 3, 1).to(image.dtype), image),
+        "mask": torch.where(near, ids.to(mask.dtype), mask),
+    }
 
 
 def distorted(image: Tensor, draws: Draws) -> Tensor:

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.labels import GARMENTS
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.tables.shards import write_table
 from pipeline.training.feed import Feed
 from pipeline.training.order import Order, bounds, groups_of
 
-CLASSES = [[0, 1]] * 64 + [[0, 2]] * 16 + [[0, 1, 3]] * 4 + [[0]] * 16
+CLASSES = [[0, 1]] * 64 + [[0, 2]] * 16 + [[0, 1, 3]] * 4 + [[0]] * 14 + [[0, 255]] * 2
 
 
 def rows(batch):
@@ -31,6 +32,7 @@ def folder(tmp_path_factory):
         write_table(
             pa.table({"pair_id": ids, "row": part, "class_ids": [CLASSES[row] for row in part]}), f"{run}/shards"
         )
+    GARMENTS.save(run / "label_space.json")
     return str(run)
 
 
@@ -74,6 +76,21 @@ def test_workers_share_a_mixed_batch_and_any_step_is_gone_on_with(folder):
     assert taken([folder, folder], start=15, steps=5, **mixed) == alone[15:]
 
 
+def test_statistics_are_counted_over_a_fair_part_of_all_folders(folder):
+    feed = Feed((folder, folder), ("row",), rows, slices=("0:10", "10:"), shares=(1, 4))
+    found = feed.drawn(40, 10)["row"]
+    assert len(found) == 40 and (found < 10).sum() == 8
+    assert found.tolist() == list(chain(*taken([folder, folder], steps=4, slices=("0:10", "10:"), shares=(1, 4))))
+
+
+def test_folders_without_shares_are_balanced_as_one_set(folder, tmp_path):
+    table = pa.table({"pair_id": [f"more{n}" for n in range(64)], "class_ids": [[0, 2]] * 64})
+    write_table(table.append_column("row", pa.array(range(64))), f"{tmp_path}/shards")
+    GARMENTS.save(tmp_path / "label_space.json")
+    one_set = groups_of((folder, str(tmp_path)), balanced=True)
+    assert sum(len(group.rows) for group in one_set if group.folder == 1) == 64, "class 2 is frequent in both together"
+
+
 def test_rows_of_rare_classes_come_more_often(folder):
     groups = groups_of((folder,), balanced=True)
     order = Order(groups, 10, seed=0)
@@ -96,8 +113,10 @@ def test_what_is_no_slice_is_told(text):
 
 
 def test_a_slice_without_rows_and_rows_without_classes_are_told(folder, tmp_path):
-    with pytest.raises(ShardError, match="no rows in the slice 100: of its 100"):
-        groups_of((folder,), ("100:",))
+    for text in ("100:", "50:101"):
+        with pytest.raises(ShardError, match=f"the slice {text} asks for more than its 100 pairs"):
+            groups_of((folder,), (text,))
     write_table(pa.table({"pair_id": ["a"]}), f"{tmp_path}/shards")
+    GARMENTS.save(tmp_path / "label_space.json")
     with pytest.raises(ConfigError, match="name no classes to balance"):
         groups_of((str(tmp_path),), balanced=True)

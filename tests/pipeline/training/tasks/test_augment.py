@@ -134,8 +134,9 @@ def test_objects_of_the_next_picture_are_laid_on_about_half_of_them_with_their_m
     batch = scene(64)
     laid = pasted(batch)
     changed = laid["mask"] != batch["mask"]
-    assert 0.25 < changed.flatten(1).any(1).float().mean() < 0.55, "half of the rows, where a class was drawn"
-    torch.testing.assert_close(laid["image"][..., 0], laid["mask"] * 60)  # its colour says the class of every pixel
+    assert 0.35 < changed.flatten(1).any(1).float().mean() < 0.6, "half of the rows"
+    apart = (laid["image"][..., 0].int() - laid["mask"].int() * 60).abs()  # its colour says the class of every pixel
+    assert (apart[changed] == 0).float().mean() > 0.6 and (apart[~changed] == 0).float().mean() > 0.95, "but at edges"
     assert (laid["mask"][changed] != 0).all(), "the background is not laid on anything"
     assert laid["image"].dtype == torch.uint8 and laid["mask"].dtype == batch["mask"].dtype
 
