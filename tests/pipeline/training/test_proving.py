@@ -139,7 +139,7 @@ def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place,
     def fit(task, training, run):
         scores = within(task, training, run)
         if training.validation == place.validation:
-            assert training.run.startswith("proof/choice-") and training.train == (place.real,)
+            assert "/choice-" in training.run and training.train == (place.real,)
             recipe = training.optimisation
             return {**scores, "miou": reached[recipe.num_steps, recipe.learning_rate]}
         return scores
