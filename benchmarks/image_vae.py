@@ -36,7 +36,7 @@ def main() -> None:
     task = SegmenterTask(encoders.labels, "unet_small", 24)
     real, test = (
         Feed((f"{options.runs}/{run}",), task.columns, task.decode).head(rows)
-        for run, rows in (("real-train", options.pairs), ("real-test", options.test_pairs))
+        for run, rows in (("real-train", options.pairs), ("real-test2", options.test_pairs))
     )
     back = through(encoders.image_vae, real["image"])
     changed = (back.float() - real["image"].float()).abs().mean().item()

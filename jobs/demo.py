@@ -39,13 +39,16 @@ def main(config: DemoConfig) -> None:
     log.info("demo: read %d real pairs, generate %d, train segmenters, write a page", config.pairs, config.pairs)
     with cluster():
         # The second set has more photographs to test on, and says which of them each picture shows.
-        wanted = (("train", "builtin", config.pairs), ("test", "builtin2", config.test_pairs))
-        for split, dataset, pairs in wanted:
+        wanted = (
+            ("real-train", "train", "builtin", config.pairs),
+            ("real-test2", "test", "builtin2", config.test_pairs),
+        )
+        for run, split, dataset, pairs in wanted:
             ingest(
                 load(
                     IngestConfig,
                     CONFIGS / "ingest.yaml",
-                    {"runs": runs, "run": f"real-{split}", "dataset": dataset, "split": split, "pairs": pairs},
+                    {"runs": runs, "run": run, "dataset": dataset, "split": split, "pairs": pairs},
                 )
             )
         generate(
@@ -62,7 +65,7 @@ def main(config: DemoConfig) -> None:
                 {
                     "runs": runs,
                     "sets": {"real": [real], "synthetic": [synthetic], "real + synthetic": [real, synthetic]},
-                    "test": f"{runs}/real-test",
+                    "test": f"{runs}/real-test2",
                     "judged": synthetic,
                     "test_rows": config.test_pairs,
                 },

@@ -47,7 +47,7 @@ def test_the_demo_goes_from_pairs_to_a_page(tmp_path, tiny_configs, ray_session,
     runs = tmp_path / "runs"
     main(DemoConfig(runs=str(runs), bundle=str(tmp_path / "bundle"), pairs=40, test_pairs=32))
 
-    wanted = {"real-train": 40, "real-test": 32, "synthetic": 40}
+    wanted = {"real-train": 40, "real-test2": 32, "synthetic": 40}
     assert {name: Manifest.load(f"{runs}/{name}/manifest.json").num_pairs for name in wanted} == wanted
     assert all(verify(f"{runs}/{name}", deep=True) == [] for name in wanted)
     prompts = [set(read_shards([f"{runs}/{name}"], ["prompt"])["prompt"].to_pylist()) for name in wanted]

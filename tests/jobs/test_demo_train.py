@@ -56,16 +56,16 @@ def test_every_job_finds_its_config_and_reads_what_was_made_before_it(jobs):
     main(DemoTrainConfig(bundle="made/garments", proof_pairs=100, seeds=2))
 
     assert [config.run for config in jobs.configs] == [
-        *("real-train", "real-validation", "real-test", "annotation-vae", "image-vae", "text"),
+        *("real-train", "real-validation", "real-test2", "annotation-vae", "image-vae", "text"),
         *("latents-train", "latents-validation", "joint", "real-proof", "synthetic"),
         *("synthetic-8px", "synthetic-16px", "synthetic-32px", "proof"),
     ]
     assert {config.folder.parent for config in jobs.configs} == {Path("runs").absolute()}
-    splits = {name: jobs[name].split for name in ("real-train", "real-validation", "real-test", "real-proof")}
+    splits = {name: jobs[name].split for name in ("real-train", "real-validation", "real-test2", "real-proof")}
     assert splits == {
         "real-train": "train",
         "real-validation": "validation",
-        "real-test": "test",
+        "real-test2": "test",
         "real-proof": "train",
     }
 
@@ -85,8 +85,8 @@ def test_overrides_are_what_the_proof_stands_on(jobs):
         "synthetic, refined 12 px": ["synthetic-12px"],
         "real + synthetic": ["real-proof", "synthetic-12px"],
     }
-    assert (Path(proof.test).name, Path(proof.judged).name) == ("real-test", "synthetic-12px")
-    assert (proof.seeds, proof.epochs, proof.test_rows) == (2, 24, jobs["real-test"].pairs)
+    assert (Path(proof.test).name, Path(proof.judged).name) == ("real-test2", "synthetic-12px")
+    assert (proof.seeds, proof.epochs, proof.test_rows) == (2, 24, jobs["real-test2"].pairs)
 
 
 def test_one_threshold_serves_the_mixture_too(jobs):
@@ -102,6 +102,6 @@ def test_the_bundle_replaces_the_one_before_when_its_card_is_written(jobs, tmp_p
 
     assert [path.name for path in old.iterdir()] == ["of"] and (old / "of").read_text() == "joint"
     score, card = jobs.told
-    assert score == ("score_annotation_vae", Path("runs/annotation-vae"), "runs/real-test")
+    assert score == ("score_annotation_vae", Path("runs/annotation-vae"), "runs/real-test2")
     assert card[:3] == ("write_card", Path("runs/joint/weights"), "garments") and "Licence" in card[-1]
     assert Path(card[4]).name == "proof.json"
