@@ -27,8 +27,9 @@ from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig, require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
+from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, Terms, TrainingSet, ids_of, is_synthetic
+from pipeline.training.sets import Labels, Terms, TrainingSet, is_synthetic
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
@@ -209,10 +210,9 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
         optimisation=terms.optimisation(),
     )
     generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
-    for number, folder in enumerate(config.generator_train):
-        generator = generator | Labels(
-            ids_of(folder, config.generator_slices[number] if config.generator_slices else "")
-        )
+    parts = config.generator_slices or [":"] * len(config.generator_train)
+    for folder, part in zip(config.generator_train, parts, strict=True):
+        generator = generator | Labels(frozenset(ids_of(folder, part)))
     return Proving(terms, task, common, config.sets, config.seeds, units, generator, run)
 
 
@@ -224,22 +224,24 @@ def refuse_overlap(config: EvaluateConfig) -> None:
     """
     if is_synthetic(config.test):
         raise ConfigError(f"test: {as_given(config.test)} holds generated pairs; give real ones to test on")
-    held_out = {"test": ids_of(config.test, ""), "validation": frozenset()}
+    held_out = {"test": set(ids_of(config.test))}
     if config.validation:
-        held_out["validation"] = ids_of(config.validation, "")
-    used = {
-        f"sets.{name}": ids_of(folder, chosen.slices[number] if chosen.slices else "")
-        for name, chosen in config.sets.items()
-        for number, folder in enumerate(chosen.train)
-    }
-    used |= {f"generator_train ({folder})": ids_of(folder, "") for folder in config.generator_train}
-    for key, ids in held_out.items():
-        for other, found in [*used.items(), *([("validation", held_out["validation"])] if key == "test" else [])]:
-            if both := len(ids & found):
-                raise ConfigError(
-                    f"{key} and {other} share {both:,} pairs; what is trained or chosen on must not be tested on. Give "
-                    "another split"
-                )
+        held_out["validation"] = set(ids_of(config.validation))
+    used: dict[str, set[str]] = {}
+    for name, chosen in config.sets.items():
+        parts = chosen.slices or [":"] * len(chosen.train)
+        each = [ids_of(folder, part) for folder, part in zip(chosen.train, parts, strict=True)]
+        used[f"sets.{name}"] = set().union(*each)
+    used |= {f"generator_train ({folder})": set(ids_of(folder)) for folder in config.generator_train}
+    compared = [(key, ids, other, found) for key, ids in held_out.items() for other, found in used.items()]
+    if config.validation:
+        compared.append(("test", held_out["test"], "validation", held_out["validation"]))
+    for key, ids, other, found in compared:
+        if both := len(ids & found):
+            raise ConfigError(
+                f"{key} and {other} share {both:,} pairs; what is trained or chosen on must not be tested on. Give "
+                "another split"
+            )
 
 
 def units_of(folder: str, num_rows: int) -> tuple[str, list[str]]:

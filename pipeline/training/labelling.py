@@ -31,10 +31,10 @@ from pipeline.tables.conform import object_column
 from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
-from pipeline.tables.rows import read_shards, remaining
+from pipeline.tables.rows import remaining
 from pipeline.tables.schema import PAIR, captions_of
 from pipeline.tables.shards import remove_drafts
-from pipeline.training.order import bounds
+from pipeline.training.order import ids_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 Hold = Literal["free", "held"]
@@ -69,10 +69,8 @@ def label(config: LabelConfig, task: SegmenterTask, digest: str) -> None:
     with Run.open(config, "label", facts={"teacher_digest": digest}, on_store=True) as run:
         folder = str(run.folder)
         made_by = canonical_json({"teacher": digest, "hold": config.hold})
-        ids = read_shards([config.pairs], ["pair_id"])["pair_id"].unique().sort()
-        start, stop = bounds(config.slice)
-        ids = ids[start : int(min(stop, len(ids)))]
-        plan = pa.table({"pair_id": [labelled_pair_id(one, made_by) for one in ids.to_pylist()], "source_id": ids})
+        ids = ids_of(config.pairs, config.slice)
+        plan = pa.table({"pair_id": [labelled_pair_id(one, made_by) for one in ids], "source_id": ids})
         remove_drafts(folder)
         write_bytes(f"{folder}/{LABELS}", task.labels.to_json().encode())
 

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.rows import read_columns
+from pipeline.tables.rows import read_columns, read_shards
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 SLICE = re.compile(r"(\d*):(\d*)")
@@ -52,6 +52,17 @@ def bounds(text: str) -> tuple[int, float]:
     if start >= stop:
         raise ValueError(f"the slice {text!r} holds nothing; its start must be less than its stop")
     return start, stop
+
+
+def ids_of(folder: str, part: str = ":") -> list[str]:
+    """The ids of the pairs in a slice of a folder, ascending.
+
+    Raises:
+        ShardError: a folder without shards, or a broken shard.
+    """
+    ids = read_shards([folder], ["pair_id"])["pair_id"].unique().sort()
+    start, stop = bounds(part or ":")
+    return ids[start : int(min(stop, len(ids)))].to_pylist()
 
 
 def groups_of(

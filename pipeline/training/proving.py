@@ -26,7 +26,8 @@ from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import LabelConfig, label
-from pipeline.training.sets import Labels, Terms, TrainingSet, ids_of, is_synthetic
+from pipeline.training.order import ids_of
+from pipeline.training.sets import Labels, Terms, TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.worker import SCORES
 
@@ -255,5 +256,5 @@ class Proving:
             elif is_synthetic(folder):
                 found = found | self.generator
             else:
-                found = found | Labels(ids_of(folder, chosen.slices[number] if chosen.slices else ":"))
+                found = found | Labels(frozenset(ids_of(folder, chosen.slices[number] if chosen.slices else ":")))
         return found

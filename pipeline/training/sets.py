@@ -14,12 +14,12 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
-from pipeline.tables.rows import read_columns, read_shards
+from pipeline.tables.rows import read_columns
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig, require_one_each
 from pipeline.training.labelling import Hold
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.order import bounds, groups_of
+from pipeline.training.order import groups_of
 from pipeline.training.tasks.augment import Augmentation
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -179,13 +179,6 @@ class Labels:
     def count(self) -> int | None:
         """How many; None where that is not known."""
         return None if self.least is None else max(len(self.ids), self.least)
-
-
-def ids_of(folder: str, part: str) -> frozenset[str]:
-    """The ids of the pairs in a slice of a folder."""
-    ids = read_shards([folder], ["pair_id"])["pair_id"].unique().sort()
-    start, stop = bounds(part or ":")
-    return frozenset(ids[start : int(min(stop, len(ids)))].to_pylist())
 
 
 def is_synthetic(folder: str) -> bool:

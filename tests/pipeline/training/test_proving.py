@@ -209,7 +209,7 @@ def test_labels_are_those_of_all_that_a_row_stands_on_each_once(place):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"sets": {"real": ["{test}"]}}, "test and sets.real share 8 pairs"),
+        ({"sets": {"real": ["{test}", "{synthetic}"]}}, "test and sets.real share 8 pairs"),
         ({"validation": "{real}", "try_steps": [4]}, "validation and sets.real share 8 pairs"),
         ({"generator_train": ["{test}"]}, "test and generator_train .* share 8 pairs"),
         ({"test": "{synthetic}"}, "holds generated pairs; give real ones to test on"),
