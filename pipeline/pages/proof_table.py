@@ -55,8 +55,9 @@ def markdown(proof: Proof) -> str:
     seeds, first, test = len(proof.seeds), proof.sets[0], proof.test
     lines = [
         f"The same segmenter, trained on each set and tested on {test.pairs:,} real held-out pairs"
-        f"{f' of {test.units:,} {test.unit}' if test.unit == 'photographs' else ''}; mean and standard deviation over "
-        f"{_count(seeds, 'seed')}. Rows of different steps are not to be compared.",
+        f"{f' of {test.units:,} {test.unit}' if test.unit == 'photographs' else ''}; "
+        f"{f'mean and standard deviation over {seeds} seeds' if seeds > 1 else 'one seed, so without a spread'}. "
+        "Rows of different steps are not to be compared.",
     ]
     if any(row.interval for row in proof.sets):
         lines.append(

@@ -85,7 +85,7 @@ def test_a_proof_without_judged_pairs_and_with_one_seed(bundle: Path, runs: Path
     proof = PROOF.model_copy(update={"seeds": [0], "agreement": None, "prompt_match": {}})
     (runs / "proof.json").write_text(proof.model_dump_json())
     text = write_card(bundle, "garments", runs, runs / "proof.json", "").read_text()
-    assert "over 1 seed." in text and "agree" not in text and "% of the masks" not in text
+    assert "one seed, so without a spread" in text and "agree" not in text and "% of the masks" not in text
 
 
 @pytest.mark.parametrize("missing", ["joint/scores.json", "annotation-vae/test.json", "proof.json"])
