@@ -67,12 +67,12 @@ def rows(place, table: int) -> list[list[str]]:
     ],
 )
 def test_a_table_has_each_set_of_each_network_at_equal_steps(place, table, names):
-    job.main(config(place, table))
+    one = {"segmenters": {"segformer_tiny": {"steps": 2, "batch_size": 2}}} if table != 2 else {}
+    job.main(config(place, table, **one))
     found = rows(place, table)
-    assert [row[:2] for row in found] == [
-        [network, name] for network in ("deeplabv3_tiny", "segformer_tiny") for name in names
-    ]
-    assert [row[5] for row in found] == ["3"] * len(names) + ["2"] * len(names)
+    networks = {"deeplabv3_tiny": "3", "segformer_tiny": "2"} if table == 2 else {"segformer_tiny": "2"}
+    assert [row[:2] for row in found] == [[network, name] for network in networks for name in names]
+    assert [row[5] for row in found] == [steps for steps in networks.values() for _ in names]
     assert all(float(row[3].split()[0]) >= 0 and float(row[4].split()[0]) >= 0 for row in found), "at both scales"
     page = (place / "runs" / f"table{table}" / "table.html").read_text()
     assert all(name in page for name in names) and "What differs from the paper" in page

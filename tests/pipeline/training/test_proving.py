@@ -20,21 +20,20 @@ from tests.pipeline.fabricated import fit_at_once
 from tests.tiny import save_pairs
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
+def prepared(folder, patch) -> SimpleNamespace:
     """Pairs, and a proof whose trainings and labels cost nothing; what was asked for is in `asked` and `labelled`."""
-    place = SimpleNamespace(asked=[], labelled=[], folder=tmp_path)
+    place = SimpleNamespace(asked=[], labelled=[], folder=folder)
     for name, num, split in (("real", 24, "train"), ("validation", 8, "validation"), ("test", 8, "test")):
-        setattr(place, name, str(save_pairs(tmp_path / name, num, split)))
+        setattr(place, name, str(save_pairs(folder / name, num, split)))
     made = read_shards([place.validation])
     column = made.schema.get_field_index("origin")
     origin = pa.array(["synthetic"] * made.num_rows).cast(made.schema.field(column).type)
     synthetic = made.set_column(column, made.schema.field(column), origin)
     ids = pa.array([one[::-1] for one in made["pair_id"].to_pylist()])
     synthetic = synthetic.set_column(0, made.schema.field(0), ids)
-    write_table(synthetic, f"{tmp_path}/synthetic/shards")
-    GARMENTS.save(tmp_path / "synthetic" / "label_space.json")
-    place.synthetic = str(tmp_path / "synthetic")
+    write_table(synthetic, f"{folder}/synthetic/shards")
+    GARMENTS.save(folder / "synthetic" / "label_space.json")
+    place.synthetic = str(folder / "synthetic")
 
     def fit(task, config, run):
         place.asked.append((task, config))
@@ -45,8 +44,22 @@ def place(tmp_path, monkeypatch):
         if not config.folder.exists():
             save_pairs(config.folder, 6, "train")
 
-    monkeypatch.setattr(proving, "fit", fit)
-    monkeypatch.setattr(proving, "label", label)
+    patch.setattr(proving, "fit", fit)
+    patch.setattr(proving, "label", label)
+    return place
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    return prepared(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same, and the proof of all kinds of sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = prepared(tmp_path_factory.mktemp("whole"), patch)
+        place.proof = evaluate(config(place))
     return place
 
 
@@ -72,9 +85,8 @@ def rows_of(proof: Proof) -> dict[str, TrainedSet]:
     return {row.name: row for row in proof.sets}
 
 
-def test_every_row_has_as_many_steps_and_tells_its_labels(place):
-    proof = evaluate(config(place))
-    rows = rows_of(proof)
+def test_every_row_has_as_many_steps_and_tells_its_labels(whole):
+    rows = rows_of(whole.proof)
     assert {row.steps for row in rows.values()} == {7}
     facts = {name: (row.labels, row.unlabelled, row.pairs) for name, row in rows.items()}
     assert facts == {
@@ -88,35 +100,32 @@ def test_every_row_has_as_many_steps_and_tells_its_labels(place):
         "all": (24, 0, 24),
     }
     by_run: dict[str, int] = {}
-    for _, training in place.asked:
+    for _, training in whole.asked:
         if "-first-" not in training.run:
             by_run[training.run.split("/")[1]] = training.optimisation.num_steps
     halves = {run: steps for run, steps in by_run.items() if run.startswith("pretrained")}
     assert set(halves.values()) == {4} and {steps for run, steps in by_run.items() if run not in halves} == {7}
-    assert [one.optimisation.num_steps for _, one in place.asked if "-first-" in one.run] == [3, 3]
+    assert [one.optimisation.num_steps for _, one in whole.asked if "-first-" in one.run] == [3, 3]
 
 
-def test_rows_of_one_seed_begin_with_equal_weights_but_for_those_that_come_after_another(place):
-    evaluate(config(place))
-    initial = {training.run.split("/")[1].rsplit("-", 2)[0]: task.initial for task, training in place.asked}
+def test_rows_of_one_seed_begin_with_equal_weights_but_for_those_that_come_after_another(whole):
+    initial = {training.run.split("/")[1].rsplit("-", 2)[0]: task.initial for task, training in whole.asked}
     assert {name for name, weights in initial.items() if weights} == {"pretrained"}
     assert "pretrained-first-1-" in initial["pretrained"]
-    assert {training.seed for _, training in place.asked} == {0, 1}
+    assert {training.seed for _, training in whole.asked} == {0, 1}
 
 
-def test_each_seed_has_a_teacher_of_its_own_whose_labels_serve_all_its_rows(place):
-    chosen = config(place)
-    evaluate(chosen)
-    assert len(place.labelled) == 2 and [one.slice for one in place.labelled] == ["8:", "8:"]
-    assert [one.hold for one in place.labelled] == ["held", "held"]
-    teachers = [one.teacher for one in place.labelled]
+def test_each_seed_has_a_teacher_of_its_own_whose_labels_serve_all_its_rows(whole):
+    assert len(whole.labelled) == 2 and [one.slice for one in whole.labelled] == ["8:", "8:"]
+    assert [one.hold for one in whole.labelled] == ["held", "held"]
+    teachers = [one.teacher for one in whole.labelled]
     assert all(f"proof/real-{seed}-" in teacher for seed, teacher in enumerate(teachers))
-    held = next(training for _, training in place.asked if "/held-0-" in training.run)
-    assert held.train == (place.real, str(place.labelled[0].folder)) and held.slices == ("0:8", ":")
+    held = next(training for _, training in whole.asked if "/held-0-" in training.run)
+    assert held.train == (whole.real, str(whole.labelled[0].folder)) and held.slices == ("0:8", ":")
 
 
-def test_differences_are_of_equal_seeds_and_equal_test_units(place):
-    proof = evaluate(config(place))
+def test_differences_are_of_equal_seeds_and_equal_test_units(whole):
+    proof = whole.proof
     first, *others = proof.sets
     assert first.difference is None and first.interval is not None
     low, high = first.interval
@@ -126,14 +135,14 @@ def test_differences_are_of_equal_seeds_and_equal_test_units(place):
         assert row.difference.miou == [one - other for one, other in zip(row.miou, first.miou, strict=True)]
     assert (proof.test.units, proof.test.unit) == (8, "pictures")
     assert all(len(row.boundary_iou) == len(row.seconds) == 2 for row in proof.sets)
-    assert Proof.model_validate_json((place.folder / "runs" / "proof" / "proof.json").read_text()) == proof
+    assert Proof.model_validate_json((whole.folder / "runs" / "proof" / "proof.json").read_text()) == proof
 
 
 def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place, monkeypatch):
     reached = {(4, 1e-3): 0.30, (4, 3e-3): 0.35, (8, 1e-3): 0.50, (8, 3e-3): 0.40, (16, 1e-3): 0.504, (16, 3e-3): 0.1}
-    chosen = config(
-        place, steps=0, validation=place.validation, try_steps=[16, 4, 8], try_learning_rates=[1e-3, 3e-3], seeds=1
-    )
+    sets = {"real": {"train": [place.real], "slices": ["0:8"]}, "all": [place.real]}
+    tried = {"validation": place.validation, "try_steps": [16, 4, 8], "try_learning_rates": [1e-3, 3e-3]}
+    chosen = config(place, sets=sets, steps=0, seeds=1, **tried)
     within = proving.fit
 
     def fit(task, training, run):
