@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -56,7 +56,7 @@ def parse(config_type: type[C], arguments: Sequence[str] | None = None, program:
                 args=arguments,
                 default=default,
                 prog=usage,
-                description=config_type.__doc__,
+                description=_description(config_type),
                 config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
             )
     finally:
@@ -90,11 +90,17 @@ def _validate(config_type: type[C], values: dict[str, Any], where: str) -> C:
 
 def _refuse_wrong(config_type: type[Config], values: dict[str, Any], where: str) -> None:
     """Refuses wrong values of a file; keys that it leaves out may still come from the command line."""
+    known = _fields(config_type)
+
+    def may_come(problem: Any) -> bool:
+        first, *rest = problem["loc"]
+        return problem["type"] == "missing" and not (rest and _holds_sections(known.get(str(first))))
+
     try:
         config_type.model_validate(values)
     except ValidationError as error:
-        if any(problem["type"] != "missing" for problem in error.errors()):
-            raise ConfigError(_explain(error, where, forgive="missing")) from error
+        if not all(map(may_come, error.errors())):
+            raise ConfigError(_explain(error, where, may_come)) from error
 
 
 def _refuse_unknown(config_type: type[Any], values: dict[str, Any], where: str, prefix: str = "") -> None:
@@ -117,6 +123,25 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {}
 
 
+def _holds_sections(annotation: Any) -> bool:
+    """Whether a key is a dictionary of sections under the user's own names, which only a file can give."""
+    return get_origin(annotation) is dict and bool(_fields(get_args(annotation)[1]))
+
+
+def _description(config_type: type[Config]) -> str:
+    """What `--help` says before the options: what the job does, and the keys that are no options."""
+    lines = [config_type.__doc__ or ""]
+    for key, field in config_type.model_fields.items():
+        if _holds_sections(field.annotation):
+            section = get_args(field.annotation)[1]
+            told = {
+                f"{key} (in the file alone)": field,
+                **{f"  {name}": of for name, of in section.model_fields.items()},
+            }
+            lines += ["", *(f"{name}: {' '.join((one.description or '').split())}" for name, one in told.items())]
+    return "\n".join(lines)
+
+
 def _construct(kind: Any, values: dict[str, Any]) -> Any:
     """An instance for tyro to start from: required keys that the file leaves out may still come from the terminal."""
     filled: dict[str, Any] = {}
@@ -126,6 +151,8 @@ def _construct(kind: Any, values: dict[str, Any]) -> Any:
             filled[key] = _construct(annotation, value)
         elif value is not tyro.MISSING:
             filled[key] = tuple(value) if isinstance(value, list) else value
+        elif _holds_sections(annotation):
+            filled[key] = {}  # no option can name what the user names; whether it may be empty is checked later
         elif issubclass(kind, BaseModel) and kind.model_fields[key].is_required():
             filled[key] = _construct(annotation, {}) if _fields(annotation) else tyro.MISSING
     return kind.model_construct(**filled) if issubclass(kind, BaseModel) else kind(**filled)

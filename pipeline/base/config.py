@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -89,11 +90,11 @@ class Workers(Config):
     """Torch threads of each; 0 leaves the choice to torch."""
 
 
-def _explain(error: ValidationError, where: str, forgive: str = "") -> str:
+def _explain(error: ValidationError, where: str, forgiven: Callable[[Any], bool] = lambda problem: False) -> str:
     lines = [
         f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
         + ("" if NO_CREDENTIALS in problem["msg"] else f" (got {problem['input']!r})")
         for problem in error.errors()
-        if problem["type"] != forgive
+        if not forgiven(problem)
     ]
     return f"{where}: " + "; ".join(lines)

@@ -47,11 +47,17 @@ class LabelConfig(RunConfig):
     """What a run of labelled pictures is bound to."""
 
     pairs: Folder
+    """Run whose pictures are labelled; masks that they have are not looked at."""
     slice: str = ":"
+    """Which of its pairs, as START:STOP in the order of their ids."""
     teacher: str
+    """Folder of the teacher's weights."""
     hold: Hold
+    """Which classes it may answer."""
     rows_per_shard: int = 1000
+    """Pairs per Parquet file, give or take half."""
     workers: Workers = Workers()
+    """Labelling processes."""
 
 
 def label(config: LabelConfig, task: SegmenterTask, digest: str) -> None:

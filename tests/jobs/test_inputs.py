@@ -10,6 +10,7 @@ import pytest
 
 from jobs.__main__ import job_files
 from models.weights import WeightsError
+from pipeline.base.command_line import parse
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.places import FileOrFolder, Folder, SentFolder
@@ -67,6 +68,27 @@ def is_marked(parts: tuple[Any, ...]) -> bool:
 @pytest.mark.parametrize("job", [path.stem for path in job_files() if path.stem not in OWN_WAY])
 def test_what_a_job_reads_is_marked(job):
     assert marked(config_of(job)) == set(INPUTS[job].split())
+
+
+@pytest.mark.parametrize("job", [path.stem for path in job_files() if path.stem != "submit"])
+def test_help_explains_every_key_of_every_job(job, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(config_of(job), ["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for key in config_of(job).model_fields:
+        assert key.replace("_", "-") in text or key in text, key
+
+
+def test_a_dictionary_of_sections_that_is_left_out_is_told_by_its_key():
+    with pytest.raises(ConfigError, match="sets: .*at least 1 item"):
+        parse(config_of("evaluate"), ["--run", "a", "--test", "b"])
+
+
+def test_a_key_that_a_section_of_the_file_lacks_is_told_with_its_place(tmp_path):
+    (tmp_path / "c.yaml").write_text('run: a\ntest: b\nsets:\n  real: {slices: ["0:3"]}\n')
+    with pytest.raises(ConfigError, match=r"c.yaml: sets.real.train: Field required"):
+        parse(config_of("evaluate"), [str(tmp_path / "c.yaml")])
 
 
 def test_generate_looks_for_weights_and_at_the_name_of_the_prompts(tmp_path):
