@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,11 @@ def test_graphs_of_a_driver_share_a_process_and_nothing_else(ray_session):
     assert one.snapshot()[0]["sample"].rows == 3 and one.stopping()
     assert other.snapshot() == ({}, Counter()) and not other.stopping()
     assert one.actor == other.actor
-    ray.kill(one.actor)  # for good
+    ray.kill(one.actor)  # for good, and soon
+    for _ in range(600):
+        if one.snapshot() == ({}, Counter()):
+            break
+        time.sleep(0.1)
     assert one.snapshot() == ({}, Counter()), "nothing waits for it"
     assert Shared.start().started("sample") == 1
 
