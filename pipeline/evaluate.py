@@ -22,7 +22,7 @@ from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import conform
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import read_columns, read_shards
+from pipeline.tables.rows import has_classes, read_columns, read_shards
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig, require_one_each
@@ -34,7 +34,7 @@ from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
 TABLE = "proof.md"
-KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key")])
+KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key", "class_ids")])
 
 
 class EvaluateConfig(RunConfig):
@@ -212,7 +212,7 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
     parts = config.generator_slices or [":"] * len(config.generator_train)
     for folder, part in zip(config.generator_train, parts, strict=True):
-        generator = generator | Labels(frozenset(ids_of(folder, part)))
+        generator = generator | Labels(frozenset(ids_of(folder, part, labelled=True)))
     return Proving(terms, task, common, config.sets, config.seeds, units, generator, run)
 
 
@@ -245,11 +245,10 @@ def refuse_overlap(config: EvaluateConfig) -> None:
 
 
 def units_of(folder: str, num_rows: int) -> tuple[str, list[str]]:
-    """What the first rows of a run, in order of files, belong to: the photograph that a built-in scene was laid on,
-    or the picture itself. Gives what these are called, and the unit of each row."""
-    rows = pa.concat_tables(conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(folder)).slice(
-        0, num_rows
-    )
+    """What the first rows with masks of a run, in order of files, belong to: the photograph that a built-in scene was
+    laid on, or the picture itself. Gives what these are called, and the unit of each row."""
+    rows = pa.concat_tables(conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(folder))
+    rows = rows.filter(has_classes(rows)).slice(0, num_rows)
     if set(rows["dataset"].to_pylist()) == {"builtin2"}:
         return "photographs", [photograph_of(key) for key in rows["key"].to_pylist()]
     return "pictures", rows["pair_id"].to_pylist()

@@ -219,7 +219,9 @@ def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> No
         log.warning("ingest: %sall are in %s/errors; --retry-errors True reads them again when corrected", more, folder)
     if manifest.num_errors > manifest.num_pairs:
         log.warning("ingest: more pairs failed than were read; do `labels` and `root` belong to this data set?")
-    if manifest.num_pairs and not set(manifest.classes) - {0, labels.ignore_index}:
+    if manifest.num_unlabelled:
+        log.info("ingest: %s of %s pictures have no mask", f"{manifest.num_unlabelled:,}", f"{manifest.num_pairs:,}")
+    if manifest.num_pairs > manifest.num_unlabelled and not set(manifest.classes) - {0, labels.ignore_index}:
         log.warning(
             "ingest: the masks hold nothing but %s; if 255 is a class here, say --mask-values 255 1",
             " and ".join(map(str, manifest.classes)),

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError, ShardError
+from pipeline.pictures.codec import decode_image
 from pipeline.storage.files import read_bytes
 from pipeline.tables.ids import pair_id
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import MANIFEST, Manifest
-from pipeline.tables.pairs import unpack_pair
+from pipeline.tables.pairs import encoded, has_mask, unpack_pair
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_name
 
@@ -83,12 +84,14 @@ def check_shard(labels: LabelSpace | None, deep: bool, path: str) -> Checked:
 
 def check_pair(where: str, row: dict[str, Any], labels: LabelSpace | None) -> list[str]:
     """Checks one row of PAIR."""
+    size = (row["height"], row["width"])
     try:
+        if not has_mask(row):
+            return check_picture(where, row)
         pair = unpack_pair(row, labels, where)
     except DataError as error:
         return [str(error)]
     problems = []
-    size = (row["height"], row["width"])
     if pair.mask.shape != size:
         found = pair.mask.shape
         problems.append(
@@ -100,6 +103,24 @@ def check_pair(where: str, row: dict[str, Any], labels: LabelSpace | None) -> li
     parts = [row.get(name) for name in ("prompt", "seed", "bundle", "sampler")]
     if row["origin"] == "synthetic" and None not in parts and row["pair_id"] != pair_id(*parts):  # type: ignore[arg-type]
         problems.append(f"{where}: the id is not the hash of prompt, seed, bundle and sampler")
+    return problems
+
+
+def check_picture(where: str, row: dict[str, Any]) -> list[str]:
+    """Checks one row of PAIR that has no mask.
+
+    Raises:
+        DataError: a picture that is missing or cannot be decoded.
+    """
+    image = decode_image(encoded(row, "image"), f"{where}, image")
+    problems = []
+    if image.shape[:2] != (row["height"], row["width"]):
+        problems.append(
+            f"{where}: the image has {image.shape[0]} x {image.shape[1]} pixels (height x width), the row says "
+            f"{row['height']} x {row['width']}"
+        )
+    if row["origin"] != "real" or row["class_ids"] or row["class_pixels"]:
+        problems.append(f"{where}: there is no mask, though the row is {row['origin']} with classes {row['class_ids']}")
     return problems
 
 

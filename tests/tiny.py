@@ -91,22 +91,31 @@ def save_tiny_bundle(folder: Path, num_tokens: int = NUM_TOKENS) -> Bundle:
     return Bundle.load(folder)
 
 
-def save_pairs(folder: Path, num_pairs: int, split: str = "train", size_px: int = 32, num_shards: int = 2) -> Path:
-    """Writes built-in pairs as an ingest run would."""
+def save_pairs(
+    folder: Path,
+    num_pairs: int,
+    split: str = "train",
+    size_px: int = 32,
+    num_shards: int = 2,
+    num_labelled: int | None = None,
+) -> Path:
+    """Writes built-in pairs as an ingest run would; those behind the first `num_labelled` without masks."""
     scenes = BuiltinScenes(split, 0, size_px)
     made = [scenes(index) for index in range(num_pairs)]
     counted = [np.unique(scene.mask, return_counts=True) for scene in made]
+    bare = num_pairs - (num_pairs if num_labelled is None else num_labelled)
+    masks = [encode_mask(scene.mask) for scene in made]
     table = pa.table(
         {
             "pair_id": [real_pair_id(split, str(index)) for index in range(num_pairs)],
             "prompt": [scene.prompt for scene in made],
             "seed": list(range(num_pairs)),
             "image": [encode_image(scene.image) for scene in made],
-            "mask": [encode_mask(scene.mask) for scene in made],
+            "mask": masks[: num_pairs - bare] + [b""] * bare,
             "height": [size_px] * num_pairs,
             "width": [size_px] * num_pairs,
-            "class_ids": [ids.tolist() for ids, _ in counted],
-            "class_pixels": [pixels.tolist() for _, pixels in counted],
+            "class_ids": [ids.tolist() for ids, _ in counted][: num_pairs - bare] + [[]] * bare,
+            "class_pixels": [pixels.tolist() for _, pixels in counted][: num_pairs - bare] + [[]] * bare,
             "origin": ["real"] * num_pairs,
         }
     )

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from models.labels import GARMENTS, LabelSpace
 from pipeline.base.errors import DataError
-from pipeline.datasets.source import ENTRY, Found
+from pipeline.datasets.source import ENTRY, Found, Labelled
 from pipeline.pictures.codec import encode_image
 
 SPLITS = ("train", "validation", "test")
@@ -217,6 +217,7 @@ class Builtin:
     size_px: int
     num: int
     version: int = 1
+    labelled: Labelled = "all"
 
     @property
     def labels(self) -> LabelSpace:
@@ -224,11 +225,12 @@ class Builtin:
 
     def entries(self) -> pa.Table:
         keys = [self._scenes.key(index) for index in range(self.num)]
-        return pa.table({"key": keys, "image": keys, "mask": keys, "captions": [[]] * self.num}, schema=ENTRY)
+        masks = [""] * self.num if self.labelled == "none" else keys
+        return pa.table({"key": keys, "image": keys, "mask": masks, "captions": [[]] * self.num}, schema=ENTRY)
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         scene = self._scenes(int(entry["key"].partition("-")[0]))
-        return Found(encode_image(scene.image), scene.mask, [scene.prompt])
+        return Found(encode_image(scene.image), scene.mask if entry["mask"] else None, [scene.prompt])
 
     @cached_property
     def _scenes(self) -> BuiltinScenes:

@@ -3,6 +3,7 @@
 train2017/000000000009.jpg
 annotations/instances_train2017.json      images, annotations (polygons, or RLE for crowds), categories
 annotations/captions_train2017.json       about five captions a picture
+annotations/image_info_unlabeled2017.json  images alone, read where none needs a mask
 
 Also read are images/train/ beside annotations/ (CVAT), and train/_annotations.coco.json among the pictures (Roboflow).
 """
@@ -25,6 +26,7 @@ from pipeline.base.log import log
 from pipeline.datasets.regions import region, size_of
 from pipeline.datasets.source import (
     Found,
+    Labelled,
     PairError,
     entry_table,
     read_captions,
@@ -51,6 +53,8 @@ class COCO:
         captions: JSON file by name; empty takes captions_<split>.json, if it is there.
         given: label space by which categories get their class ids, by name. Without one it is COCO's own where the
             names are COCO's, else the categories in the order of their ids.
+        labelled: which pictures have masks. Where only some need any, those without annotations have none; otherwise
+            all of such a picture is background.
     """
 
     root: str
@@ -59,10 +63,12 @@ class COCO:
     overlap: Overlap = "file"
     captions: str = ""
     given: LabelSpace | None = None
+    labelled: Labelled = "all"
 
     @property
     def labels(self) -> LabelSpace:
-        return self.given or label_space_of(self._names)
+        no_categories = self.labelled == "none" and not self._names
+        return self.given or (LabelSpace.named("coco") if no_categories else label_space_of(self._names))
 
     def entries(self) -> pa.Table:
         try:
@@ -83,14 +89,15 @@ class COCO:
                     f"{image['id']!r}; give each its own, in their annotations too"
                 )
             files[image["id"]] = str(image["file_name"])
-        objects = self._objects(found)
+        objects = {} if self.labelled == "none" else self._objects(found)
         captions = self._captions(files)
         rows = []
         for image in found["images"]:
             key = without_suffix(files[image["id"]])
             # What is painted, in its order: numbers and regions, so that reading needs nothing but this.
+            has_mask = self.labelled == "all" or image["id"] in objects
             painted = [image.get("height"), image.get("width"), objects.pop(image["id"], [])]
-            mask = json.dumps(painted, separators=(",", ":"))
+            mask = json.dumps(painted, separators=(",", ":")) if has_mask else ""
             rows.append((key, f"{self._pictures}/{files[image['id']]}", mask, captions.get(key, [])))
         if objects:
             raise DataError(f"{self._path}: annotations of image {next(iter(objects))!r}, but no such image is listed")
@@ -102,6 +109,8 @@ class COCO:
         # Some programs write back slashes, or names that begin at the root.
         others = [f"{place}/{one}" for one in (name, name.replace("\\", "/")) for place in (self._pictures, self.root)]
         image = read_file(path, "picture", *others)
+        if not entry["mask"]:
+            return Found(image, None, list(entry["captions"]))
         height, width, objects = json.loads(entry["mask"])
         try:
             size = size_of(height, width)
@@ -155,7 +164,8 @@ class COCO:
         year = "" if self.split.endswith("2017") else "2017"
         own = [f"{self.root}/annotations/instances_{self.split}{year}.json" for year in dict.fromkeys(("", year))]
         roboflow = f"{self.root}/{self.split}/_annotations.coco.json"
-        if there := [path for path in (*own, roboflow) if is_file(path)]:
+        alone = [path.replace("/instances_", "/image_info_") for path in own] if self.labelled == "none" else []
+        if there := [path for path in (*own, roboflow, *alone) if is_file(path)]:
             return there[0]
         filesystem, inner = filesystem_of(self.root)
         with reaching(self.root):
@@ -171,8 +181,8 @@ class COCO:
     def _name(self) -> str:
         """Of the split in the names of files and folders."""
         folder, _, file = self._path.rpartition("/")
-        is_own = file.startswith("instances_")
-        return file.removeprefix("instances_").removesuffix(".json") if is_own else folder.rpartition("/")[2]
+        split = file.removeprefix("instances_").removeprefix("image_info_")
+        return split.removesuffix(".json") if split != file else folder.rpartition("/")[2]
 
     @cached_property
     def _pictures(self) -> str:
@@ -183,7 +193,8 @@ class COCO:
     @cached_property
     def _instances(self) -> dict[str, Any]:
         found = read_json(self._path, f"it holds the annotations of the split {self.split!r}")
-        if not isinstance(found, dict) or not found.keys() >= {"images", "annotations", "categories"}:
+        needed = {"images"} if self.labelled == "none" else {"images", "annotations", "categories"}
+        if not isinstance(found, dict) or not found.keys() >= needed:
             raise DataError(f"{self._path}: annotations in COCO's form have the keys images, annotations, categories")
         return found
 
@@ -191,7 +202,7 @@ class COCO:
     def _names(self) -> dict[Any, str]:
         """Category id -> name."""
         names: dict[Any, str] = {}
-        for one in self._instances["categories"]:
+        for one in self._instances.get("categories", ()):
             name = one["name"]
             if name is None or names.get(one["id"], str(name)) != str(name):
                 problem = "has no name" if name is None else f"is {names[one['id']]!r} and {name!r}"

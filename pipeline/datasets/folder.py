@@ -11,7 +11,15 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import DataError
-from pipeline.datasets.source import Found, entry_table, files_below, in_all_forms, read_captions, read_files
+from pipeline.datasets.source import (
+    Found,
+    Labelled,
+    entry_table,
+    files_below,
+    in_all_forms,
+    read_captions,
+    read_files,
+)
 
 
 class FolderLayout(Config):
@@ -35,6 +43,7 @@ class Folder:
         mask_suffix: what the name of a mask has more than that of its picture, before the dot.
         values: raw value in the masks -> class id; values that it does not name stay.
         captions: JSON file by name; optional.
+        labelled: which pictures have masks; where none has, there need be no folder of masks.
     """
 
     root: str
@@ -44,21 +53,26 @@ class Folder:
     mask_suffix: str = ""
     values: Mapping[int, int] = field(default_factory=dict)
     captions: str = ""
+    labelled: Labelled = "all"
 
     def entries(self) -> pa.Table:
         root, captions = self.root.rstrip("/"), read_captions(self.captions)
-        images, masks = files_below(f"{root}/{self.images}"), in_all_forms(files_below(f"{root}/{self.masks}"))
+        images = files_below(f"{root}/{self.images}".rstrip("/"))
+        if self.labelled == "none":
+            return entry_table((name, image, "", captions.get(name, [])) for name, image in images.items())
+        masks = in_all_forms(files_below(f"{root}/{self.masks}"))
         if not {f"{name}{self.mask_suffix}" for name in images} & masks.keys():
             raise DataError(
                 f"{root}: no mask in {self.masks}/ has the name of a picture in {self.images}/ (such as "
                 f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `folder_layout.masks` "
-                "or `folder_layout.mask_suffix`"
+                "or `folder_layout.mask_suffix`; pictures alone are read with --labelled none"
             )
+        missing = f"{root}/{self.masks}/{{}}.png" if self.labelled == "all" else ""
         return entry_table(
             (
                 name,
                 image,
-                masks.get(f"{name}{self.mask_suffix}", f"{root}/{self.masks}/{name}{self.mask_suffix}.png"),
+                masks.get(f"{name}{self.mask_suffix}", missing.format(f"{name}{self.mask_suffix}")),
                 captions.get(name, []),
             )
             for name, image in images.items()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.datasets.source import Found, PairError, entry_table, read_file, remapped
+from pipeline.datasets.source import Found, Labelled, PairError, entry_table, read_file, remapped
 from pipeline.pictures.codec import decode_mask
 
 
@@ -45,6 +45,7 @@ class HuggingFace:
         values: raw value in the masks -> class id; values that it does not name stay.
         subset: name of a part ("config") of a data set on the hub that has several.
         revision: commit on the hub. Rows are known by their numbers, so all must read the same version.
+        labelled: which rows have masks; where none has, there need be no column of masks.
     """
 
     root: str
@@ -56,17 +57,24 @@ class HuggingFace:
     values: Mapping[int, int] = field(default_factory=dict)
     subset: str = ""
     revision: str = ""
+    labelled: Labelled = "all"
 
     def entries(self) -> pa.Table:
         rows = self._rows
         texts = rows[self.caption] if self.caption else [[]] * len(rows)
-        return entry_table((str(index), str(index), str(index), _listed(text)) for index, text in enumerate(texts))
+        keys = map(str, range(len(rows)))
+        return entry_table(
+            (key, key, "" if self.labelled == "none" else key, _listed(text))
+            for key, text in zip(keys, texts, strict=True)
+        )
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         row = self._rows[int(entry["image"])]
-        image, mask = (_bytes(row[column], f"{column} of row {entry['image']}") for column in (self.image, self.mask))
-        raw = decode_mask(mask, f"{self.mask} of row {entry['image']}")
-        return Found(image, remapped(raw, self.values), list(entry["captions"]))
+        image, captions = _bytes(row[self.image], f"{self.image} of row {entry['image']}"), list(entry["captions"])
+        if not entry["mask"] or (self.labelled == "some" and row[self.mask] is None):
+            return Found(image, None, captions)
+        where = f"{self.mask} of row {entry['image']}"
+        return Found(image, remapped(decode_mask(_bytes(row[self.mask], where), where), self.values), captions)
 
     @cached_property
     def _rows(self) -> Any:
@@ -90,7 +98,8 @@ class HuggingFace:
                 f"{self.root}, split {self.split!r}: cannot be opened ({type(error).__name__}: {reason}); "
                 "check `root`, `split` and `columns.subset`"
             ) from error
-        wanted = [name for name in (self.image, self.mask, self.caption) if name]
+        pictures = (self.image,) if self.labelled == "none" else (self.image, self.mask)
+        wanted = [name for name in (*pictures, self.caption) if name]
         if absent := [name for name in wanted if name not in rows.column_names]:
             raise DataError(
                 f"{self.root}: has no column {', '.join(absent)}, only {', '.join(rows.column_names)}; "
@@ -99,7 +108,7 @@ class HuggingFace:
         kinds = {name: rows.features.arrow_schema.field(name).type for name in wanted}
         if self.caption and not _are_texts(kinds[self.caption]):
             raise self._wrong(self.caption, kinds[self.caption], "not texts or lists of texts")
-        for name in (self.image, self.mask):
+        for name in pictures:
             if pa.types.is_struct(kinds[name]) and not {"bytes", "path"} & {field.name for field in kinds[name]}:
                 raise self._wrong(name, kinds[name], "not pictures")
             try:

@@ -23,7 +23,7 @@ from pipeline.datasets.cityscapes import Cityscapes
 from pipeline.datasets.coco import COCO, Crowd, Overlap
 from pipeline.datasets.folder import Folder, FolderLayout
 from pipeline.datasets.hugging_face import Columns, HuggingFace
-from pipeline.datasets.source import Source
+from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
 
 DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
@@ -53,6 +53,9 @@ class SourceConfig(Config):
     """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
     sbd: places.Folder = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
+    labelled: Labelled = "all"
+    """Which pictures have masks: "all", and one without is an error; "some", and the others become pictures without
+    masks; or "none", and masks are not looked for."""
     captions: places.FileOrFolder = ""
     """JSON file {name: text or list of texts}; empty: the captions that the data set ships, if any."""
     mask_values: dict[int, int] = Field(default_factory=dict)
@@ -105,26 +108,32 @@ class Known:
 
 DATASETS: dict[DatasetName, Known] = {
     "builtin": Known(
-        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096, version=1),
-        ("size_px",),
+        lambda config, seed, commit: Builtin(
+            config.split, seed, config.size_px, config.pairs or 4096, version=1, labelled=config.labelled
+        ),
+        ("size_px", "labelled"),
         is_made=True,
     ),
     "builtin2": Known(
-        lambda config, seed, commit: Builtin(config.split, seed, config.size_px, config.pairs or 4096, version=2),
-        ("size_px",),
+        lambda config, seed, commit: Builtin(
+            config.split, seed, config.size_px, config.pairs or 4096, version=2, labelled=config.labelled
+        ),
+        ("size_px", "labelled"),
         is_made=True,
     ),
     "voc": Known(
-        lambda config, seed, commit: PascalVOC(config.root, config.split, config.sbd, config.captions),
-        ("sbd", "captions"),
+        lambda config, seed, commit: PascalVOC(
+            config.root, config.split, config.sbd, config.captions, config.labelled
+        ),
+        ("sbd", "captions", "labelled"),
         has_unique_keys=True,
     ),
     "coco": Known(
         lambda config, seed, commit: COCO(
             config.root, config.split, config.crowd, config.overlap, config.captions,
-            label_space(config) if config.labels else None,
+            label_space(config) if config.labels else None, config.labelled,
         ),
-        ("crowd", "overlap", "labels", "captions"),
+        ("crowd", "overlap", "labels", "captions", "labelled"),
         has_unique_keys=True,
     ),
     "ade20k": Known(
@@ -145,15 +154,16 @@ DATASETS: dict[DatasetName, Known] = {
             **config.folder_layout.dump(),
             values=config.mask_values,
             captions=config.captions,
+            labelled=config.labelled,
         ),
-        ("labels", "mask_values", "folder_layout", "captions"),
+        ("labels", "mask_values", "folder_layout", "captions", "labelled"),
     ),
     "huggingface": Known(
         lambda config, seed, commit: HuggingFace(
             config.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
-            revision=commit,
+            revision=commit, labelled=config.labelled,
         ),
-        ("labels", "mask_values", "columns", "revision"),
+        ("labels", "mask_values", "columns", "revision", "labelled"),
     ),
 }  # fmt: skip
 assert set(DATASETS) == set(get_args(DatasetName))

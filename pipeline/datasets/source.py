@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from pipeline.pictures.codec import decode_mask
 from pipeline.storage.files import filesystem_of, is_local, reaching, read_bytes
 
 Value = TypeVar("Value")
+Labelled = Literal["all", "some", "none"]
+"""Which pictures of a data set have masks: all, and one without is an error; some, and the others are read without; or
+none, and masks are not looked for."""
 
 PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 RARER = frozenset({".avif", ".gif", ".jfif", ".jpe", ".pgm", ".ppm"})
@@ -35,7 +38,7 @@ ENTRY = pa.schema(
     ]
 )
 """A pair that can be read: its name in the data set, where its picture and its mask are (paths, or what else its source
-knows them by), and its captions. Ordered by `key`, which is unique."""
+knows them by; a mask of "" is none), and its captions. Ordered by `key`, which is unique."""
 
 
 class PairError(DataError):
@@ -47,11 +50,11 @@ class PairError(DataError):
 
 
 class Found(NamedTuple):
-    """A pair as its data set has it: the encoded picture, the mask (H, W) of class ids and `labels.ignore_index`, and
-    the captions."""
+    """A pair as its data set has it: the encoded picture, the mask (H, W) of class ids and `labels.ignore_index` or
+    None, and the captions."""
 
     image: bytes
-    mask: np.ndarray
+    mask: np.ndarray | None
     captions: list[str]
 
 
@@ -83,6 +86,8 @@ class Source(Protocol):
 def read_files(entry: Mapping[str, Any], values: Mapping[int, int] | None = None, others: int | None = None) -> Found:
     """`Source.read` where `image` and `mask` are paths; `values` and `others` as in `remapped`."""
     image = read_file(entry["image"], "picture")
+    if not entry["mask"]:
+        return Found(image, None, list(entry["captions"]))
     mask = decode_mask(read_file(entry["mask"], "mask"), entry["mask"])
     return Found(image, remapped(mask, values or {}, others), list(entry["captions"]))
 

@@ -5,6 +5,7 @@ VOCdevkit/VOC2012/
   SegmentationClass/2007_000032.png         palette PNG of class ids; 255 is the border around objects
   SegmentationClassAug/2007_000032.png      SBD's masks, converted to grey PNG
   ImageSets/Segmentation/{train,val,trainval,trainaug}.txt
+  ImageSets/Main/{train,trainval,...}.txt   of pictures that mostly have no mask
   ImageSets/Caption/{trainaug,val}.json     captions by name, as the paper's scripts leave them
 VOCaug/dataset/                             SBD as it is published
   cls/2008_000002.mat                       GTcls.Segmentation: class ids
@@ -14,7 +15,7 @@ VOCaug/dataset/                             SBD as it is published
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.datasets.source import (
     Found,
+    Labelled,
     PairError,
     entry_table,
     files_below,
@@ -39,7 +41,8 @@ from pipeline.pictures.codec import decode_mask
 from pipeline.storage.files import is_file, is_folder
 
 NUM_TRAINAUG = 10_582
-LISTS = "ImageSets/Segmentation"
+LISTS, OTHER_LISTS = "ImageSets/Segmentation", "ImageSets/Main"
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,18 @@ class PascalVOC:
     Attributes:
         root: the folder VOC2012 or one above it.
         split: "train", "val", "trainval" or "trainaug": a list in ImageSets/Segmentation; "trainaug" may be missing
-            there.
+            there. Where not all pictures need masks also a list in ImageSets/Main, and "unlabelled": all pictures that
+            have no mask and are in no list of ImageSets/Segmentation. Validation pictures of that are in neither.
         sbd: the folder `dataset` of SBD; empty where its masks are converted, in SegmentationClassAug, or not wanted.
         captions: JSON file; empty takes the one in ImageSets/Caption, if it is there.
+        labelled: which pictures have masks.
     """
 
     root: str
     split: str
     sbd: str = ""
     captions: str = ""
+    labelled: Labelled = "all"
 
     @property
     def labels(self) -> LabelSpace:
@@ -70,25 +76,35 @@ class PascalVOC:
 
     def entries(self) -> pa.Table:
         root = self._folder()
-        images = in_all_forms(files_below(f"{root}/JPEGImages"))
-        stems = self._stems(root, images)
+        images = files_below(f"{root}/JPEGImages")
         own_masks = _files(f"{root}/SegmentationClass")
         masks = own_masks | _files(f"{root}/SegmentationClassAug") | self._sbd_masks()
+        pictures, images = list(images), in_all_forms(images)
+        if self.labelled != "all" and self.split == UNLABELLED:
+            listed = set(self._listed_by(f"{root}/{LISTS}", images))
+            stems = [stem for stem in pictures if stem not in masks and stem not in listed]
+        else:
+            stems = self._stems(root, images)
         judged = f"{root}/{LISTS}/val.txt"
         if is_file(judged):
             masks |= {stem: own_masks[stem] for stem in _listed(judged, "", images) if stem in own_masks}
-        if missing := [stem for stem in stems if stem not in masks]:
+        missing = [stem for stem in stems if stem not in masks]
+        if missing and self.labelled == "all":
             log.warning(
                 "%d of %d pictures have no mask, %s for one; masks of SBD come with the key `sbd`, or in "
-                "SegmentationClassAug/", len(missing), len(stems), missing[0],
+                "SegmentationClassAug/, and --labelled some reads these pictures without", len(missing), len(stems),
+                missing[0],
             )  # fmt: skip
+        if self.labelled == "none":
+            masks = {}
+        absent = f"{root}/SegmentationClass/{{}}.png" if self.labelled == "all" else ""
         own = f"{root}/ImageSets/Caption/{self.split}.json"
         captions = read_captions(self.captions or (own if is_file(own) else ""))
         return entry_table(
             (
                 stem,
                 images.get(stem, f"{root}/JPEGImages/{stem}.jpg"),
-                masks.get(stem, f"{root}/SegmentationClass/{stem}.png"),
+                masks.get(stem, absent.format(stem)),
                 captions.get(stem, []),
             )
             for stem in stems
@@ -96,6 +112,8 @@ class PascalVOC:
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         image, path = read_file(entry["image"], "picture"), str(entry["mask"])
+        if not path:
+            return Found(image, None, list(entry["captions"]))
         content = read_file(path, "mask")
         mask = sbd_mask(content, path) if path.endswith(".mat") else decode_mask(content, path)
         return Found(image, mask, list(entry["captions"]))
@@ -112,6 +130,10 @@ class PascalVOC:
     def _stems(self, root: str, images: Mapping[str, str]) -> list[str]:
         needs = f"it lists the pictures of the split {self.split!r}"
         own = f"{root}/{LISTS}/{self.split}.txt"
+        other = f"{root}/{OTHER_LISTS}/{self.split}.txt"
+        if self.labelled != "all" and not is_file(own) and is_file(other):
+            judged = set(_listed(f"{root}/{LISTS}/val.txt", f"its pictures stay out of {other}", images))
+            return [stem for stem in _listed(other, needs, images) if stem not in judged]
         if self.split != "trainaug" or is_file(own):
             return _listed(own, f"{needs}; splits are the names of the files there", images)
         if not self.sbd:
@@ -123,6 +145,12 @@ class PascalVOC:
         if len(stems) != NUM_TRAINAUG:
             log.warning("trainaug has %d pictures here, the published lists have %d", len(stems), NUM_TRAINAUG)
         return sorted(stems)
+
+    @staticmethod
+    def _listed_by(folder: str, images: Mapping[str, str]) -> Iterator[str]:
+        """The pictures that any list in a folder names."""
+        for path in files_below(folder, suffixes=frozenset({".txt"}), rarer=frozenset()).values():
+            yield from _listed(path, "", images)
 
     def _sbd_masks(self) -> dict[str, str]:
         if not self.sbd:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base.errors import DataError
+from pipeline.base.log import log
 from pipeline.formats.part import Part
-from pipeline.tables.rows import read_columns
+from pipeline.tables.rows import has_classes, read_columns
 from pipeline.tables.shards import map_shards
 
 NAME = "^[A-Za-z0-9_-]+$"
@@ -25,7 +26,7 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
         shards: paths or URLs by split. A pair that is there twice is taken where it comes first.
         min_confidence: leaves out pairs of a lower mean confidence; those without one stay.
         pairs: takes at most so many of each split, those whose ids are lowest: ids are hashes, so this is a draw, and
-            the same one however the pairs are spread over shards. 0 takes all.
+            the same one however the pairs are spread over shards. 0 takes all. Pictures without masks are none.
 
     Raises:
         DataError: a pair in two splits, a split of which nothing is left, or an id that cannot be a file's name.
@@ -34,7 +35,13 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
     _refuse_common(found)
     parts: list[Part] = []
     first = 1
-    for split, rows in found.items():
+    for split, pictures in found.items():
+        rows = pictures.filter(pictures["has_mask"])
+        if rows.num_rows < pictures.num_rows:
+            log.warning(
+                "%s: %s of %s pictures have no masks and are left out; jobs.label makes some",
+                split, f"{pictures.num_rows - rows.num_rows:,}", f"{pictures.num_rows:,}",
+            )  # fmt: skip
         taken = _taken(rows, min_confidence, pairs)
         if not taken.num_rows:
             raise DataError(
@@ -50,13 +57,15 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
 
 
 def _rows(paths: Sequence[str]) -> pa.Table:
-    """One row per pair, in order: `pair_id`, `confidence_mean`, `shard` (a place in `paths`), `row` (a place there)."""
-    tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean"]), paths)
+    """One row per picture, in order: `pair_id`, `confidence_mean`, `has_mask`, `shard` (a place in `paths`), `row` (a
+    place there)."""
+    tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean", "class_ids"]), paths)
     columns = {
         "pair_id": pa.chunked_array([chunk for one in tables for chunk in one["pair_id"].chunks], pa.string()),
         "confidence_mean": pa.chunked_array(
             [chunk.cast(pa.float32()) for one in tables for chunk in one["confidence_mean"].chunks], pa.float32()
         ),
+        "has_mask": np.concatenate([has_classes(one) for one in tables]),
         "shard": np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
         "row": np.concatenate([np.arange(one.num_rows) for one in tables]),
     }

@@ -206,7 +206,7 @@ def _shares(manifests: Sequence[Manifest], labels: LabelSpace) -> list[dict[str,
     images, pixels = [], []
     for manifest in manifests:
         # Class counts are over rows, which outnumber pairs where a key is there twice.
-        num_rows = sum(shard.rows for shard in manifest.shards)
+        num_rows = max(1, sum(shard.rows for shard in manifest.shards) - manifest.num_unlabelled)
         foreground = sum(manifest.classes[i].pixels for i in ids if i in manifest.classes)
         found = [manifest.classes.get(i) for i in ids]
         images.append([share.images / num_rows if share else 0.0 for share in found])

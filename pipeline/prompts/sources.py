@@ -38,7 +38,8 @@ class Asked(NamedTuple):
 def from_captions(
     folders: Sequence[str], labels: LabelSpace | None, *, all_of_them: bool, append_classes: bool
 ) -> Iterator[Asked]:
-    """The captions of pairs, the first of each or all; with the names of the classes in the mask behind, if asked for.
+    """The captions of pairs, the first of each or all; with the names of the classes in the mask behind, where there is
+    one and it is asked for.
 
     Raises:
         DataError: a set without any.
@@ -51,12 +52,14 @@ def from_captions(
                 f"{folder}: none of its {len(rows):,} pairs has a caption; make them with jobs.caption first"
             )
         for row in rows:
-            class_ids = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
-            names = ", ".join(spoken(labels.classes[one]) for one in class_ids) if append_classes else ""
+            known = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
+            names = ", ".join(spoken(labels.classes[one]) for one in known) if append_classes else ""
             texts = captions_of(row)
             for text in (texts if all_of_them else texts[:1]) or [""]:
                 is_appended = bool(names and text)
                 prompt = f"{text}; {names}" if is_appended else text
+                # A picture without a mask asks for what its caption names.
+                class_ids = known if row["class_ids"] else list(classes_in_prompt(text, labels))
                 yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
 
 

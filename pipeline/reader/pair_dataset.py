@@ -1,6 +1,7 @@
 """PairDataset: the pairs of runs for a training loop in plain torch, by index or as a stream. No Ray.
 
 Parquet is read by row groups of at most 100 rows; `pipeline.reader.order` says which rows of which group come when.
+Pictures without masks are passed over.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import InitVar, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pipeline.pictures.masks import ignore_uncertain
 from pipeline.reader.order import Positions, piece_of_worker
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.pairs import unpack_confidence, unpack_pair
+from pipeline.tables.rows import has_classes, with_masks
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 Example = dict[str, Any]
@@ -85,13 +87,13 @@ class PairDataset(Dataset[Any]):
         self.labels = common_labels([folder for one in folders for folder in one])
         self.paths = [path for one in paths for path in one]
         scanned = map_shards(_scan, self.paths)
-        if unknown := set(self.columns).difference(*(names for _, names in scanned)):
+        if unknown := set(self.columns).difference(*(one.columns for one in scanned)):
             raise ConfigError(f"columns: no shard has {', '.join(sorted(unknown))}")
-        rows = iter([rows for rows, _ in scanned])
+        rows = iter([one.rows for one in scanned])
         self.positions = Positions([np.concatenate(list(islice(rows, len(one)))) for one in paths], shares)
-        num_groups = [len(rows) for rows, _ in scanned]
-        self._file_of = np.repeat(np.arange(len(num_groups)), num_groups)
-        self._group_of = np.concatenate([np.arange(num) for num in num_groups])
+        self._file_of = np.repeat(np.arange(len(scanned)), [len(one.rows) for one in scanned])
+        self._group_of = np.concatenate([one.groups for one in scanned])
+        self._is_partial = np.array([one.is_partial for one in scanned])
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cache_bytes = cache_mb * 10**6
 
@@ -141,10 +143,13 @@ class PairDataset(Dataset[Any]):
     def read_group(self, group: int) -> pa.Table:
         """The encoded rows of one of the `G` row groups. Opens its file anew: nothing open crosses a fork."""
         confidence = ("confidence",) if self.ignore_below else ()
-        wanted = dict.fromkeys((*NEEDED, "prompt", *confidence, *self.columns))
+        is_partial = self._is_partial[self._file_of[group]]
+        classes = ("class_ids",) if is_partial else ()
+        wanted = dict.fromkeys((*NEEDED, "prompt", *confidence, *classes, *self.columns))
         with open_shard(self.paths[self._file_of[group]]) as file:
             present = [name for name in wanted if name in file.schema_arrow.names]
-            return file.read_row_group(int(self._group_of[group]), present, use_threads=False)
+            rows = file.read_row_group(int(self._group_of[group]), present, use_threads=False)
+        return rows.filter(has_classes(rows)) if is_partial else rows
 
     def decode(self, group: int, table: pa.Table, row: int) -> Any:
         """The example in `row` of what `read_group` gave, transformed."""
@@ -295,11 +300,23 @@ def _as_list(folders: Folder | Sequence[Folder]) -> Sequence[Folder]:
     return [folders] if isinstance(folders, str | os.PathLike) else folders
 
 
-def _scan(path: str) -> tuple[np.ndarray, list[str]]:
-    """Rows of each row group of a shard, and its columns."""
+class _Scanned(NamedTuple):
+    """The row groups of a shard that hold masks, `groups` (G,) and how many, `rows` (G,); its columns; and whether some
+    of its pictures have no mask."""
+
+    groups: np.ndarray
+    rows: np.ndarray
+    columns: list[str]
+    is_partial: bool
+
+
+def _scan(path: str) -> _Scanned:
     with open_shard(path) as file:
         names = file.schema_arrow.names
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     if absent := [name for name in NEEDED if name not in names]:
         raise ShardError(f"{path}: holds no pairs, it has no {', '.join(absent)}; give a run of ingest or generate")
-    return np.array(rows, np.int64), names
+    usable = with_masks(path)
+    rows = np.array([one.sum() for one in np.split(usable, np.cumsum(sizes)[:-1])], np.int64)
+    groups = np.flatnonzero(rows)
+    return _Scanned(groups, rows[groups], names, not usable.all())

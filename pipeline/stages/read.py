@@ -78,6 +78,10 @@ class ReadPairs:
                 "picture %s holds %d frames: the first is taken, here and of others like it",
                 entry["image"], photograph.num_frames,
             )  # fmt: skip
+        pair = {"image": photograph.encoded, "height": photograph.height, "width": photograph.width}
+        pair |= {"prompt": found.captions[0] if found.captions else "", "captions": found.captions}
+        if found.mask is None:
+            return pair
         mask = photograph.turned(found.mask, self.as_stored)
         if mask.shape != (photograph.height, photograph.width):
             raise MaskError(
@@ -89,16 +93,7 @@ class ReadPairs:
         if self.void == "background" and labels.ignore_index in class_ids:
             mask = np.where(mask == labels.ignore_index, labels.dtype(0), mask)
             class_ids, areas = class_areas(mask)
-        return {
-            "image": photograph.encoded,
-            "mask": encode_mask(mask),
-            "height": photograph.height,
-            "width": photograph.width,
-            "class_ids": class_ids,
-            "class_pixels": areas,
-            "prompt": found.captions[0] if found.captions else "",
-            "captions": found.captions,
-        }
+        return {**pair, "mask": encode_mask(mask), "class_ids": class_ids, "class_pixels": areas}
 
     @staticmethod
     def _row_of_nothing() -> dict[str, Any]:

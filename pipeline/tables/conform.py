@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.base.errors import ShardError
 from pipeline.tables.schema import PICTURE
@@ -15,7 +16,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`, in its order and types.
 
     Absent columns become null and unknown ones are dropped. A plain binary column is taken as the bytes of a picture
-    where `schema` has one, and Ray's one-dimensional tensors become lists.
+    where `schema` has one, no bytes as none, and Ray's one-dimensional tensors become lists.
 
     Raises:
         ShardError: a required column is absent or holds nulls, or a column cannot be cast.
@@ -64,6 +65,5 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
 
 
 def _picture(encoded: pa.Array) -> pa.Array:
-    return pa.StructArray.from_arrays(
-        [encoded, pa.nulls(len(encoded), pa.string())], fields=list(PICTURE), mask=encoded.is_null()
-    )
+    empty = pc.fill_null(pc.equal(pc.binary_length(encoded), 0), True)
+    return pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(PICTURE), mask=empty)

@@ -42,7 +42,8 @@ class Manifest:
     """What a run made.
 
     Attributes:
-        num_pairs: distinct keys in `shards/`.
+        num_pairs: distinct keys in `shards/`, those of pictures without masks too.
+        num_unlabelled: pictures without masks.
         num_duplicates: rows of `shards/` beyond the first of their key; 0 unless something went wrong (see shards.py).
         num_errors: distinct keys in `errors/` that are not in `shards/`.
         errors_by_reason: the same by reason.
@@ -64,6 +65,7 @@ class Manifest:
     bundles: tuple[str, ...]
     samplers: tuple[str, ...]
     throughput: dict[str, Any] = field(default_factory=dict)
+    num_unlabelled: int = 0
 
     @classmethod
     def scan(cls, folder: str) -> Manifest:
@@ -94,6 +96,7 @@ class Manifest:
             bundles=_distinct("bundle", [small for _, small in made]),
             samplers=_distinct("sampler", [small for _, small in made]),
             throughput=_throughput(f"{folder.rstrip('/')}/{THROUGHPUT}"),
+            num_unlabelled=len(pc.unique(_join(_unlabelled(small) for _, small in made))),
         )
 
     @classmethod
@@ -122,6 +125,13 @@ def _scan_shard(path: str) -> tuple[Shard, pa.Table]:
         small = [names[0], *(name for name in _SMALL_COLUMNS if name in names)]
         rows, table = file.metadata.num_rows, file.read(columns=small, use_threads=False)
     return Shard(path.rsplit("/", 1)[-1], rows, shard_bytes(path)), table
+
+
+def _unlabelled(table: pa.Table) -> pa.ChunkedArray:
+    """The keys of rows without classes: of latents, which have no such column, none."""
+    if "class_ids" not in table.column_names:
+        return table.column(0).slice(0, 0)
+    return table.filter(pc.equal(pc.list_value_length(table["class_ids"]), 0)).column(0)
 
 
 def _join(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:

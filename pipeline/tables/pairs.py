@@ -39,10 +39,12 @@ def unpack_pair(row: Mapping[str, Any], labels: LabelSpace | None, where: str) -
         where: what messages call the row, such as a file and an id.
 
     Raises:
-        DataError: a picture that is missing or cannot be decoded.
+        DataError: a picture that is missing or cannot be decoded, or a picture without a mask.
         MaskError: sizes that differ, or values that are no class ids of `labels`.
     """
     image = decode_image(encoded(row, "image"), f"{where}, image")
+    if not has_mask(row):
+        raise DataError(f"{where}, mask: there is none, but one is needed here; label the picture, or leave it out")
     mask = decode_mask(encoded(row, "mask"), f"{where}, mask")
     require_size(mask, image, f"{where}, mask")
     areas = check_mask(mask, labels, f"{where}, mask") if labels else class_areas(mask)
@@ -64,6 +66,11 @@ def unpack_confidence(row: Mapping[str, Any], image: np.ndarray, where: str) -> 
     confidence = decode_mask(found, f"{where}, confidence")
     require_size(confidence, image, f"{where}, confidence")
     return confidence
+
+
+def has_mask(row: Mapping[str, Any]) -> bool:
+    """Whether anybody has labelled the picture of a row of PAIR."""
+    return bool(encoded(row, "mask"))
 
 
 def encoded(row: Mapping[str, Any], name: str) -> bytes:

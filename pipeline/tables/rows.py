@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,6 +28,26 @@ def read_keys(path: str) -> pa.ChunkedArray:
     """The first column of a shard."""
     with open_shard(path) as file:
         return file.read(columns=file.schema_arrow.names[:1], use_threads=False).column(0)
+
+
+def with_masks(path: str) -> np.ndarray:
+    """(N,) bool: which rows of a shard of pairs have masks. Where its footer says that all have, no row is read."""
+    with open_shard(path) as file:
+        metadata = file.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        found = [group.column(n) for group in groups for n in range(group.num_columns)]
+        counted = [one.statistics for one in found if one.path_in_schema.startswith("class_ids.")]
+        # A list without values counts as a null.
+        if all(one is not None and one.has_null_count and not one.null_count for one in counted):
+            return np.ones(metadata.num_rows, bool)
+        rows = file.read(columns=["class_ids"], use_threads=False)
+    return has_classes(rows)
+
+
+def has_classes(rows: pa.Table) -> np.ndarray:
+    """(N,) bool: which rows of PAIR have a mask, by their classes."""
+    lengths = pc.fill_null(pc.list_value_length(rows["class_ids"]), 0)
+    return pc.greater(lengths, 0).to_numpy()
 
 
 def read_ids(folder: str, column: str = "pair_id", kinds: Sequence[str] = (MADE, FAILED)) -> pa.ChunkedArray:

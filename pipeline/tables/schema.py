@@ -103,7 +103,7 @@ PAIR = viewable(
             pa.field("prompt", pa.string()),
             pa.field("seed", pa.int64()),
             _required("image", PICTURE),
-            _required("mask", PICTURE),
+            pa.field("mask", PICTURE),
             _required("height", pa.int32()),
             _required("width", pa.int32()),
             _required("class_ids", pa.list_(pa.int32())),
@@ -122,7 +122,8 @@ PAIR = viewable(
         ]
     )
 )
-"""An image with its mask. `class_ids` are the ids in the mask, ascending, with their areas in `class_pixels`.
+"""An image with its mask. `class_ids` are the ids in the mask, ascending, with their areas in `class_pixels`. A picture
+that nobody has labelled has no mask (null), and both lists are empty; those of a mask never are.
 
 `bundle`, `sampler` and `prompt_class_ids` (classes that the prompt is known to ask for) are of generated pairs;
 `captions` (all of them; `prompt` is the first), `dataset`, `split` and `key` (the name there) are of real ones."""

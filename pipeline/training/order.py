@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.rows import read_columns, read_shards
+from pipeline.tables.rows import has_classes, read_columns, read_shards, with_masks
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 SLICE = re.compile(r"(\d*):(\d*)")
@@ -54,19 +54,28 @@ def bounds(text: str) -> tuple[int, float]:
     return start, stop
 
 
-def ids_of(folder: str, part: str = ":") -> list[str]:
-    """The ids of the pairs in a slice of a folder, ascending.
+def ids_of(folder: str, part: str = ":", *, labelled: bool = False) -> list[str]:
+    """The ids of the pairs in a slice of a folder, ascending; only of those with masks, if these are wanted.
 
     Raises:
         ShardError: a folder without shards, or a broken shard.
     """
-    ids = read_shards([folder], ["pair_id"])["pair_id"].unique().sort()
+    rows = read_shards([folder], ["pair_id", "class_ids"] if labelled else ["pair_id"])
+    ids = rows["pair_id"].unique().sort()
     start, stop = bounds(part or ":")
-    return ids[start : int(min(stop, len(ids)))].to_pylist()
+    ids = ids[start : int(min(stop, len(ids)))]
+    if labelled:
+        ids = ids.filter(pc.is_in(ids, rows["pair_id"].filter(has_classes(rows)).combine_chunks()))
+    return ids.to_pylist()
 
 
 def groups_of(
-    folders: Sequence[str], slices: Sequence[str] = (), *, balanced: bool = False, shared: bool = False
+    folders: Sequence[str],
+    slices: Sequence[str] = (),
+    *,
+    balanced: bool = False,
+    shared: bool = False,
+    labelled: bool = False,
 ) -> list[Group]:
     """The rows that are taken, in order of files.
 
@@ -78,6 +87,7 @@ def groups_of(
             the share of rows that hold c, f that of the most frequent class besides id 0. That is repeat factor
             sampling (LVIS, CVPR 2019, section 4.1) with the most frequent class as the threshold.
         shared: the folders have shares, so that each is balanced by itself.
+        labelled: leaves out pictures without masks.
 
     Raises:
         ShardError: a folder without shards or rows, with fewer pairs than its slice asks for, or a broken shard.
@@ -91,6 +101,13 @@ def groups_of(
         times = np.ones(sum(map(sum, counts)), np.int64)
         if slices and slices[number] not in ("", ":"):
             times *= _in_slice(paths, slices[number], folder)
+        if labelled:
+            times *= np.concatenate(map_shards(with_masks, paths))
+            if not times.any():
+                raise ShardError(
+                    f"{folder}: none of its pictures has a mask to learn from; label them first (jobs.label), or give "
+                    "other runs"
+                )
         parts.append((paths, counts, times))
     if balanced:
         # Folders with shares are sets of their own; the others are one.

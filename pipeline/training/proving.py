@@ -256,5 +256,6 @@ class Proving:
             elif is_synthetic(folder):
                 found = found | self.generator
             else:
-                found = found | Labels(frozenset(ids_of(folder, chosen.slices[number] if chosen.slices else ":")))
+                part = chosen.slices[number] if chosen.slices else ":"
+                found = found | Labels(frozenset(ids_of(folder, part, labelled=True)))
         return found

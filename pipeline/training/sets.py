@@ -71,8 +71,11 @@ class TrainingSet(Config):
         Raises:
             ShardError: as `order.groups_of`.
         """
-        groups = groups_of(self.train, self.slices)
-        return [sum(len(group.rows) for group in groups if group.folder == one) for one in range(len(self.train))]
+        found = []
+        for number, folder in enumerate(self.train):
+            groups = groups_of([folder], self.slices[number : number + 1], labelled=self.own(number))
+            found.append(sum(len(group.rows) for group in groups))
+        return found
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_o
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.manifest import ClassShare
+from pipeline.tables.manifest import ClassShare, Manifest
 from pipeline.tables.rows import left_out, read_columns, read_shards
 from pipeline.tables.schema import ERROR
 from pipeline.tables.shards import FAILED, list_shards, write_table
+from pipeline.verify import verify
 from tests.pipeline.datasets.trees import (
     mask_of,
     picture,
@@ -212,3 +213,23 @@ def test_train_ids_under_the_name_of_label_ids_are_told(tmp_path, values, is_tol
 
     assert [text for text in warnings if "75 % of the pixels" in text and "hold train ids?" in text] == warnings
     assert bool(warnings) == is_told
+
+
+@pytest.mark.ray
+def test_a_few_masks_and_many_pictures(tmp_path, ray_session):
+    save_folder(tmp_path / "mine", 2)
+    for number in range(2, 5):
+        save_picture(tmp_path / f"mine/images/{number}.png", picture(number))
+    settings = {"root": str(tmp_path / "mine"), "captions": str(save_json(tmp_path / "c.json", {"4": "a cat"}))}
+
+    strict = ingest(config(tmp_path, run="strict", **settings, **FOLDER))
+    manifest = ingest(config(tmp_path, labelled="some", **settings, **FOLDER))
+
+    assert strict.errors_by_reason == {"missing_file": 3} and strict.num_unlabelled == 0
+    assert (manifest.num_pairs, manifest.num_unlabelled, manifest.num_errors) == (5, 3, 0)
+    assert manifest.classes[0].images == 2
+    folder = str(tmp_path / "runs/real")
+    assert verify(folder, deep=True) == [] and Manifest.load(f"{folder}/manifest.json") == manifest
+    rows = {row["key"]: row for row in read_shards([folder]).to_pylist()}
+    assert rows["4"]["mask"] is None and rows["4"]["class_ids"] == [] and rows["4"]["captions"] == ["a cat"]
+    assert rows["1"]["mask"]["bytes"] and rows["4"]["image"]["bytes"]

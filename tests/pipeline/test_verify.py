@@ -91,3 +91,13 @@ def test_a_manifest_that_is_not_what_the_shards_say_is_found(tmp_path: Path) -> 
     write_run(tmp_path, NUMBERED[4:6])
     (problem,) = verify(str(tmp_path))
     assert "manifest.json: num_pairs, shards, num_bytes, classes are not what the shards say" in problem
+
+
+def test_pictures_without_masks_are_sound_where_they_are_real(tmp_path: Path) -> None:
+    bare: dict[str, Any] = {"mask": [b""] * 2, "class_ids": [[]] * 2, "class_pixels": [[]] * 2}
+    write_run(tmp_path, NUMBERED[:2], origin=["real"] * 2, **bare)
+    assert verify(str(tmp_path), deep=True) == []
+    write_run(tmp_path, NUMBERED[2:4], origin=["synthetic", "real"], **bare | {"class_ids": [[], [0]]})
+    problems = verify(str(tmp_path), deep=True)
+    assert ["there is no mask, though the row is synthetic" in one for one in problems] == [True, False]
+    assert "there is no mask, though the row is real with classes [0]" in problems[1]

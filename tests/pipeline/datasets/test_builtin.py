@@ -163,7 +163,8 @@ def test_keys_of_version_2_name_the_photograph() -> None:
     surfaces = {row["file"].removesuffix(".jpg"): row["surface"] for row in photograph_rows("test", 2)}
     assert {photograph_of(key) for key in keys} == surfaces.keys(), "not every photograph is used"
     for index in range(0, 400, 20):
-        found = source.read({"key": keys[index]})
+        found = source.read({"key": keys[index], "mask": keys[index]})
+        assert found.mask is not None
         assert found.captions[0].endswith(f" {surfaces[photograph_of(keys[index])]}")
         assert np.array_equal(found.mask, BuiltinScenes("test", 0, 32, version=2)(index).mask)
 
@@ -190,3 +191,10 @@ def test_wrong_numbers_are_errors() -> None:
         BuiltinScenes("train")(-1)
     with pytest.raises(DataError, match="version 3; choose one of 1, 2"):
         BuiltinScenes("train", version=3)
+
+
+def test_scenes_without_masks_are_the_same_pictures():
+    both, alone = Builtin("train", 0, 32, 5), Builtin("train", 0, 32, 5, labelled="none")
+    for one, other in zip(both.entries().to_pylist(), alone.entries().to_pylist(), strict=True):
+        found = alone.read(other)
+        assert found.mask is None and found[::2] == both.read(one)[::2]

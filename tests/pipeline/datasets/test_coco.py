@@ -320,3 +320,25 @@ def test_what_is_not_there_is_told(tmp_path):
     save_json(tmp_path / "annotations/instances_train2017.json", instances([{"id": 1}], [], CATEGORIES))
     with pytest.raises(DataError, match="not in COCO's form, something has no 'file_name'; images need id"):
         COCO(root, "train").entries()
+
+
+def test_images_without_annotations_have_no_mask_where_only_some_need_one(tmp_path):
+    root = save_coco(tmp_path, [one(PERSON, [box(*LARGE)])], files=("1.jpg", "2.jpg"))
+
+    assert read_all(COCO(root, "train2017"))["2"]["class_ids"].tolist() == [0], "an image of background alone"
+    some, none = (read_all(COCO(root, "train2017", labelled=which)) for which in ("some", "none"))
+
+    assert some["1"]["class_ids"].tolist() == [0, PERSON] and some["2"]["mask"] is None
+    assert none["1"]["mask"] is None and none["2"]["mask"] is None and not none["1"]["error"]
+
+
+def test_a_split_of_images_alone_is_read(tmp_path):
+    save_picture(tmp_path / "unlabeled2017/7.jpg")
+    images = {"images": [{"id": 7, "file_name": "7.jpg"}]}
+    save_json(tmp_path / "annotations/image_info_unlabeled2017.json", images)
+
+    source = COCO(str(tmp_path), "unlabeled2017", labelled="none")
+
+    assert source.labels.name == "coco" and read_all(source)["7"]["mask"] is None
+    with pytest.raises(DataError, match="instances_unlabeled2017.json: missing"):
+        COCO(str(tmp_path), "unlabeled2017").entries()

@@ -271,3 +271,22 @@ def test_what_is_not_there_is_told(tree, tmp_path):
     save_picture(tree / "images/a.jpg")
     with pytest.raises(DataError, match="two files of one name"):
         Folder(str(tree), LABELS).entries()
+
+
+def test_pictures_without_masks_are_read_where_that_is_asked_for(tree):
+    save_picture(tree / "images/b.jpg", picture(3))
+
+    rows = read_all(Folder(str(tree), LABELS))
+    some = read_all(Folder(str(tree), LABELS, labelled="some"))
+    none = read_all(Folder(str(tree), LABELS, images="images", masks="no-such-folder", labelled="none"))
+
+    assert rows["b"]["error"] == "missing_file" and "masks/b.png" in rows["b"]["error_detail"]
+    assert not some["b"]["error"] and some["b"]["mask"] is None and not len(some["b"]["class_ids"])
+    assert (some["b"]["height"], some["b"]["width"]) == picture().shape[:2]
+    np.testing.assert_array_equal(some["a"]["mask"], mask_of(2))
+    assert [row["mask"] for row in none.values()] == [None, None] and not any(row["error"] for row in none.values())
+
+
+def test_masks_of_other_names_are_a_mistake_even_where_some_may_lack(tree):
+    with pytest.raises(DataError, match="pictures alone are read with --labelled none"):
+        Folder(str(tree), LABELS, mask_suffix="_mask", labelled="some").entries()

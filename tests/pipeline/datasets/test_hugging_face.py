@@ -97,3 +97,21 @@ def test_a_column_of_captions_may_be_empty_throughout(tmp_path):
     datasets.Dataset.from_dict(pairs).save_to_disk(tmp_path / "set")
 
     assert read_all(opened(tmp_path / "set"))["0"]["captions"] == []
+
+
+def test_rows_without_masks_are_pictures_alone_where_that_is_asked_for(rows, tmp_path):
+    masks = [Image.fromarray(mask_of(1)), None, None]
+    features = datasets.Features({"pixels": datasets.Image(), "annotation": datasets.Image()})
+    datasets.Dataset.from_dict({"pixels": rows["pixels"], "annotation": masks}, features=features).save_to_disk(
+        tmp_path / "some"
+    )
+    rows.remove_columns("annotation").save_to_disk(tmp_path / "none")
+
+    strict = read_all(opened(tmp_path / "some", caption=""))
+    some = read_all(opened(tmp_path / "some", caption="", labelled="some"))
+    none = read_all(opened(tmp_path / "none", labelled="none"))
+
+    assert [row["error"] for row in strict.values()] == ["", "missing_file", "missing_file"]
+    assert [row["mask"] is None for row in some.values()] == [False, True, True]
+    assert [row["mask"] for row in none.values()] == [None] * 3 and none["0"]["captions"] == ["a wall"]
+    assert not any(row["error"] for row in (*some.values(), *none.values()))

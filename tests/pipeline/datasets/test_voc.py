@@ -200,3 +200,23 @@ def test_what_is_not_there_is_told(tree, tmp_path):
         PascalVOC(str(tree), "test").entries()
     with pytest.raises(DataError, match="the key `sbd` must name"):
         PascalVOC(str(tree), "trainaug").entries()
+
+
+def test_pictures_that_no_list_of_segmentation_names_are_read_without_masks(tree):
+    voc = tree / "VOC2012"
+    for stem in ("2009_000010", "2009_000011"):
+        save_picture(voc / f"JPEGImages/{stem}.jpg")
+    save_lines(voc / "ImageSets/Main/trainval.txt", ["2009_000010", "2007_000009", "2007_000001"])
+
+    unlabelled = read_all(trainaug(tree, split="unlabelled", labelled="none"))
+    without_sbd = PascalVOC(str(tree), "unlabelled", labelled="some").entries()["key"].to_pylist()
+    main = read_all(PascalVOC(str(tree), "trainval", labelled="some"))
+
+    assert list(unlabelled) == ["2009_000010", "2009_000011"]
+    assert not any(row["error"] or row["mask"] for row in unlabelled.values())
+    assert without_sbd == ["2008_000002", "2008_000004", "2009_000010", "2009_000011"]
+    assert {key: row["mask"] is None for key, row in main.items()} == {"2007_000001": False, "2009_000010": True}, (
+        "validation pictures stay out of other lists"
+    )
+    with pytest.raises(DataError, match="Segmentation/unlabelled.txt: missing"):
+        PascalVOC(str(tree), "unlabelled").entries()

@@ -114,7 +114,7 @@ def read_all(source: Source, **settings: Any) -> dict[str, dict[str, Any]]:
         if not row["error"]:
             row |= {
                 "image": decode_image(row["image"], key),
-                "mask": decode_mask(row["mask"], key),
+                "mask": decode_mask(row["mask"], key) if row["mask"] else None,
                 "file": row["image"],
             }
         found[str(key)] = row

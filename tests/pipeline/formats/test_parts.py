@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from models.labels import VOC
@@ -77,3 +79,19 @@ def test_an_id_that_cannot_name_a_file_is_refused(tmp_path, name):
 
     with pytest.raises(DataError, match="cannot name a file"):
         parts_of({"train": shards(tmp_path / "a", tmp_path / "b")})
+
+
+def test_pictures_without_masks_are_left_out_and_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("jodiffusion"), "propagate", True)
+    made = save_set(tmp_path / "a", VOC, 4)
+    bare = {"mask": b"", "class_ids": [], "class_pixels": [], "origin": "real"}
+    save_rows(
+        [{**row, **bare, "pair_id": f"bare-{place}"} for place, row in enumerate(made.rows.values())], tmp_path / "b"
+    )
+
+    parts = parts_of({"train": shards(tmp_path / "a", tmp_path / "b")})
+
+    assert sorted(ids(parts)) == sorted(made.rows)
+    assert "train: 4 of 8 pictures have no masks and are left out" in caplog.text
+    with pytest.raises(DataError, match="none of its 0 pairs is left"):
+        parts_of({"train": shards(tmp_path / "b")})

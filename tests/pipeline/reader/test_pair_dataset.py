@@ -25,6 +25,7 @@ from pipeline.reader.pair_dataset import PairDataset, random_crop
 from pipeline.storage.publish import write_bytes
 from pipeline.tables import shards
 from pipeline.tables.conform import conform
+from pipeline.tables.rows import read_columns
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import list_shards, write_table
 
@@ -331,7 +332,8 @@ def test_a_truncated_shard_is_named(tmp_path):
     ("columns", "error", "told"),
     [
         ({"image": [b"\x89PNG"]}, DataError, "image: not a picture that can be decoded"),
-        ({"mask": [b""]}, DataError, "mask: not a picture"),
+        ({"mask": [b""]}, DataError, "mask: there is none, but one is needed"),
+        ({"mask": [b"?"]}, DataError, "mask: not a picture"),
         (
             {"mask": [encode_mask(np.full((4, 6), 9, np.uint8))]},
             MaskError,
@@ -344,3 +346,21 @@ def test_a_broken_pair_is_named(tmp_path, columns, error, told):
     with pytest.raises(error, match=told) as caught:
         PairDataset(write_pairs(tmp_path / "real", 1, num_shards=1, **columns))[0]
     assert str(caught.value).startswith(f"{tmp_path}/real/shards/") and ", pair real 0, " in str(caught.value)
+
+
+def test_pictures_without_masks_are_passed_over(tmp_path):
+    folders = [
+        write_pairs(tmp_path / "full", 4),
+        write_pairs(tmp_path / "bare", 8, mask=[b""] * 8, class_ids=[[]] * 8, class_pixels=[[]] * 8),
+    ]
+    rows = pa.concat_tables(read_columns(path) for folder in folders for path in list_shards(folder))
+    order = np.random.default_rng(0).permutation(rows.num_rows)  # so that groups hold both, or bare ones alone
+    write_table(rows.take(pa.array(order)), f"{tmp_path}/mixed/shards")
+    LABELS.save(tmp_path / "mixed/label_space.json")
+
+    mixed = PairDataset(tmp_path / "mixed", tmp_path / "bare")
+
+    wanted = sorted(ids(PairDataset(tmp_path / "full")))
+    assert len(mixed) == 4 and sorted(ids(mixed)) == sorted(ids(mixed.stream())) == wanted
+    with pytest.raises(ShardError, match="hold no pairs"):
+        PairDataset(tmp_path / "bare")

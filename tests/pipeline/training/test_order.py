@@ -13,7 +13,8 @@ from models.labels import GARMENTS
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.tables.shards import write_table
 from pipeline.training.feed import Feed
-from pipeline.training.order import Order, bounds, groups_of
+from pipeline.training.order import Order, bounds, groups_of, ids_of
+from tests.tiny import save_pairs
 
 CLASSES = [[0, 1]] * 64 + [[0, 2]] * 16 + [[0, 1, 3]] * 4 + [[0]] * 14 + [[0, 255]] * 2
 
@@ -120,3 +121,17 @@ def test_a_slice_without_rows_and_rows_without_classes_are_told(folder, tmp_path
     GARMENTS.save(tmp_path / "label_space.json")
     with pytest.raises(ConfigError, match="name no classes to balance"):
         groups_of((str(tmp_path),), balanced=True)
+
+
+def test_pictures_without_masks_are_no_rows_where_masks_are_read(tmp_path):
+    folder = save_pairs(tmp_path / "some", 12, num_labelled=5, size_px=32, num_shards=3)
+
+    every, labelled = (groups_of([str(folder)], labelled=which) for which in (False, True))
+
+    assert [sum(len(group.rows) for group in groups) for groups in (every, labelled)] == [12, 5]
+    assert len(ids_of(str(folder))) == 12 and len(ids_of(str(folder), labelled=True)) == 5
+    first = ids_of(str(folder), "0:6", labelled=True)
+    assert set(first) < set(ids_of(str(folder), "0:6")), "a slice counts all pictures"
+    bare = save_pairs(tmp_path / "bare", 4, num_labelled=0, size_px=32)
+    with pytest.raises(ShardError, match="none of its pictures has a mask to learn from"):
+        groups_of([str(folder), str(bare)], labelled=True)
