@@ -179,9 +179,18 @@ class Errors(NamedTuple):
 
 
 def joint_loss(
-    denoise: Denoiser, diffusion: Diffusion, clean: Joint, text: Tensor, weights: LossWeights, draws: Draws
+    denoise: Denoiser,
+    diffusion: Diffusion,
+    clean: Joint,
+    text: Tensor,
+    weights: LossWeights,
+    draws: Draws,
+    mask_weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Errors]]:
     """The joint training loss (JoDiffusion, section "Joint diffusion"; UniDiffuser, Eq. 5).
+
+    A picture without a mask teaches the picture alone: in place of its mask the network gets pure noise, at the last
+    time where masks have times of their own, as UniDiffuser's marginal distributions are learned.
 
     Args:
         denoise: the network.
@@ -189,9 +198,12 @@ def joint_loss(
         text: (B, T, E) float text embedding.
         weights: how modalities are weighed.
         draws: every random number of the step, a stream for each pair.
+        mask_weight: (B, h, w) weights in [0, 1] of the cells of the mask latent in its error, which stays a mean over
+            all cells; all 0 is a picture without a mask. None is 1 everywhere.
 
     Returns:
-        The scalar loss, and the errors of each modality, weighed by time if `weights` say so (detached).
+        The scalar loss, and the errors of each modality, weighed by time if `weights` say so (detached); NaN for the
+        masks of pictures that have none.
     """
     times = diffusion.draw_times(draws)
     own_mask_time = diffusion.mask_time == "independent"
@@ -199,6 +211,10 @@ def joint_loss(
     at = Joint(times, times, mask_times)
     noise = Joint(*(draws.normal(value.shape[1:]) for value in clean))
     noisy = Joint(*(diffusion.noised(value, eps, t) for value, eps, t in zip(clean, noise, at, strict=True)))
+    has_mask = torch.ones_like(times, dtype=torch.bool)
+    if mask_weight is not None:
+        has_mask = mask_weight.flatten(1).amax(1) > 0
+        noisy = noisy._replace(mask=torch.where(has_mask.view(-1, 1, 1, 1), noisy.mask, noise.mask))
 
     text_noise = draws.normal(text.shape[1:])
     if diffusion.text_noise == "independent":
@@ -209,16 +225,17 @@ def joint_loss(
         text_times = dropped.float() * NUM_TIMES
         noisy_text = torch.where(dropped.view(-1, 1, 1), text_noise, text)
 
-    def error(predicted: Tensor, value: Tensor, eps: Tensor, at: Tensor) -> Tensor:
+    def error(predicted: Tensor, value: Tensor, eps: Tensor, at: Tensor, weight: Tensor | None = None) -> Tensor:
         target = diffusion.target(value, eps, at)
-        squared = (predicted.float() - target.float()).square().flatten(1).mean(1)
+        squares = (predicted.float() - target.float()).square()
+        squared = (squares if weight is None else squares * weight).flatten(1).mean(1)
         return squared * diffusion.min_snr_weights(at, weights.min_snr) if weights.min_snr else squared
 
-    prediction, text_prediction = denoise(
-        noisy, noisy_text, times, text_times, *([mask_times] if own_mask_time else [])
-    )
-    parts = zip(Joint._fields, prediction, clean, noise, at, strict=True)
-    errors = {name: Errors(error(predicted, value, eps, t), t) for name, predicted, value, eps, t in parts}
+    shown_times = [torch.where(has_mask, mask_times, NUM_TIMES)] if own_mask_time else []
+    prediction, text_prediction = denoise(noisy, noisy_text, times, text_times, *shown_times)
+    cells = Joint(None, None, None if mask_weight is None else mask_weight.unsqueeze(1))  # type: ignore[arg-type]
+    parts = zip(Joint._fields, prediction, clean, noise, at, cells, strict=True)
+    errors = {name: Errors(error(*values), values[-2]) for name, *values in parts}
     num_values = {name: getattr(clean, name)[0].numel() for name in Joint._fields}
     if diffusion.text_noise == "independent":
         errors["text"] = Errors(error(text_prediction, text, text_noise, text_times), text_times)
@@ -233,4 +250,5 @@ def joint_loss(
     if diffusion.text_noise != "independent":
         # DistributedDataParallel demands that every parameter takes part.
         loss = loss + 0 * text_prediction.float().sum()
-    return loss, {name: Errors(squared.detach(), at) for name, (squared, at) in errors.items()}
+    told = {name: Errors(squared.detach(), at) for name, (squared, at) in errors.items()}
+    return loss, told | {"mask": told["mask"]._replace(squared=told["mask"].squared.where(has_mask, torch.nan))}

@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import ray.data
@@ -26,18 +27,19 @@ from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages.encode import EncodePairs, Views
+from pipeline.stages.encode import SIDES, EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder
 from pipeline.storage.publish import upload
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import left_out, read_ids, read_shards, read_texts, remaining
+from pipeline.tables.rows import has_classes, left_out, read_ids, read_shards, read_texts, remaining
 from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
 
-COLUMNS = ["pair_id", "prompt", "captions", "image", "mask"]
+COLUMNS = ["pair_id", "prompt", "captions", "image", "mask", "origin"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log_every_s"})
+Pictures = Literal["all", "labelled", "unlabelled"]
 
 
 class EncoderFolders(Config):
@@ -68,7 +70,13 @@ class EncodeConfig(RunConfig):
     captions: int = Field(1, ge=1)
     """Captions of a pair that are encoded, each with a row of its own; pairs that have fewer give fewer rows."""
     flip: bool = False
-    """Also encode everything mirrored. The prompt stays, so leave it off where prompts say left or right."""
+    """Also encode everything mirrored; in the prompts `mirrored_words` change places."""
+    mirrored_words: dict[str, str] = Field(default_factory=SIDES.copy)
+    """Words that are each other's opposite in a mirrored picture, {left: right}. Prompts with longer words that hold
+    one, such as "leftmost", are refused until they are named too. {} leaves prompts as they are."""
+    pictures: Pictures = "all"
+    """Which pictures are encoded: those with masks, those without, or all; so that trainings can mix the two by shares
+    of their own."""
     batch_size: int = Field(64, ge=1)
     """Rows that an encoder takes at once."""
     rows_per_shard: int = Field(2048, ge=1)
@@ -83,7 +91,7 @@ class EncodeConfig(RunConfig):
     @property
     def views(self) -> Views:
         """What is encoded of a pair."""
-        return Views(self.size_px, self.crops, self.crop_scale, self.captions, self.flip)
+        return Views(self.size_px, self.crops, self.crop_scale, self.captions, self.flip, self.mirrored_words)
 
     @property
     def kept_encoders(self) -> str:
@@ -102,7 +110,7 @@ def encode(config: EncodeConfig) -> None:
         def find(config: EncodeConfig) -> tuple[Left, int]:
             # The list of all latents takes gigabytes where there are millions; a task gives them back.
             todo, planned = map(get, beside_driver(find_todo, num_returns=2).remote(sources, config, folder))
-            chosen = None if todo.num_rows == planned else todo
+            chosen = None if todo.num_rows == planned and config.pictures == "all" else todo
             return Left(
                 todo.num_rows, lambda shared: graph(read_pairs(sources, COLUMNS), chosen, config, shared)
             ), planned
@@ -191,18 +199,35 @@ def _holds(folder: str, wanted: str) -> bool:
 
 def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, int]:
     """The latents that the run does not hold, and how many there will be."""
-    planned = latents_of(sources, config.views)
+    planned = latents_of(sources, config.views, config.pictures)
     return remaining(planned, folder, config.retry_errors, key="latent_id"), planned.num_rows
 
 
-def latents_of(sources: list[str], views: Views) -> pa.Table:
-    """One row per latent: `latent_id`, `pair_id`."""
+def latents_of(sources: list[str], views: Views, pictures: Pictures = "all") -> pa.Table:
+    """One row per latent: `latent_id`, `pair_id`.
+
+    Raises:
+        ConfigError: a prompt that cannot be mirrored, or no such pictures.
+    """
     rows: list[tuple[str, str]] = []
     silent = 0
     pairs = read_texts(sources)
+    if pictures != "all":
+        pairs = pairs.filter(has_classes(pairs) == (pictures == "labelled"))
+        if not pairs.num_rows:
+            raise ConfigError(f"pictures: {', '.join(sources)} hold no {pictures} pictures; give other runs, or all")
     for pair in pairs.to_pylist():
         texts = captions_of(pair)
         silent += not texts
+        if views.flip:
+            try:
+                for text in texts[: views.captions]:
+                    views.text(text)
+            except ValueError as error:
+                raise ConfigError(
+                    f"mirrored_words: {error}, in {texts!r} of pair {pair['pair_id']}; name the word there with its "
+                    "opposite, or leave flip out"
+                ) from error
         rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
     if silent:
         log.warning(

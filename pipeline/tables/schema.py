@@ -149,9 +149,11 @@ LATENT = pa.schema(
         _required("mask_latent", pa.binary()),
         _required("image_embedding", pa.binary()),
         _required("text_embedding", pa.binary()),
+        pa.field("mask_weight", pa.binary()),
     ]
 )
 """What training reads: float16, little-endian, C order; shapes are in the metadata (`latent_schema`).
 
-`crop` 0 is the middle of the picture, `caption` its number among the pair's, `box` the part of the picture that is
-seen: left, upper, right and lower edge in its pixels."""
+`mask_latent` is empty where the picture has no mask. `mask_weight` is the share of each of its cells whose class is
+known, (h, w); null or empty where all count. `crop` 0 is the middle of the picture, `caption` its number among the
+pair's, `box` the part of the picture that is seen: left, upper, right and lower edge in its pixels."""

@@ -170,3 +170,55 @@ def test_the_clean_value_is_what_a_right_prediction_amounts_to(objective):
     noisy = diffusion.noised(clean, noise, times)
     found = diffusion.clean(noisy, diffusion.target(clean, noise, times), times)
     torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mask_time", ["shared", "independent"])
+def test_a_picture_without_a_mask_teaches_the_picture_alone(mask_time):
+    clean, text = clean_pair()
+    diffusion = Diffusion(objective="flow", text_noise="dropout", mask_time=mask_time)
+    seen: dict[str, torch.Tensor] = {}
+    scale = torch.zeros(4, 1, 1, 1, requires_grad=True)
+
+    def denoise(noisy, noisy_text, t_image, t_text, t_mask=None):
+        seen.update(mask=noisy.mask, times=t_image if t_mask is None else t_mask)
+        return Joint(noisy.image * 0, noisy.clip_image * 0, noisy.mask * scale), noisy_text
+
+    def run(weight, masks=clean.mask):
+        pairs = clean._replace(mask=masks)
+        loss, errors = joint_loss(denoise, diffusion, pairs, text, LossWeights(), Draws(0, 0, range(4)), weight)
+        (gradient,) = torch.autograd.grad(loss, scale)
+        return loss.detach(), errors, gradient.flatten(), dict(seen)
+
+    whole = run(None)
+    ones = torch.ones(4, *clean.mask.shape[2:])
+    assert torch.equal(run(ones)[0], whole[0])
+    weight = ones * torch.tensor([1, 0, 1, 0]).view(4, 1, 1)
+
+    loss, errors, gradient, shown = run(weight)
+    other = run(weight, torch.where(weight.unsqueeze(1) > 0, clean.mask, 7.0))
+
+    assert errors["mask"].squared.isnan().tolist() == [False, True, False, True]
+    assert not errors["image"].squared.isnan().any() and loss < whole[0]
+    assert (gradient != 0).tolist() == [True, False, True, False]
+    assert torch.equal(shown["mask"], other[3]["mask"]) and torch.equal(loss, other[0]), "what stood there is not seen"
+    assert torch.equal(shown["mask"][::2], whole[3]["mask"][::2])
+    late = (shown["times"] == 1000).tolist()
+    assert late == ([False, True, False, True] if mask_time == "independent" else [False] * 4)
+
+
+def test_cells_of_no_weight_weigh_nothing_in_the_loss_of_the_mask():
+    clean, text = clean_pair()
+    weight = torch.ones(4, *clean.mask.shape[2:])
+    weight[:, :, :4] = 0
+
+    def error(masks, weight):
+        def denoise(noisy, noisy_text, *times):
+            return Joint(*(torch.zeros_like(one) for one in noisy)), noisy_text
+
+        diffusion = Diffusion(objective="flow", text_noise="dropout")
+        pairs = clean._replace(mask=masks)
+        return joint_loss(denoise, diffusion, pairs, text, LossWeights(), Draws(0, 0, range(4)), weight)[1]["mask"]
+
+    wrong = torch.where(weight.unsqueeze(1) > 0, clean.mask, clean.mask + 100)
+    assert torch.equal(error(wrong, weight).squared, error(clean.mask, weight).squared)
+    assert (error(clean.mask, weight).squared < error(clean.mask, None).squared).all(), "known cells weigh as ever"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from models.weights import ENCODERS, digest
 from pipeline.base.errors import ConfigError
-from pipeline.encode import collect_encoders, find_todo
+from pipeline.encode import collect_encoders, find_todo, latents_of
+from pipeline.stages.encode import Views
+from pipeline.training.order import ids_of
 from tests.pipeline.fabricated import encode_config, save_latents, train_other_encoders
+from tests.tiny import save_pairs
 
 
 @pytest.fixture
@@ -49,3 +53,32 @@ def test_pairs_of_an_older_release_have_their_prompt_encoded(config, tmp_path):
     todo, _ = find_todo([str(config.pairs[0])], config.model_copy(update={"captions": 5}), str(config.folder))
 
     assert sorted(todo["latent_id"].to_pylist()) == sorted(rows["pair_id"].to_pylist())
+
+
+def test_labelled_pictures_and_others_can_be_encoded_apart(config, tmp_path):
+    folder = str(save_pairs(tmp_path / "some", 6, num_labelled=2))
+
+    found = {
+        which: find_todo([folder], config.model_copy(update={"pictures": which}), str(config.folder))[0]["pair_id"]
+        for which in ("all", "labelled", "unlabelled")
+    }
+
+    assert [len(ids) for ids in found.values()] == [6, 2, 4]
+    assert sorted(found["labelled"].to_pylist()) == ids_of(folder, labelled=True)
+    assert set(found["labelled"].to_pylist() + found["unlabelled"].to_pylist()) == set(found["all"].to_pylist())
+    with pytest.raises(ConfigError, match="hold no unlabelled pictures"):
+        latents_of(list(config.pairs), config.views, "unlabelled")
+
+
+def test_a_prompt_that_cannot_be_mirrored_is_told_before_anything_is_made(tmp_path):
+    folder = save_pairs(tmp_path / "some", 6)
+    (shard, *_) = (folder / "shards").iterdir()
+    rows = pq.read_table(shard)
+    texts = pa.array(["the leftmost bag"] * rows.num_rows)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("prompt"), "prompt", texts), shard)
+
+    with pytest.raises(ConfigError, match=r"mirrored_words: 'leftmost' holds 'left'.* of pair .*name the word there"):
+        latents_of([str(folder)], Views(flip=True))
+
+    named = Views(flip=True, mirrored_words={"left": "right", "leftmost": "rightmost"})
+    assert latents_of([str(folder)], named).num_rows == 12

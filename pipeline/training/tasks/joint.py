@@ -159,13 +159,21 @@ class JointTask:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(self.shapes)
+        return (*self.shapes, "mask_weight")
 
     def decode(self, batch: Batch) -> Batch:
-        return {
-            name: np.stack([np.frombuffer(row, "<f2").reshape(shape) for row in batch[name]])
-            for name, shape in self.shapes.items()
-        }
+        def halves(cells: np.ndarray, shape: tuple[int, ...], absent: np.ndarray) -> np.ndarray:
+            found = (
+                np.frombuffer(cell, "<f2").reshape(shape) if cell else np.full(shape, value, np.float16)
+                for cell, value in zip(cells, absent, strict=True)
+            )
+            return np.stack(list(found))
+
+        num = len(batch["mask_latent"])
+        arrays = {name: halves(batch[name], shape, np.zeros(num)) for name, shape in self.shapes.items()}
+        has_mask = np.array([bool(cell) for cell in batch["mask_latent"]], np.float16)
+        weights = batch.get("mask_weight", np.full(num, None))  # older latents have no such column
+        return {**arrays, "mask_weight": halves(weights, self.shapes["mask_latent"][1:], has_mask)}
 
     def build(self) -> nn.Module:
         net = JoDiffusion(self.config.net)
@@ -178,7 +186,8 @@ class JointTask:
         clean = Joint(batch["image_latent"].float(), batch["image_embedding"].float(), batch["mask_latent"].float())
         text = batch["text_embedding"].float()
         config = self.config
-        loss, errors = joint_loss(net, config.diffusion, clean, text, config.loss_weights, draws)
+        weight = batch["mask_weight"].float() if "mask_weight" in batch else None
+        loss, errors = joint_loss(net, config.diffusion, clean, text, config.loss_weights, draws, weight)
         parts = {name: squared for name, (squared, _) in errors.items()}
         for name, (squared, times) in errors.items():
             for bucket, (start, end) in enumerate(pairwise(TIME_BUCKETS)):

@@ -107,3 +107,44 @@ def test_texts_are_the_captions_or_the_prompt():
     assert captions_of({"prompt": "p", "captions": ["a", " ", "b"]}) == ["a", "b"]
     assert captions_of({"prompt": "p", "captions": None}) == captions_of({"prompt": "p"}) == ["p"]
     assert captions_of({"prompt": None, "captions": []}) == []
+
+
+def test_a_picture_without_a_mask_has_no_latent_of_one(encoders):
+    batch = pairs(("a", 16, 16, ["x"]), ("b", 16, 16, ["y"]))
+    both = EncodePairs(encoders)(batch)
+    batch["mask"][1] = None
+
+    rows = EncodePairs(encoders)(batch)
+
+    assert rows["mask_latent"].tolist() == [both["mask_latent"][0], b""] and not any(rows["mask_weight"])
+    for name in ("image_latent", "image_embedding", "text_embedding"):
+        assert rows[name].tolist() == both[name].tolist()
+
+
+def test_what_a_teacher_was_not_sure_of_weighs_nothing_and_looks_like_what_is_beside_it(encoders):
+    sure = mask_of(2, width=16, height=16)
+    sure[2:4, 3:] = 2
+    unsure = np.where(np.arange(16) < 10, sure, 255).astype(np.uint8)
+    batch = pairs(*[(name, 16, 16, ["x"]) for name in "abcd"])
+    for row, mask in enumerate((sure, unsure, unsure, sure)):
+        batch["mask"][row] = {"bytes": encode_mask(mask), "path": None}
+    batch["origin"] = object_column(["labelled", "labelled", "real", "real"])
+
+    rows = EncodePairs(encoders)(batch)
+
+    weights = np.frombuffer(rows["mask_weight"][1], "<f2").reshape(4, 4)
+    assert weights.tolist() == [[1, 1, 0.5, 0]] * 4
+    assert [bool(weight) for weight in rows["mask_weight"]] == [False, True, False, False], "void of people is a class"
+    _, as_teacher, as_void, as_filled = (np.frombuffer(row, "<f2").astype(float) for row in rows["mask_latent"])
+    np.testing.assert_allclose(as_teacher, as_filled, atol=2e-3)
+    assert abs(as_void - as_filled).max() > 0.05
+
+
+def test_prompts_of_mirrored_pictures_change_sides(encoders):
+    views = Views(flip=True, mirrored_words={"left": "right"})
+
+    mirrored = EncodePairs(encoders, views)(pairs(("a", 16, 16, ["a bag left of a boot"])))
+    texts = ("a bag left of a boot", "a bag right of a boot")
+    plain = EncodePairs(encoders)(pairs(*[("a", 16, 16, [text]) for text in texts]))
+
+    assert mirrored["text_embedding"].tolist() == plain["text_embedding"].tolist()

@@ -76,9 +76,21 @@ def test_latents_are_decoded_to_their_shapes():
     numbers = {name: np.arange(2 * np.prod(shape), dtype="<f2").reshape(2, *shape) for name, shape in SHAPES.items()}
     batch = {name: object_column([row.tobytes() for row in value]) for name, value in numbers.items()}
     decoded = TASK.decode(batch)
-    assert TASK.columns == tuple(SHAPES)
+    assert TASK.columns == (*SHAPES, "mask_weight")
+    assert decoded["mask_weight"].tolist() == np.ones((2, 4, 4)).tolist(), "latents of an older release have no column"
     for name, value in numbers.items():
         np.testing.assert_array_equal(decoded[name], value)
+
+
+def test_pictures_without_masks_and_cells_without_classes_have_no_weight():
+    latents = {name: object_column([np.zeros(shape, "<f2").tobytes()] * 3) for name, shape in SHAPES.items()}
+    latents["mask_latent"][1] = b""
+    weight = np.array([[1, 0.5, 0, 0]] * 4, "<f2")
+
+    decoded = TASK.decode({**latents, "mask_weight": object_column([None, b"", weight.tobytes()])})
+
+    assert decoded["mask_weight"].tolist() == [np.ones((4, 4)).tolist(), np.zeros((4, 4)).tolist(), weight.tolist()]
+    assert decoded["mask_latent"].shape == (3, *SHAPES["mask_latent"]) and not decoded["mask_latent"][1].any()
 
 
 def test_errors_are_logged_apart_by_their_times():

@@ -1,0 +1,32 @@
+"""What a prompt says of a mirrored picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+WORD = re.compile(r"[^\W\d_]+")
+
+
+def mirrored_prompt(prompt: str, words: Mapping[str, str]) -> str:
+    """The prompt of a mirrored picture: words of a side become their opposite, "left of" becomes "right of".
+
+    Args:
+        prompt: of the picture as it is.
+        words: pairs of opposites, in lower case; each way round.
+
+    Raises:
+        ValueError: a word that holds one of `words` and is not one, such as "leftmost": what it becomes is not known.
+    """
+    both = {**words, **{other: word for word, other in words.items()}}
+
+    def opposite(match: re.Match[str]) -> str:
+        word = match[0]
+        found = both.get(word.lower())
+        if found is None:
+            if hidden := next((one for one in both if one in word.lower()), None):
+                raise ValueError(f"{word!r} holds {hidden!r}, and it is not known what mirroring makes of it")
+            return word
+        return found.upper() if word.isupper() else found.capitalize() if word[0].isupper() else found
+
+    return WORD.sub(opposite, prompt)
