@@ -129,7 +129,7 @@ def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
     evaluation = EvaluateConfig.model_validate(
         values_of(config, name, one, {"real": TrainingSet(train=config.synthetic)})
     )
-    batch_size = evaluation.terms().of_steps(one.steps).optimisation().batch_size
+    batch_size = evaluation.terms(evaluation.sets["real"]).optimisation().batch_size
     outputs = load_labels(config.synthetic[0]).num_classes + 1
     with torch.device("meta"):
         net = build_segmenter(name, outputs).eval()

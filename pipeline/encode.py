@@ -8,7 +8,6 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import ray.data
@@ -33,13 +32,12 @@ from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder
 from pipeline.storage.publish import upload
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import has_classes, left_out, read_ids, read_shards, read_texts, remaining
+from pipeline.tables.rows import Which, has_classes, left_out, read_ids, read_shards, read_texts, remaining
 from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask", "origin"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log_every_s"})
-Pictures = Literal["all", "labelled", "unlabelled"]
 
 
 class EncoderFolders(Config):
@@ -74,7 +72,7 @@ class EncodeConfig(RunConfig):
     mirrored_words: dict[str, str] = Field(default_factory=SIDES.copy)
     """Words that are each other's opposite in a mirrored picture, {left: right}. Prompts with longer words that hold
     one, such as "leftmost", are refused until they are named too. {} leaves prompts as they are."""
-    pictures: Pictures = "all"
+    pictures: Which = "all"
     """Which pictures are encoded: those with masks, those without, or all; so that trainings can mix the two by shares
     of their own."""
     batch_size: int = Field(64, ge=1)
@@ -203,7 +201,7 @@ def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa
     return remaining(planned, folder, config.retry_errors, key="latent_id"), planned.num_rows
 
 
-def latents_of(sources: list[str], views: Views, pictures: Pictures = "all") -> pa.Table:
+def latents_of(sources: list[str], views: Views, pictures: Which = "all") -> pa.Table:
     """One row per latent: `latent_id`, `pair_id`.
 
     Raises:

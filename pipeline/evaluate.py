@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pyarrow as pa
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from models.segmenters import SegmenterName
-from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import Folder, NameOrPlace, as_given
-from pipeline.datasets.builtin import photograph_of
+from pipeline.base.places import Folder, as_given
 from pipeline.evaluation.agreement import agreement, prompt_match
 from pipeline.evaluation.results import FILE, Choice, HeldOut, Proof
+from pipeline.evaluation.units import units_of
 from pipeline.pages.proof_table import markdown
-from pipeline.runs.config import RunConfig, checked_name
+from pipeline.runs.config import checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.conform import conform
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import has_classes, read_columns, read_shards
-from pipeline.tables.schema import PAIR
-from pipeline.tables.shards import some_shards
-from pipeline.training.config import TrainingConfig, require_one_each
+from pipeline.tables.rows import read_shards
+from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, Terms, TrainingSet, is_synthetic
-from pipeline.training.tasks.recipes import Style, recipe_of
-from pipeline.training.tasks.segmenter import SegmenterTask
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic
+from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
-KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key", "class_ids")])
 
 
-class EvaluateConfig(RunConfig):
+class EvaluateConfig(SegmenterKeys):
     """Trains the same segmenter on several sets of pairs and tests each on real held-out pairs."""
 
     sets: dict[str, TrainingSet] = Field(min_length=1)
@@ -57,13 +47,6 @@ class EvaluateConfig(RunConfig):
     generator_labels: int = Field(0, ge=0)
     """How many these are, where the runs are not at hand; pairs of `sets` among them are counted in. 0 says that it is
     not known."""
-    seeds: int = Field(1, ge=1)
-    """Trainings per set."""
-    epochs: float = Field(24, gt=0)
-    """Times that a training on the first set sees each of its pairs; those on the other sets take as many steps, since
-    rows of different steps cannot be compared."""
-    steps: int = Field(0, ge=0)
-    """Optimiser steps of every training instead; 0 goes by `epochs`."""
     validation: Folder = ""
     """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
     try_steps: tuple[int, ...] = ()
@@ -73,34 +56,15 @@ class EvaluateConfig(RunConfig):
     """Peaks of the learning rate that are tried with each; empty takes `learning_rate`."""
     try_seeds: int = Field(1, ge=1)
     """Trainings of each that is tried."""
-    segmenter: SegmenterName = "unet_small"
-    """The network."""
-    width: int = Field(24, ge=4)
-    """Channels of its stem."""
-    size_px: int = Field(0, ge=0)
-    """Side at which the middle of every picture is taken; 0 takes them as they are, all of one size."""
-    pretrained: NameOrPlace = ""
-    """Weights that segmenters other than unet_small begin with: a backbone or a whole network, as a file, a folder or a
-    name on the Hugging Face hub; drawn at random without it."""
-    crop_px: int = Field(512, ge=32)
-    """Side of the crops that segmenters other than unet_small learn from, of pictures at half to twice this size."""
-    recipe: Style = "published"
-    """Whose recipe: "published" is that of the segmenter's authors or of mmsegmentation, "dataset_diffusion" another of
-    deeplabv3."""
-    multi_scale: bool = False
-    """Test also at several scales, mirrored and not; the predictions are averaged."""
-    batch_size: int = Field(0, ge=0)
-    """Pairs per optimiser step; 0 takes the recipe's, 32 for unet_small."""
-    learning_rate: float = Field(0.0, ge=0)
-    """Peak of the learning rate; 0 takes the recipe's, 0.003 for unet_small."""
-    workers: Workers = Workers()
-    """Training processes."""
 
     @field_validator("sets")
     @classmethod
     def _named_sets(cls, sets: dict[str, TrainingSet]) -> dict[str, TrainingSet]:
         for name, chosen in sets.items():
             checked_name(name)  # the trainings are runs of these names
+            above = list(sets)[: list(sets).index(name)]
+            if chosen.teacher and chosen.teacher not in above:
+                raise ValueError(f"{name}: teacher {chosen.teacher!r} must name a set above this one")
             if chosen.after and (chosen.after not in sets or sets[chosen.after].after or chosen.after == name):
                 raise ValueError(f"{name}: after {chosen.after!r} must name another set, which comes after none itself")
         if not all(map(next(iter(sets.values())).own, range(len(next(iter(sets.values())).train)))):
@@ -108,10 +72,7 @@ class EvaluateConfig(RunConfig):
         return sets
 
     @model_validator(mode="after")
-    def _segmenter_has_it(self) -> EvaluateConfig:
-        recipe_of(self.segmenter, style=self.recipe)
-        if self.pretrained and self.segmenter == "unet_small":
-            raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
+    def _chosen_on_validation(self) -> EvaluateConfig:
         if bool(self.try_steps) != bool(self.validation) or (self.try_learning_rates and not self.try_steps):
             raise ValueError(
                 "try_steps and validation belong together, and try_learning_rates needs both: what is tried is judged "
@@ -121,13 +82,6 @@ class EvaluateConfig(RunConfig):
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self
-
-    def terms(self) -> Terms:
-        """What all rows have in common, but for their length."""
-        return Terms(
-            self.segmenter, self.width, self.pretrained, self.crop_px, self.recipe, self.size_px, self.batch_size,
-            self.learning_rate, self.multi_scale,
-        )  # fmt: skip
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
@@ -184,36 +138,12 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     """The trainings that a config asks for; none is made yet."""
     labels = common_labels([config.test, *(folder for chosen in config.sets.values() for folder in chosen.train)])
     first = next(iter(config.sets.values()))
-    terms = config.terms()
-    if config.steps:
-        terms = terms.of_steps(config.steps)
-    else:
-        terms = replace(terms, num_examples=round(sum(first.sizes()) * config.epochs))
-    task = SegmenterTask(
-        labels,
-        config.segmenter,
-        config.width,
-        config.size_px,
-        pretrained=config.pretrained,
-        augmentation=recipe_of(config.segmenter, crop_px=config.crop_px).augmentation,
-        multi_scale=config.multi_scale,
-    )
-    common = TrainingConfig(
-        run=config.run,
-        runs=config.runs,
-        experiment=config.experiment,
-        tracking_uri=config.tracking_uri,
-        train=first.train,
-        validation=config.test,
-        validation_rows=config.test_rows,
-        workers=config.workers,
-        optimisation=terms.optimisation(),
-    )
     generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
     parts = config.generator_slices or [":"] * len(config.generator_train)
     for folder, part in zip(config.generator_train, parts, strict=True):
-        generator = generator | Labels(frozenset(ids_of(folder, part, labelled=True)))
-    return Proving(terms, task, common, config.sets, config.seeds, units, generator, run)
+        generator = generator | Labels.of(folder, part)
+    common = config.common(first, config.test, config.test_rows)
+    return Proving(config.terms(first), config.task(labels), common, config.sets, config.seeds, units, generator, run)
 
 
 def refuse_overlap(config: EvaluateConfig) -> None:
@@ -242,16 +172,6 @@ def refuse_overlap(config: EvaluateConfig) -> None:
                 f"{key} and {other} share {both:,} pairs; what is trained or chosen on must not be tested on. Give "
                 "another split"
             )
-
-
-def units_of(folder: str, num_rows: int) -> tuple[str, list[str]]:
-    """What the first rows with masks of a run, in order of files, belong to: the photograph that a built-in scene was
-    laid on, or the picture itself. Gives what these are called, and the unit of each row."""
-    rows = pa.concat_tables(conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(folder))
-    rows = rows.filter(has_classes(rows)).slice(0, num_rows)
-    if set(rows["dataset"].to_pylist()) == {"builtin2"}:
-        return "photographs", [photograph_of(key) for key in rows["key"].to_pylist()]
-    return "pictures", rows["pair_id"].to_pylist()
 
 
 def judged(folder: str, proving: Proving) -> dict[str, object]:

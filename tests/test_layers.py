@@ -85,6 +85,7 @@ WITHOUT_TEST = {
     "pipeline/stages/read.py": "run by the test of each data set in tests/pipeline/datasets",
     "pipeline/training/config.py": "run by tests/jobs/test_configs.py and tests/pipeline/training/test_proving.py",
     "pipeline/training/sets.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",
+    "pipeline/training/terms.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",
     "pipeline/training/task.py": "types alone",
     "pipeline/training/tasks/vae.py": "run by tests/pipeline/training/test_fit.py",
     "pipeline/training/worker.py": "run by tests/pipeline/training/test_fit.py and tests/chaos/test_training_killed.py",

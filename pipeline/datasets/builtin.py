@@ -102,7 +102,7 @@ class BuiltinScenes:
 
     def key(self, index: int) -> str:
         """What the pair is called in its data set: "123" in version 1; "000123-grass" in version 2, which
-        `photograph_of` reads."""
+        `pipeline.evaluation.units` reads."""
         if self.version == 1:
             return str(index)
         return f"{index:06}-{Path(self._row(self._rng(index))['file']).stem}"
@@ -235,18 +235,6 @@ class Builtin:
     @cached_property
     def _scenes(self) -> BuiltinScenes:
         return BuiltinScenes(self.split, self.seed, self.size_px, self.version)
-
-
-def photograph_of(key: str) -> str:
-    """The photograph that a pair of version 2 was laid on, by its key: "000123-grass" -> "grass".
-
-    Raises:
-        DataError: the key is not one of version 2.
-    """
-    number, dash, name = key.partition("-")
-    if not (number.isdecimal() and dash and name):
-        raise DataError(f"{key!r} names no photograph; keys of builtin2 do, such as 000123-grass")
-    return name
 
 
 @cache

@@ -12,6 +12,8 @@ from pipeline.base.errors import ConfigError
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from pipeline.evaluation.results import Agreement
 from pipeline.prompts.classes import classes_in_prompt
+from pipeline.tables.conform import object_column
+from pipeline.tables.ids import labelled_pair_id
 from pipeline.tables.schema import Batch
 
 MAX_JUDGED = 2048
@@ -68,3 +70,31 @@ def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:
     if not total:
         raise ConfigError("no prompt of the judged pairs names a class of the label space; leave `judged` empty")
     return hits / total
+
+
+def agreement_with_truth(
+    labelled: pa.Table, pairs: pa.Table, labels: LabelSpace, *, decode: Callable[[Batch], Batch]
+) -> tuple[float, float]:
+    """How well a teacher's labels agree with the true masks of the same pictures.
+
+    Args:
+        labelled: `pair_id`, `mask` and `sampler` of a run of labels.
+        pairs: `pair_id` and `mask` of the run whose pictures these are; those without masks do not count.
+        labels: of both.
+        decode: as of `agreement`.
+
+    Returns:
+        mIoU over the pixels that the teacher answered, and the share of the known pixels that these are.
+    """
+    (made_by,) = labelled["sampler"].unique().to_pylist()
+    place = {labelled_pair_id(one, made_by): place for place, one in enumerate(pairs["pair_id"].to_pylist())}
+    found = pairs.take(pa.array([place[one] for one in labelled["pair_id"].to_pylist()]))
+    has = pa.array([bool(cell and cell["bytes"]) for cell in found["mask"].to_pylist()])
+    truth, answers = (
+        decode({"mask": object_column(rows.filter(has)["mask"].to_pylist())})["mask"] for rows in (found, labelled)
+    )
+    known = truth != labels.ignore_index
+    answered = known & (answers != labels.ignore_index)
+    counted = np.where(answered, truth, labels.ignore_index)
+    confusion = confusion_matrix(counted, answers, labels.num_classes + 1, labels.ignore_index)
+    return mean_iou(confusion), float(answered.sum() / max(known.sum(), 1))

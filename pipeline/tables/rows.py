@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ from pipeline.tables.conform import conform
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, some_shards
 
+Which = Literal["all", "labelled", "unlabelled"]
+"""Which pictures: all, those with masks, or those without."""
 TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
 """The columns of PAIR that say what a prompt may be made of."""
 

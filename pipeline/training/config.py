@@ -48,6 +48,8 @@ class TrainingConfig(RunConfig):
     """Rows with rare classes come more often (repeat factor sampling); of pairs alone."""
     validation: Folder
     """Folder of a run with held-out shards."""
+    validation_slice: str = ""
+    """Which of its pairs are held out, as in `slices`; empty takes all."""
     validation_rows: int = Field(512, ge=1)
     """Held-out examples that the network is judged on."""
     optimisation: Optimisation
@@ -79,6 +81,7 @@ class TrainingConfig(RunConfig):
     @model_validator(mode="after")
     def _one_for_each_folder(self) -> TrainingConfig:
         require_one_each(self.train, self.slices, self.shares)
+        bounds(self.validation_slice or ":")
         return self
 
 

@@ -70,7 +70,15 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
             f"workers.num {workers.num} must be at most optimisation.batch_size {recipe.batch_size}, so that each "
             f"worker has a row, and at least min_workers {config.min_workers}"
         )
-    held_out = Feed((config.validation,), task.columns, task.decode, config.seed, config.cache, _threads(workers))
+    held_out = Feed(
+        (config.validation,),
+        task.columns,
+        task.decode,
+        config.seed,
+        config.cache,
+        _threads(workers),
+        slices=(config.validation_slice,),
+    )
     feed = replace(
         held_out,
         folders=tuple(config.train),

@@ -1,8 +1,9 @@
-"""Labels for pictures that have none, by a trained segmenter: the teacher of self-training."""
+"""Masks for pictures that have none, by trained segmenters: the teachers of self-training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -13,14 +14,17 @@ import ray
 import ray.data
 import torch
 
+from models.labels import LabelSpace
 from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder
 from pipeline.cluster.drive import Left, drive
+from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.pictures.codec import encode_image, encode_mask
-from pipeline.pictures.masks import class_areas
+from pipeline.pictures.masks import class_areas, ignore_uncertain
 from pipeline.prompts.classes import classes_in_prompt
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
@@ -31,82 +35,142 @@ from pipeline.tables.conform import object_column
 from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
-from pipeline.tables.rows import remaining
+from pipeline.tables.rows import Which, read_columns, read_texts, remaining
 from pipeline.tables.schema import PAIR, captions_of
-from pipeline.tables.shards import remove_drafts
+from pipeline.tables.shards import list_shards, remove_drafts
 from pipeline.training.order import ids_of
 from pipeline.training.tasks.segmenter import SegmenterTask
 
-Hold = Literal["free", "held"]
-"""Which classes a teacher may answer: all, or those that a picture's captions name, and id 0; where they name none,
-all."""
+Hold = Literal["held", "soft", "free"]
+"""Which classes a teacher may answer. "held": those that a picture's captions name, and id 0. "soft": the others count
+for less, by how often captions leave out a class that is there. "free": all. Where captions name none, all."""
+Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""(B, H, W, 3) uint8 and weights of classes (B, K + 1) float32 -> class ids (B, H, W), and the share of each among all
+that were weighed, (B, H, W) uint8, times 255."""
 ROWS_PER_BATCH = 64
 
 
-class LabelConfig(RunConfig):
+@dataclass(frozen=True)
+class Answers:
+    """How a teacher answers.
+
+    Attributes:
+        hold: which classes it may answer.
+        unnamed: weight of a class that no caption names; of hold "soft".
+        ignore_below: pixels whose share is less get the ignore index.
+        number: of the round of labelling, from 1.
+    """
+
+    hold: Hold = "held"
+    unnamed: float = 0.0
+    ignore_below: float = 0.0
+    number: int = 1
+
+    def weights(self, row: Mapping[str, Any], labels: LabelSpace) -> np.ndarray:
+        """(K + 1,) float32: of each class in a row with captions."""
+        named = named_classes(row, labels)
+        weight = {"held": 0.0, "soft": self.unnamed, "free": 1.0}[self.hold] if named else 1.0
+        return np.array([1 if not one or one in named else weight for one in range(labels.num_classes + 1)], np.float32)
+
+    def made_by(self, teacher: str) -> str:
+        """The column `sampler`: canonical JSON of the digest of the teacher and of how it answered."""
+        further = {"unnamed": self.unnamed, "ignore_below": self.ignore_below}
+        changed = {name: value for name, value in further.items() if value}
+        rounds = {"round": self.number} if self.number > 1 else {}
+        return canonical_json({"teacher": teacher, "hold": self.hold, **changed, **rounds})
+
+
+class LabelsConfig(RunConfig):
     """What a run of labelled pictures is bound to."""
 
     pairs: Folder
     """Run whose pictures are labelled; masks that they have are not looked at."""
     slice: str = ":"
     """Which of its pairs, as START:STOP in the order of their ids."""
+    pictures: Which = "all"
+    """All of them, or those alone that have no mask."""
     teacher: str
     """Folder of the teacher's weights."""
+    voters: tuple[str, ...] = ()
+    """Folders of further teachers; the shares of all are averaged."""
     hold: Hold
     """Which classes it may answer."""
+    unnamed: float = 0.0
+    """Weight of classes that no caption names, of hold "soft"."""
+    ignore_below: float = 0.0
+    """Pixels of which it is less sure get the ignore index."""
+    number: int = 1
+    """Of the round."""
     rows_per_shard: int = 1000
     """Pairs per Parquet file, give or take half."""
     workers: Workers = Workers()
     """Labelling processes."""
 
+    @property
+    def answers(self) -> Answers:
+        """How the teacher answers."""
+        return Answers(self.hold, self.unnamed, self.ignore_below, self.number)
 
-def label(config: LabelConfig, task: SegmenterTask, digest: str) -> None:
+
+def label(config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
     """Writes the pairs of `config.pairs` that `config.run` does not hold yet, with the teacher's masks for their own.
 
     Args:
         config: where the pictures are, and where the pairs go.
         task: of the teacher, whose weights lie in `config.teacher`.
-        digest: of these weights.
+        digest: of these weights, and of those of the voters.
 
     Raises:
         ConfigError: the run is another job's, or was begun with another config.
         Stopped: SIGINT or SIGTERM; what had begun is written.
     """
     with Run.open(config, "label", facts={"teacher_digest": digest}, on_store=True) as run:
-        folder = str(run.folder)
-        made_by = canonical_json({"teacher": digest, "hold": config.hold})
-        ids = ids_of(config.pairs, config.slice)
-        plan = pa.table({"pair_id": [labelled_pair_id(one, made_by) for one in ids], "source_id": ids})
-        remove_drafts(folder)
-        write_bytes(f"{folder}/{LABELS}", task.labels.to_json().encode())
+        write_labels(run, config, task, digest)
+        finish(run)
 
-        def left() -> Left:
-            todo = remaining(plan, folder)
-            return Left(todo.num_rows, lambda shared: graph(todo, config, task, made_by, shared))
 
-        found = left()
-        log.info("label: %s of %s pictures, %s", f"{found.num:,}", f"{plan.num_rows:,}", config.hold)
-        drive(
-            run,
-            "label",
-            found,
-            left,
-            planned=plan.num_rows,
-            stages={"label": config.workers.num},
-            workers=config.workers,
-            rows_per_shard=config.rows_per_shard,
+def write_labels(run: Run, config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
+    """As `label`, in a run that is open."""
+    folder = str(run.folder)
+    made_by = config.answers.made_by(digest)
+    ids = ids_of(config.pairs, config.slice, which=config.pictures)
+    plan = pa.table({"pair_id": [labelled_pair_id(one, made_by) for one in ids], "source_id": ids})
+    remove_drafts(folder)
+    there = (read_columns(path, ["sampler"])["sampler"].unique().to_pylist() for path in list_shards(folder))
+    if others := {text for some in there for text in some} - {made_by}:
+        raise ConfigError(
+            f"{folder} holds labels of another teacher, {min(others)}; this one's are {made_by}. Take another --run "
+            "name"
         )
+    write_bytes(f"{folder}/{LABELS}", task.labels.to_json().encode())
+
+    def left() -> Left:
+        todo = remaining(plan, folder)
+        return Left(todo.num_rows, lambda shared: graph(todo, config, task, made_by, shared))
+
+    found = left()
+    log.info("label: %s of %s pictures, %s", f"{found.num:,}", f"{plan.num_rows:,}", config.hold)
+    drive(
+        run,
+        "label",
+        found,
+        left,
+        planned=plan.num_rows,
+        stages={"label": config.workers.num},
+        workers=config.workers,
+        rows_per_shard=config.rows_per_shard,
+    )
 
 
-def graph(todo: pa.Table, config: LabelConfig, task: SegmenterTask, made_by: str, shared: Shared) -> ray.data.Dataset:
+def graph(todo: pa.Table, config: LabelsConfig, task: SegmenterTask, made_by: str, shared: Shared) -> ray.data.Dataset:
     """Pairs of a run -> those in `todo` (source_id -> pair_id) with the teacher's masks."""
     wanted = ray.put(dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True)))
-    columns = [name for name in PAIR.names if name != "mask"]
+    columns = [name for name in PAIR.names if name not in ("mask", "confidence")]
     rows = read_pairs([config.pairs], columns).map_batches(
         partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="pyarrow"
     )
     device = "cuda" if config.workers.gpus else "cpu"
-    make = partial(make_labeller, task, config.teacher, config.hold, made_by, device)
+    make = partial(make_labeller, task, (config.teacher, *config.voters), config.answers, made_by, device)
     return in_processes(rows, "label", make, shared, config.workers, batch_size=ROWS_PER_BATCH, batch_format="pyarrow")
 
 
@@ -117,49 +181,49 @@ def _chosen(rows: pa.Table, *, wanted: ray.ObjectRef) -> pa.Table:
     return renamed.filter(pc.is_valid(renamed["pair_id"]))
 
 
-def make_labeller(task: SegmenterTask, teacher: str, hold: Hold, made_by: str, device: str) -> Stage:
-    """The stage of a labelling process; `teacher` may lie on a store."""
-    net = task.load(local_copy(teacher)).to(device)
+def make_labeller(task: SegmenterTask, teachers: tuple[str, ...], answers: Answers, made_by: str, device: str) -> Stage:
+    """The stage of a labelling process; the folders of `teachers` may lie on a store."""
+    nets = [task.load(local_copy(one)).to(device) for one in teachers]
 
-    def predict(image: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        return task.predict(net, torch.from_numpy(image).to(device), allowed=torch.from_numpy(allowed))
+    def predict(image: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return task.answer(nets, torch.from_numpy(image).to(device), torch.from_numpy(weights))
 
-    return partial(labelled, task=task, predict=predict, hold=hold, made_by=made_by)
+    return partial(labelled, task=task, predict=predict, answers=answers, made_by=made_by)
 
 
-def labelled(
-    rows: pa.Table,
-    *,
-    task: SegmenterTask,
-    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    hold: Hold,
-    made_by: str,
-) -> pa.Table:
-    """Stage: packed pairs -> the same with masks of a teacher.
+def labelled(rows: pa.Table, *, task: SegmenterTask, predict: Predict, answers: Answers, made_by: str) -> pa.Table:
+    """Stage: packed pairs -> the same with masks of a teacher, and how sure it was.
 
     Args:
         rows: columns of PAIR but `mask`, where there is one it is not looked at.
         task: of the teacher.
-        predict: (B, H, W, 3) uint8 and allowed classes (B, K + 1) bool -> class ids (B, H, W).
-        hold: which classes are allowed.
+        predict: what it sees.
+        answers: how it answers.
         made_by: the column `sampler`.
     """
     if not rows.num_rows:
         return rows
     cells = object_column(rows["image"].to_pylist())
     image = decode_pairs({"image": cells}, task.size_px)["image"]
-    texts = rows.select([name for name in ("prompt", "captions") if name in rows.column_names]).to_pylist()
-    masks = predict(image, np.stack([allowed_classes(row, task, hold) for row in texts]))
+    names = [name for name in ("prompt", "captions", "prompt_class_ids") if name in rows.column_names]
+    texts = rows.select(names).to_pylist()
+    masks, sure = predict(image, np.stack([answers.weights(row, task.labels) for row in texts]))
+    masks = np.stack([
+        ignore_uncertain(mask, one, answers.ignore_below, task.labels.ignore_index)
+        for mask, one in zip(masks, sure, strict=True)
+    ])  # fmt: skip
     counted = [class_areas(mask) for mask in masks]
     columns: dict[str, Any] = {
-        "mask": [{"bytes": encode_mask(mask), "path": None} for mask in masks],
+        "mask": [_picture(encode_mask(mask)) for mask in masks],
         "class_ids": [ids.tolist() for ids, _ in counted],
         "class_pixels": [pixels.tolist() for _, pixels in counted],
+        "confidence_mean": [float(one.mean()) / 255 for one in sure],
+        "confidence": [_picture(encode_mask(one)) for one in sure],
         "origin": ["labelled"] * rows.num_rows,
         "sampler": [made_by] * rows.num_rows,
     }
     if task.size_px:  # as the segmenter sees them
-        columns["image"] = [{"bytes": encode_image(one), "path": None} for one in image]
+        columns["image"] = [_picture(encode_image(one)) for one in image]
         columns |= {side: [task.size_px] * rows.num_rows for side in ("height", "width")}
     made = rows.drop_columns([name for name in columns if name in rows.column_names])
     for name, values in columns.items():
@@ -167,8 +231,29 @@ def labelled(
     return made
 
 
-def allowed_classes(row: Mapping[str, Any], task: SegmenterTask, hold: Hold) -> np.ndarray:
-    """(K + 1,) bool: what a teacher may answer for a picture with these captions."""
-    named = {one for text in captions_of(row) for one in classes_in_prompt(text, task.labels)}
-    everything = hold == "free" or not named
-    return np.array([everything or not one or one in named for one in range(task.labels.num_classes + 1)])
+def _picture(content: bytes) -> dict[str, Any]:
+    return {"bytes": content, "path": None}
+
+
+def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
+    """The classes that a row of PAIR is said to show: those that its prompt asked for, or that its captions name."""
+    asked = row.get("prompt_class_ids")
+    return set(asked) if asked else {one for text in captions_of(row) for one in classes_in_prompt(text, labels)}
+
+
+def left_unnamed(folder: str, part: str, labels: LabelSpace) -> float:
+    """How often captions leave out a class that the mask of their picture holds, in [0, 1]: the weight of hold "soft".
+
+    Seen from a class that no caption names, this is by how much the odds that it is there have fallen (Bayes).
+
+    Args:
+        folder, part: of labelled pairs, as of `ids_of`.
+        labels: their classes.
+    """
+    wanted = set(ids_of(folder, part, which="labelled"))
+    shown = unnamed = 0
+    for row in read_texts([folder]).to_pylist():
+        if row["pair_id"] in wanted and (named := named_classes(row, labels)):
+            there = {one for one in row["class_ids"] if 1 <= one <= labels.num_classes}
+            shown, unnamed = shown + len(there), unnamed + len(there - named)
+    return (unnamed + 0.5) / (shown + 1)

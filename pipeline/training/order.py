@@ -25,9 +25,11 @@ import pyarrow.compute as pc
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.rows import has_classes, read_columns, read_shards, with_masks
+from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
+FEWEST = 20
+"""Labelled pairs, where some of them are to be held out."""
 SLICE = re.compile(r"(\d*):(\d*)")
 
 
@@ -54,19 +56,46 @@ def bounds(text: str) -> tuple[int, float]:
     return start, stop
 
 
-def ids_of(folder: str, part: str = ":", *, labelled: bool = False) -> list[str]:
-    """The ids of the pairs in a slice of a folder, ascending; only of those with masks, if these are wanted.
+def ids_of(folder: str, part: str = ":", which: Which = "all") -> list[str]:
+    """The ids of the pairs in a slice of a folder, ascending: of all, of those with masks, or of those without.
 
     Raises:
         ShardError: a folder without shards, or a broken shard.
     """
-    rows = read_shards([folder], ["pair_id", "class_ids"] if labelled else ["pair_id"])
+    rows = read_shards([folder], ["pair_id", "class_ids"] if which != "all" else ["pair_id"])
     ids = rows["pair_id"].unique().sort()
     start, stop = bounds(part or ":")
     ids = ids[start : int(min(stop, len(ids)))]
-    if labelled:
-        ids = ids.filter(pc.is_in(ids, rows["pair_id"].filter(has_classes(rows)).combine_chunks()))
+    if which != "all":
+        these = rows["pair_id"].filter(has_classes(rows) == (which == "labelled"))
+        ids = ids.filter(pc.is_in(ids, these.combine_chunks()))
     return ids.to_pylist()
+
+
+def cut_behind(folder: str, part: str, which: Which, number: int) -> int:
+    """Where a slice of a folder is to be cut so that it holds the first `number` pictures of a kind and no more."""
+    start, stop = bounds(part or ":")
+    kind = ids_of(folder, part, which)
+    if number >= len(kind):
+        return int(min(stop, len(ids_of(folder))))
+    return int(start) + ids_of(folder, part).index(kind[number])
+
+
+def parted(folder: str, part: str, share: float) -> tuple[str, str]:
+    """A slice of a folder in two: to train on, and one that holds a share of its labelled pairs, to judge on.
+
+    Raises:
+        ConfigError: too few labelled pairs.
+    """
+    num = len(ids_of(folder, part, "labelled"))
+    if num < FEWEST:
+        raise ConfigError(
+            f"validation: {folder} has {num} labelled pairs, too few to hold some out; give a run of labelled pairs to "
+            "judge on"
+        )
+    cut = cut_behind(folder, part, "labelled", round((1 - share) * num))
+    end = cut_behind(folder, part, "all", len(ids_of(folder)))
+    return f"{int(bounds(part or ':')[0])}:{cut}", f"{cut}:{end}"
 
 
 def groups_of(

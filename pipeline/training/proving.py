@@ -21,14 +21,14 @@ from pipeline.runs.run import Run
 from pipeline.storage.files import read_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
-from pipeline.tables.rows import read_columns
+from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
-from pipeline.training.labelling import LabelConfig, label
-from pipeline.training.order import ids_of
-from pipeline.training.sets import Labels, Terms, TrainingSet, is_synthetic
+from pipeline.training.labelling import Hold, LabelsConfig, label, left_unnamed
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
+from pipeline.training.terms import Terms
 from pipeline.training.worker import SCORES
 
 STOPPED_RISING = 0.005
@@ -51,6 +51,7 @@ class Proving:
         units: (N,) what each test picture belongs to, such as its photograph.
         generator: what the generator of synthetic pairs learned from.
         run: of the proof, open.
+        teacher: folder of weights that serve as the teacher in place of the first set's; "" for none.
     """
 
     terms: Terms
@@ -61,6 +62,8 @@ class Proving:
     units: Sequence[str]
     generator: Labels
     run: Run
+    teacher: str = ""
+    _scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
     _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
@@ -139,41 +142,68 @@ class Proving:
         """Folders and slices of a set; where its masks are a teacher's, the folder that holds them."""
         folders, slices = list(chosen.train), list(chosen.slices)
         for number in range(len(folders)):
-            if not chosen.own(number):
-                folders[number] = self._labelled(chosen, number, seed)
+            if (hold := chosen.masks[number] if chosen.masks else "own") != "own":
+                part = slices[number] if slices else ":"
+                folders[number] = self.labels_by(chosen, folders[number], part, hold, chosen.pictures, seed)
                 if slices:
                     slices[number] = ":"
         return folders, slices
 
-    def _labelled(self, chosen: TrainingSet, number: int, seed: int) -> str:
-        """The folder of the pairs of one folder of a set with the masks of the first set's segmenter."""
-        teacher = self.training(self.first, seed)
-        self._fit(teacher, self.sets[self.first])
-        weights = f"{teacher.folder}/{WEIGHTS_FOLDER}"
-        digest = hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()
-        source, hold = chosen.train[number], chosen.masks[number]
-        part = chosen.slices[number] if chosen.slices else ":"
-        assert hold != "own"
-        content = text_digest([DataDigest.of(source).digest, part, digest])
-        config = LabelConfig(
+    def labels_by(self, chosen: TrainingSet, source: str, part: str, hold: Hold, which: Which, seed: int) -> str:
+        """The folder of the pictures of a run with masks as a set has them of its teacher; labels them first.
+
+        Args:
+            chosen: the set, by whose teacher and threshold.
+            source, part: the run, and which of its pictures.
+            hold: which classes may be answered.
+            which: all of these pictures, or those alone that have no mask.
+            seed: of the teacher's training.
+        """
+        weights, digest = self.weights(chosen.teacher, seed)
+        unnamed = self.unnamed() if hold == "soft" else 0.0
+        further = [one for one in (chosen.ignore_below, unnamed) if one] + [which] * (which != "all")
+        content = text_digest([DataDigest.of(source).digest, part, digest, *further])
+        config = LabelsConfig(
             run=f"{self.common.run}/labels-{hold}-{seed}-{content[:8]}",
             runs=self.common.runs,
             experiment=self.common.experiment,
             tracking_uri=self.common.tracking_uri,
             pairs=source,
             slice=part,
+            pictures=which,
             teacher=weights,
             hold=hold,
+            unnamed=unnamed,
+            ignore_below=chosen.ignore_below,
             workers=self.common.workers,
         )
         label(config, self.task, digest)
         return str(config.folder)
 
+    def weights(self, name: str, seed: int) -> tuple[str, str]:
+        """The folder of the weights of a set's segmenter, and their digest; trains it first. Of "" those that were
+        given, or of the first set."""
+        folder = self.teacher
+        if name or not folder:
+            name = name or self.first
+            training = self.training(name, seed)
+            self._fit(training, self.sets[name], self._initial(name, seed))
+            folder = f"{training.folder}/{WEIGHTS_FOLDER}"
+        return folder, hashlib.blake2b(read_bytes(f"{folder}/{WEIGHTS}"), digest_size=8).hexdigest()
+
+    def unnamed(self) -> float:
+        """How often the captions of the first set leave out a class; of its first folder, which stands for all."""
+        first = self.sets[self.first]
+        return left_unnamed(first.train[0], first.slices[0] if first.slices else ":", self.task.labels)
+
     def _fit(self, training: TrainingConfig, chosen: TrainingSet, initial: str = "") -> dict[str, float]:
+        if training.run in self._scores:
+            return self._scores[training.run]
         task = self.terms.task(self.task, chosen, initial)
         training = training.model_copy(update={"cache": self._bytes_of(chosen) <= MOST_KEPT})
         with Run.open(training, "segmenter") as run:
-            return fit(task, training, run)
+            self._scores[training.run] = fit(task, training, run)
+        return self._scores[training.run]
 
     def trained(self, name: str) -> TrainedSet:
         """The row of one set: trains what is missing of its segmenters.
@@ -219,7 +249,12 @@ class Proving:
         chosen, total = self.sets[name], score["training_s"]
         before = [self._begun(name, seed)] if chosen.after else []
         if not all(map(chosen.own, range(len(chosen.train)))):
-            before.append(self.training(self.first, seed))
+            teacher = chosen.teacher or ("" if self.teacher else self.first)
+        else:
+            teacher = ""
+        if teacher:
+            own = json.loads(read_bytes(f"{self.training(teacher, seed).folder}/{SCORES}"))
+            total += self._seconds(teacher, seed, own)
         return total + sum(json.loads(read_bytes(f"{one.folder}/{SCORES}"))["training_s"] for one in before)
 
     def _bytes_of(self, chosen: TrainingSet) -> int:
@@ -252,10 +287,10 @@ class Proving:
         found = self.labels(chosen.after) if chosen.after else Labels()
         for number, folder in enumerate(chosen.train):
             if not chosen.own(number):
-                found = found | self.labels(self.first)
+                given = self.teacher and not chosen.teacher
+                found = found | (Labels(least=None) if given else self.labels(chosen.teacher or self.first))
             elif is_synthetic(folder):
                 found = found | self.generator
             else:
-                part = chosen.slices[number] if chosen.slices else ":"
-                found = found | Labels(frozenset(ids_of(folder, part, labelled=True)))
+                found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from models.segmenters import SegmenterName
 from pipeline.base.config import Config
-from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
-from pipeline.tables.digest import DataDigest
-from pipeline.tables.ids import text_digest
-from pipeline.tables.rows import read_columns
+from pipeline.runs.config import saved_config
+from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.shards import some_shards
-from pipeline.training.config import TrainingConfig, require_one_each
+from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold
-from pipeline.training.optimisation import Optimisation
-from pipeline.training.order import groups_of
-from pipeline.training.tasks.augment import Augmentation
-from pipeline.training.tasks.recipes import Style, recipe_of
-from pipeline.training.tasks.segmenter import SegmenterTask
+from pipeline.training.order import groups_of, ids_of
 
-PROTOCOL = 2
-"""Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
 Masks = Literal["own"] | Hold
 Varied = Literal["usual", "strong", "copy_paste"]
 
@@ -41,8 +31,14 @@ class TrainingSet(Config):
     shares: tuple[float, ...] = ()
     """How many rows of a batch come from each folder, as parts of their sum. Empty takes all folders as one set."""
     masks: tuple[Masks, ...] = ()
-    """Whose masks each folder's pictures have: "own", or those that the segmenter of the first set sees in them, "free"
-    or "held" to the classes that the captions name. Empty takes their own."""
+    """Whose masks each folder's pictures have: "own", or those that a teacher sees in them: "free", "held" to the
+    classes that the captions name, or "soft", where the others count for less. Empty takes their own."""
+    pictures: Which = "all"
+    """Which pictures of such folders: all, or those alone that have no mask."""
+    teacher: str = ""
+    """The set whose segmenter is the teacher, one above this one; "" the first."""
+    ignore_below: float = Field(0.0, ge=0, le=1)
+    """Pixels of which the teacher is less sure are left out of its masks."""
     balanced: bool = False
     """Rows with rare classes come more often (repeat factor sampling)."""
     augmentation: Varied = "usual"
@@ -73,94 +69,13 @@ class TrainingSet(Config):
         """
         found = []
         for number, folder in enumerate(self.train):
-            groups = groups_of([folder], self.slices[number : number + 1], labelled=self.own(number))
-            found.append(sum(len(group.rows) for group in groups))
+            part = self.slices[number : number + 1]
+            if self.own(number) or self.pictures == "all":
+                groups = groups_of([folder], part, labelled=self.own(number))
+                found.append(sum(len(group.rows) for group in groups))
+            else:
+                found.append(len(ids_of(folder, (part or (":",))[0], self.pictures)))
         return found
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the rows of a proof have in common.
-
-    Attributes:
-        segmenter, width, pretrained, crop_px, style: of the network and of its published recipe.
-        size_px: side at which pictures are taken; 0 takes them as they are.
-        batch_size, learning_rate: 0 takes the published ones.
-        multi_scale: judge also at several scales.
-        num_examples: of every row, over all steps.
-    """
-
-    segmenter: SegmenterName
-    width: int
-    pretrained: str
-    crop_px: int
-    style: Style
-    size_px: int
-    batch_size: int
-    learning_rate: float
-    multi_scale: bool
-    num_examples: int = 0
-
-    def optimisation(self) -> Optimisation:
-        """The published recipe, so long."""
-        recipe = recipe_of(self.segmenter, style=self.style)
-        return recipe.optimisation(self.num_examples, self.batch_size, self.learning_rate)
-
-    def of_steps(self, steps: int) -> Terms:
-        """The same for so many steps."""
-        return replace(self, num_examples=steps * self.optimisation().batch_size)
-
-    def task(self, like: SegmenterTask, chosen: TrainingSet, initial: str = "") -> SegmenterTask:
-        """The task of one set.
-
-        Raises:
-            ConfigError: strong augmentation of a segmenter whose recipe is that already.
-        """
-        if chosen.augmentation == "strong" and self.segmenter != "unet_small":
-            raise ConfigError(f"augmentation strong: {self.segmenter} is trained so by its own recipe; leave it out")
-        strong = Augmentation(crop_px=0) if chosen.augmentation == "strong" else like.augmentation
-        pasted = chosen.augmentation == "copy_paste"
-        return replace(like, augmentation=strong, copy_paste=pasted, initial=initial)
-
-    def training(
-        self,
-        common: TrainingConfig,
-        chosen: TrainingSet,
-        name: str,
-        folders: Sequence[str],
-        slices: Sequence[str],
-        initial: str = "",
-    ) -> TrainingConfig:
-        """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so
-        that finished ones serve again and changed ones are made anew.
-
-        Args:
-            common: of all trainings; `run` is that of the proof.
-            chosen: the set.
-            name: of the set.
-            folders, slices: of the set, where labels of a teacher have a folder of their own.
-            initial: name of the training that it goes on from, "" where it begins anew.
-        """
-        optimisation = self.optimisation()
-        ready = common.model_copy(
-            update={
-                "train": tuple(folders),
-                "slices": tuple(slices),
-                "shares": chosen.shares,
-                "balanced": chosen.balanced,
-                "optimisation": optimisation,
-                "checkpoint_examples": max(1, self.num_examples),
-            }
-        )
-        data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]
-        network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
-        if self.segmenter != "unet_small":
-            network += [self.pretrained, self.crop_px]
-        if self.multi_scale:
-            network.append("multi_scale")
-        further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation, initial]
-        content = text_digest([PROTOCOL, data, network, further, ready.validation_rows, optimisation.dump()])
-        return ready.model_copy(update={"run": f"{common.run}/{name}-{common.seed}-{content[:8]}"})
 
 
 @dataclass(frozen=True)
@@ -183,8 +98,28 @@ class Labels:
         """How many; None where that is not known."""
         return None if self.least is None else max(len(self.ids), self.least)
 
+    @classmethod
+    def of(cls, folder: str, part: str = ":") -> Labels:
+        """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's."""
+        if "labelled" not in origins(folder):
+            return cls(frozenset(ids_of(folder, part, "labelled")))
+        config = saved_config(folder)
+        learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
+        if not learned or config.get("teacher"):
+            return cls(least=None)
+        parts = config.get("slices") or [":"] * len(learned)
+        found = cls()
+        for one, its in zip(learned, parts, strict=True):
+            found = found | cls.of(one, its)
+        return found
+
+
+def origins(folder: str) -> set[str]:
+    """The kinds of pairs in a run: "real", "synthetic" of a generator, "labelled" by a teacher."""
+    tables = [read_columns(path, ["origin"]) for path in some_shards(folder)]
+    return {one for table in tables if "origin" in table.column_names for one in table["origin"].unique().to_pylist()}
+
 
 def is_synthetic(folder: str) -> bool:
     """Whether any of a run's pairs are a generator's."""
-    tables = [read_columns(path, ["origin"]) for path in some_shards(folder)]
-    return any("origin" in one.column_names and "synthetic" in one["origin"].unique().to_pylist() for one in tables)
+    return "synthetic" in origins(folder)

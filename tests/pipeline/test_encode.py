@@ -64,7 +64,7 @@ def test_labelled_pictures_and_others_can_be_encoded_apart(config, tmp_path):
     }
 
     assert [len(ids) for ids in found.values()] == [6, 2, 4]
-    assert sorted(found["labelled"].to_pylist()) == ids_of(folder, labelled=True)
+    assert sorted(found["labelled"].to_pylist()) == ids_of(folder, which="labelled")
     assert set(found["labelled"].to_pylist() + found["unlabelled"].to_pylist()) == set(found["all"].to_pylist())
     with pytest.raises(ConfigError, match="hold no unlabelled pictures"):
         latents_of(list(config.pairs), config.views, "unlabelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -130,29 +131,49 @@ class SegmenterTask:
         )
 
     @torch.no_grad()
-    def predict(
-        self, net: nn.Module, image: Tensor, *, multi_scale: bool = False, allowed: Tensor | None = None
-    ) -> np.ndarray:
+    def predict(self, net: nn.Module, image: Tensor, *, multi_scale: bool = False) -> np.ndarray:
         """(B, H, W, 3) uint8 -> (B, H, W) class ids, in chunks; id 0 only where it is a class.
 
         Args:
             net: the network, in evaluation mode.
             image: pictures.
             multi_scale: average over `SCALES`, mirrored and not.
-            allowed: (B, K + 1) bool, the classes that may be answered for each picture; all of them by default.
         """
-        first = 1 if self.labels.zero == "other" else 0
         look = averaged_scores if multi_scale else nn.Module.__call__
-        parts: list[Tensor] = []
+        parts = [look(net, to_float_image(part))[:, self.first :].argmax(1) + self.first for part in chunks(image)]
+        return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
+
+    @property
+    def first(self) -> int:
+        """The lowest id that is a class."""
+        return 1 if self.labels.zero == "other" else 0
+
+    @torch.no_grad()
+    def answer(self, nets: Sequence[nn.Module], image: Tensor, weights: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What several networks see together: the mean of their shares of classes, weighed.
+
+        Args:
+            nets: in evaluation mode.
+            image: (B, H, W, 3) uint8.
+            weights: (B, K + 1) of each class in each picture; a class of weight 0 is never answered.
+
+        Returns:
+            Class ids (B, H, W), and the share of each among all that was weighed, (B, H, W) uint8, times 255.
+        """
+        ids, sure = [], []
         start = 0
         for part in chunks(image):
-            scores = look(net, to_float_image(part))
-            if allowed is not None:
-                some = allowed[start : start + len(part), :, None, None].to(scores.device)
-                scores = scores.masked_fill(~some, -torch.inf)
-            parts.append(scores[:, first:].argmax(1) + first)
+            view = to_float_image(part)
+            shares = torch.stack([cast(Segmenter, net).shares(grown(net(view), view)) for net in nets]).mean(0)
+            some = weights[start : start + len(part), :, None, None].to(shares)
+            # Zero may be a share too, and must not win where nothing that may be answered has any.
+            weighed = torch.where(some > 0, shares * some, -1)[:, self.first :]
+            top, best = weighed.max(1)
+            ids.append((best + self.first).cpu().numpy().astype(self.labels.dtype))
+            total = weighed.clamp(min=0).sum(1).clamp(min=torch.finfo(torch.float32).tiny)
+            sure.append((top / total * 255).round().to(torch.uint8).cpu().numpy())
             start += len(part)
-        return np.concatenate([part.cpu().numpy().astype(self.labels.dtype) for part in parts])
+        return np.concatenate(ids), np.concatenate(sure)
 
     def load(self, folder: Path) -> nn.Module:
         """What `save` wrote, ready to predict."""

@@ -20,9 +20,9 @@ from pipeline.datasets.builtin import (
     VERSIONS,
     Builtin,
     BuiltinScenes,
-    photograph_of,
     photograph_rows,
 )
+from pipeline.evaluation.units import photograph_of
 from pipeline.prompts.classes import classes_in_prompt
 
 
@@ -167,14 +167,6 @@ def test_keys_of_version_2_name_the_photograph() -> None:
         assert found.mask is not None
         assert found.captions[0].endswith(f" {surfaces[photograph_of(keys[index])]}")
         assert np.array_equal(found.mask, BuiltinScenes("test", 0, 32, version=2)(index).mask)
-
-
-def test_photograph_of_takes_the_whole_name_and_refuses_other_keys() -> None:
-    assert photograph_of("000123-grass") == "grass"
-    assert photograph_of("1234567-beach-malibu") == "beach-malibu"
-    for key in ("123", "2008_000123", "grass", "000123-", "x-grass"):
-        with pytest.raises(DataError, match="names no photograph"):
-            photograph_of(key)
 
 
 def test_a_wrong_split_is_an_error_that_lists_the_right_ones() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from models.labels import GARMENTS
+from models.segmenter import Segmenter
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.pictures.codec import decode_mask, encode_image
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import list_shards
-from pipeline.training.labelling import LabelConfig, allowed_classes, label, labelled
+from pipeline.training.labelling import Answers, LabelsConfig, label, labelled, left_unnamed
 from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 
@@ -36,33 +39,92 @@ def packed(*rows: tuple[str, list[str] | None]) -> pa.Table:
     return pa.table({name: pa.array(values, PAIR.field(name).type) for name, values in columns.items()})
 
 
-@pytest.mark.parametrize("hold", ["held", "free"])
-def test_held_answers_are_of_the_classes_that_any_caption_names_or_background(hold):
+class Sure(Segmenter):
+    """Sees boots everywhere, bags second to them: e^2 to e to 1 of each other class."""
+
+    def __init__(self, boots: float = 2.0) -> None:
+        super().__init__()
+        self.boots = boots
+
+    def scores(self, image):
+        scores = torch.zeros(len(image), GARMENTS.num_classes + 1, *image.shape[2:])
+        scores[:, BOOT], scores[:, BAG] = self.boots, 1
+        return scores
+
+
+def answered(rows: pa.Table, answers: Answers, *nets: Segmenter) -> list[dict]:
+    def predict(image, weights):
+        return TASK.answer(nets or [Sure()], torch.from_numpy(image), torch.from_numpy(weights))
+
+    return labelled(rows, task=TASK, predict=predict, answers=answers, made_by="{}").to_pylist()
+
+
+def classes_of(row) -> list[int]:
+    mask = decode_mask(row["mask"]["bytes"], "mask")
+    assert row["class_ids"] == np.unique(mask).tolist() and row["class_pixels"] == [64]
+    return row["class_ids"]
+
+
+@pytest.mark.parametrize(("hold", "others"), [("held", 0.0), ("soft", 0.25), ("free", 1.0)])
+def test_classes_that_no_caption_names_weigh_less(hold, others):
     rows = packed(("a red bag", None), ("a red bag", ["a red bag on sand", "two boots"]), ("something", None), ("", []))
-    seen = [np.flatnonzero(allowed_classes(row, TASK, hold)).tolist() for row in rows.to_pylist()]
-    everything = list(range(GARMENTS.num_classes + 1))
-    assert seen == ([[0, BAG], [0, BAG, BOOT], everything, everything] if hold == "held" else [everything] * 4)
+    seen = [Answers(hold, unnamed=0.25).weights(row, GARMENTS).tolist() for row in rows.to_pylist()]
+    one, two = np.full((2, GARMENTS.num_classes + 1), others)
+    one[[0, BAG]] = two[[0, BAG, BOOT]] = 1
+    assert seen == [one.tolist(), two.tolist(), *[[1.0] * (GARMENTS.num_classes + 1)] * 2]
+
+
+def test_what_a_prompt_is_known_to_ask_for_counts_as_named():
+    weights = Answers("held").weights({"prompt": "a thing to carry", "prompt_class_ids": [BAG]}, GARMENTS)
+    assert np.flatnonzero(weights).tolist() == [0, BAG]
 
 
 def test_a_teacher_that_is_held_answers_the_best_class_that_is_named():
-    class Sure(torch.nn.Module):
-        """Sees boots everywhere, bags second to them."""
-
-        def forward(self, image):
-            scores = torch.zeros(len(image), GARMENTS.num_classes + 1, *image.shape[2:])
-            scores[:, BOOT], scores[:, BAG] = 2, 1
-            return scores
-
-    def predict(image, allowed):
-        return TASK.predict(Sure(), torch.from_numpy(image), allowed=torch.from_numpy(allowed))
-
     rows = packed(*[("a red bag", None)] * 70, ("a boot", None), ("nothing", None))
-    made = labelled(rows, task=TASK, predict=predict, hold="held", made_by="{}")
-    masks = [decode_mask(one["bytes"], "mask") for one in made["mask"].to_pylist()]
-    assert [set(mask.ravel().tolist()) for mask in masks] == [{BAG}] * 70 + [{BOOT}, {BOOT}]
-    assert made["class_ids"][0].as_py() == [BAG] and made["class_pixels"][0].as_py() == [64]
+    made = labelled(
+        rows,
+        task=TASK,
+        predict=lambda image, weights: TASK.answer([Sure()], torch.from_numpy(image), torch.from_numpy(weights)),
+        answers=Answers("held"),
+        made_by="{}",
+    )
+    assert [classes_of(row) for row in made.to_pylist()] == [[BAG]] * 70 + [[BOOT], [BOOT]]
     assert made["origin"].unique().to_pylist() == ["labelled"]
     assert made["image"].equals(rows["image"]), "pictures stay as they are"
+
+
+def test_softly_held_a_class_that_is_not_named_must_be_seen_the_more_clearly():
+    rows = packed(("a red bag", None))
+    assert [classes_of(*answered(rows, Answers("soft", unnamed=one))) for one in (0.5, 0.3)] == [[BOOT], [BAG]]
+
+
+def test_how_sure_it_was_is_kept_and_pixels_below_are_ignored():
+    (row,) = answered(packed(("a red bag", None)), Answers("held"))
+    share = math.e / (math.e + 1)  # of bags, where only background is allowed beside
+    assert decode_mask(row["confidence"]["bytes"], "").ravel().tolist() == [round(255 * share)] * 64
+    assert row["confidence_mean"] == pytest.approx(share, abs=0.002)
+    for below, seen in ((share - 0.01, BAG), (share + 0.01, 255)):
+        assert classes_of(*answered(packed(("a red bag", None)), Answers("held", ignore_below=below))) == [seen]
+
+
+def test_several_teachers_vote_with_their_shares():
+    rows = packed(("a bag and a boot", None))
+    assert classes_of(*answered(rows, Answers("held"), Sure(0), Sure(0), Sure(2))) == [BAG]
+    assert classes_of(*answered(rows, Answers("held"), Sure(0), Sure(4), Sure(4))) == [BOOT]
+
+
+def test_how_often_captions_leave_a_class_out_is_measured(tmp_path):
+    folder = save_pairs(tmp_path / "pairs", 40)
+    assert left_unnamed(str(folder), ":", GARMENTS) == pytest.approx(0, abs=0.02)
+    (shard, *others) = list_shards(str(folder))
+    for other in others:
+        Path(other).unlink()
+    rows = pq.read_table(shard)
+    first = pa.array(["a " + GARMENTS.classes[ids[1]] for ids in rows["class_ids"].to_pylist()])
+    pq.write_table(rows.set_column(rows.schema.get_field_index("prompt"), "prompt", first), shard)
+    counts = [len(ids) - 1 for ids in rows["class_ids"].to_pylist()]
+    left = (sum(counts) - len(counts) + 0.5) / (sum(counts) + 1)
+    assert left_unnamed(str(folder), ":", GARMENTS) == pytest.approx(left) and left > 0.2
 
 
 @pytest.mark.ray
@@ -70,7 +132,7 @@ def test_pictures_of_a_slice_are_labelled_once_and_gone_on_with(ray_session, tmp
     source = save_pairs(tmp_path / "pairs", 12)
     torch.manual_seed(0)
     TASK.save(TASK.build(), {}, tmp_path / "weights")
-    config = LabelConfig(
+    config = LabelsConfig(
         run="labels",
         runs=str(tmp_path),
         pairs=str(source),

@@ -129,8 +129,8 @@ def test_pictures_without_masks_are_no_rows_where_masks_are_read(tmp_path):
     every, labelled = (groups_of([str(folder)], labelled=which) for which in (False, True))
 
     assert [sum(len(group.rows) for group in groups) for groups in (every, labelled)] == [12, 5]
-    assert len(ids_of(str(folder))) == 12 and len(ids_of(str(folder), labelled=True)) == 5
-    first = ids_of(str(folder), "0:6", labelled=True)
+    assert len(ids_of(str(folder))) == 12 and len(ids_of(str(folder), which="labelled")) == 5
+    first = ids_of(str(folder), "0:6", which="labelled")
     assert set(first) < set(ids_of(str(folder), "0:6")), "a slice counts all pictures"
     bare = save_pairs(tmp_path / "bare", 4, num_labelled=0, size_px=32)
     with pytest.raises(ShardError, match="none of its pictures has a mask to learn from"):

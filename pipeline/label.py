@@ -1,0 +1,329 @@
+"""Label: masks for pictures that people have, by a teacher that learns from the few that have some.
+
+A teacher that is often wrong does harm, so the job judges itself first: on labelled pairs that the teacher has not
+seen, is a segmenter that trains on its labels too better than one that trains on the labelled pairs alone, at equal
+steps? What is not shown to help is not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
+from pipeline.base.places import Folder, as_given
+from pipeline.cluster.finish import finish
+from pipeline.evaluation.agreement import agreement_with_truth
+from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
+from pipeline.evaluation.units import units_of
+from pipeline.pages.proof_table import markdown
+from pipeline.runs.run import Run
+from pipeline.storage.publish import write_bytes
+from pipeline.tables.ids import text_digest
+from pipeline.tables.label_space import common_labels
+from pipeline.tables.manifest import Manifest
+from pipeline.tables.rows import Which, read_shards
+from pipeline.training.config import require_one_each
+from pipeline.training.labelling import Hold, LabelsConfig, write_labels
+from pipeline.training.order import bounds, cut_behind, ids_of, parted
+from pipeline.training.proving import Proving
+from pipeline.training.sets import Labels, TrainingSet
+from pipeline.training.terms import SegmenterKeys
+
+SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
+TABLE = "proof.md"
+ALONE = "labelled pairs alone"
+MASKS = ["pair_id", "mask"]
+HELD_OUT_SHARE = 0.2
+"""Of the labelled pairs, where none are given to judge on."""
+
+
+class LabelConfig(SegmenterKeys):
+    """Gives pictures masks: trains a teacher on labelled pairs, tries how it is to answer, judges what that helps."""
+
+    pairs: Folder
+    """Run whose pictures get masks."""
+    slice: str = ":"
+    """Which of its pictures, as START:STOP in the order of their ids."""
+    pictures: Which = "unlabelled"
+    """Those of them that have no mask, or all, whose masks are then not looked at."""
+    labelled: tuple[Folder, ...] = ()
+    """Runs of labelled pairs that the teacher learns from; empty takes the labelled ones of `pairs`."""
+    slices: tuple[str, ...] = ()
+    """Which pairs of each, as `slice`."""
+    validation: Folder = ""
+    """Run of labelled pairs to judge on. Empty holds a fifth of the labelled ones out, and trains the teacher anew on
+    all of them in the end."""
+    validation_rows: int = Field(1024, ge=1)
+    """Of these, at most."""
+    teacher: Folder = ""
+    """Weights of a segmenter that was trained before, of the kind that `segmenter` says, in place of the teacher of the
+    first round."""
+    holds: tuple[Hold, ...] = Field(("held", "soft", "free"), min_length=1)
+    """Which classes the teacher may answer: "held", those that a picture's captions name; "soft", the others too, but
+    weighed by how often the captions of labelled pairs leave a class out; "free", all. Several are tried."""
+    ignore_below: tuple[float, ...] = Field((0.0, 0.7), min_length=1)
+    """Pixels of which the teacher is less sure, from 0 to 1, are left void. Several are tried, with the best hold."""
+    rounds: int = Field(1, ge=1)
+    """Labels, trains on them and labels again so often, as long as that helps."""
+    voters: int = Field(1, ge=1)
+    """Teachers that label together in the end, trained with seeds of their own; their shares are averaged."""
+    share: float = Field(0.5, gt=0, lt=1)
+    """Of the rows of a batch that are pictures with a teacher's labels, in the trainings that judge."""
+    train_pictures: int = Field(12_000, ge=1)
+    """Pictures that those trainings see, at most; all of them get labels in the end."""
+    even_if_worse: bool = False
+    """Write the best labels that were found though they are not shown to help."""
+    rows_per_shard: int = Field(1000, ge=1)
+    """Pairs per Parquet file, give or take half."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> LabelConfig:
+        require_one_each(self.labelled or (self.pairs,), self.slices, ())
+        bounds(self.slice or ":")
+        if not all(0 <= one < 1 for one in self.ignore_below):
+            raise ValueError(f"ignore_below: shares from 0 to less than 1, got {self.ignore_below}")
+        if self.teacher and self.voters > 1:
+            raise ValueError("voters are trained here: leave `teacher` out, or take one voter")
+        return self
+
+    @property
+    def sources(self) -> tuple[list[str], list[str]]:
+        """Folders of labelled pairs, and the slice of each."""
+        folders = list(self.labelled or (self.pairs,))
+        return folders, list(self.slices or [":"] * len(folders))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to label that was judged.
+
+    Attributes:
+        hold, ignore_below: how the teacher answers.
+        number: of its round.
+        row: what a segmenter reached with such labels.
+    """
+
+    hold: Hold
+    ignore_below: float
+    number: int
+    row: TrainedSet
+
+    @property
+    def helps(self) -> bool:
+        """Whether the segmenter is better than with the labelled pairs alone, whatever pictures it is tested on."""
+        found = self.row.difference
+        return bool(found and found.interval and found.interval[0] > 0)
+
+
+def label(config: LabelConfig) -> Manifest:
+    """Writes the pictures that `config.run` does not hold yet with their labels, and how these were judged as
+    `<run>/proof.json` and `proof.md`; returns what it holds then.
+
+    Raises:
+        ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it; labels that are not
+            shown to help are one.
+        Stopped: SIGINT or SIGTERM; what is trained and labelled serves again.
+    """
+    folders, _ = config.sources
+    labels = common_labels([config.pairs, *folders, *([config.validation] if config.validation else [])])
+    if not ids_of(config.pairs, config.slice, config.pictures):
+        raise ConfigError(
+            f"pairs: {as_given(config.pairs)} has no {config.pictures} pictures in {config.slice}; give another run, "
+            "or --pictures all"
+        )
+    with Run.open(config, "label", SAFE_TO_CHANGE) as run:
+        judging = Judging.begin(config, labels, run)
+        way = judging.best()
+        if not way.helps:
+            told = (
+                f"labels are not shown to help: with the best of them ({way.row.name}) a segmenter reaches mIoU "
+                f"{np.mean(way.row.miou):.4f}, with the labelled pairs alone {np.mean(judging.first.miou):.4f}; see "
+                f"{run.folder}/{TABLE}"
+            )
+            if not config.even_if_worse:
+                raise DataError(f"{told}. Label more pictures by hand, or say --even-if-worse True")
+            log.warning("label: %s", told)
+        write(config, judging, way, run)
+        return finish(run)
+
+
+@dataclass
+class Judging:
+    """The trainings that say which labels help.
+
+    Attributes:
+        config: of the job.
+        proving, sets: the trainings.
+        parts: slices of the labelled folders that the teacher learns from.
+        held_out: the run that is judged on, and its slice.
+        run: of the job, open.
+        first: the row of the labelled pairs alone.
+        units: what is independent of each other among the held-out pairs, and what that is called.
+        rounds: the set that was best in each round.
+    """
+
+    config: LabelConfig
+    proving: Proving
+    sets: dict[str, TrainingSet]
+    parts: list[str]
+    held_out: tuple[str, str]
+    run: Run
+    first: TrainedSet
+    units: tuple[str, list[str]]
+    rounds: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, config: LabelConfig, labels: LabelSpace, run: Run) -> Judging:
+        """Trains with the labelled pairs alone."""
+        folders, parts = config.sources
+        held_out = (config.validation, ":")
+        if not config.validation:
+            parts[0], kept = parted(folders[0], parts[0], HELD_OUT_SHARE)
+            held_out = (folders[0], kept)
+        held = set(ids_of(*held_out, "labelled"))
+        units = units_of(held_out[0], config.validation_rows, held)
+        for folder, part in zip(folders, parts, strict=True):
+            refuse_overlap(held, "labelled", folder, set(ids_of(folder, part)))
+        refuse_overlap(held, "pairs", config.pairs, set(ids_of(config.pairs, config.slice, config.pictures)))
+        first = TrainingSet(train=tuple(folders), slices=tuple(parts))
+        sets = {ALONE: first}
+        proving = Proving(
+            config.terms(first),
+            config.task(labels),
+            config.common(first, held_out[0], config.validation_rows, held_out[1]),
+            sets,
+            config.seeds,
+            units[1],
+            Labels(),
+            run,
+            config.teacher,
+        )
+        log.info(
+            "label: judged on %s held-out pairs, by trainings of %s steps",
+            f"{len(units[1]):,}",
+            f"{proving.terms.optimisation().num_steps:,}",
+        )
+        return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units)
+
+    def best(self) -> Way:
+        """The best way to label: of all holds, then of all thresholds, then of as many rounds as help."""
+        config = self.config
+        ways = [self.judged(hold, config.ignore_below[0], 1, "") for hold in dict.fromkeys(config.holds)]
+        best = max(ways, key=_miou)
+        ways += [self.judged(best.hold, below, 1, "") for below in dict.fromkeys(config.ignore_below[1:])]
+        best = max(ways, key=_miou)
+        self.rounds.append(best.row.name)
+        for number in range(2, config.rounds + 1):
+            ways.append(self.judged(best.hold, best.ignore_below, number, best.row.name))
+            if _miou(ways[-1]) <= _miou(best):
+                log.info("label: round %d does not help any more; those of round %d are kept", number, best.number)
+                break
+            best = ways[-1]
+            self.rounds.append(best.row.name)
+        unit, units = self.units
+        proof = Proof(
+            test=HeldOut(folder=as_given(self.held_out[0]), pairs=len(units), units=len(set(units)), unit=unit),
+            seeds=list(range(config.seeds)),
+            classes=list(self.proving.task.labels.classes),
+            sets=[self.first, *(way.row for way in ways)],
+            warnings=[
+                f"“{best.row.name}” was chosen on these pairs, so its figure is a little too good"
+            ] * (len(ways) > 1),
+        )  # fmt: skip
+        for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
+            write_bytes(f"{self.run.folder}/{name}", text.encode())
+            self.run.tracker.artifact(self.run.folder / name)
+        log.info("label: the best is “%s”; all are in %s/%s", best.row.name, self.run.folder, TABLE)
+        return best
+
+    def judged(self, hold: Hold, below: float, number: int, teacher: str) -> Way:
+        """Labels so, trains on the labels and says what came of it."""
+        name = hold + (f", {below:g} sure" if below else "") + (f", round {number}" if number > 1 else "")
+        self.sets[name] = chosen = self.student(self.parts, hold, below, teacher)
+        row = self.proving.compared(self.proving.trained(name), self.first)
+        on, part = self.held_out
+        made = self.proving.labels_by(chosen, on, part, hold, "labelled", seed=0)
+        task = self.proving.task
+        answers, truth = read_shards([made], [*MASKS, "sampler"]), read_shards([on], MASKS)
+        miou, kept = agreement_with_truth(answers, truth, task.labels, decode=task.decode)
+        assert row.difference is not None
+        log.info(
+            "label: %s: agrees with the truth at mIoU %.4f where it answers, %.0f %% of all pixels; a segmenter gains "
+            "%+.4f", name, miou, 100 * kept, np.mean(row.difference.miou),
+        )  # fmt: skip
+        self.run.tracker.metrics({f"agreement/{name}": miou, f"answered/{name}": kept})
+        return Way(hold, below, number, row)
+
+    def student(self, parts: Sequence[str], hold: Hold, below: float, teacher: str) -> TrainingSet:
+        """The labelled pairs, and pictures with labels of a teacher."""
+        config = self.config
+        folders, _ = config.sources
+        start, _ = bounds(config.slice or ":")
+        stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
+        sizes = np.array(TrainingSet(train=tuple(folders), slices=tuple(parts)).sizes())
+        return TrainingSet(
+            train=(*folders, config.pairs),
+            slices=(*parts, f"{start}:{stop}"),
+            shares=(*((1 - config.share) * sizes / sizes.sum()).tolist(), config.share),
+            masks=(*["own"] * len(folders), hold),
+            pictures=config.pictures,
+            teacher=teacher,
+            ignore_below=below,
+        )
+
+    def teacher_of(self, way: Way) -> str:
+        """The set whose segmenter labels in the end, "" for the first or the given one. Where pairs were held out, it
+        learns from all."""
+        folders, parts = self.config.sources
+        if parts == self.parts:
+            return "" if way.number == 1 else self.rounds[way.number - 2]
+        name = "" if self.config.teacher else "all labelled pairs"
+        self.sets[name] = TrainingSet(train=tuple(folders), slices=tuple(parts))
+        for number in range(1, way.number):
+            before, name = name, f"all labelled pairs, round {number}"
+            self.sets[name] = self.student(parts, way.hold, way.ignore_below, before)
+        return name
+
+
+def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
+    """Writes all labels, as they were found to help."""
+    name = judging.teacher_of(way)
+    # The seeds of the rows come first, so that teachers that are trained already serve.
+    (teacher, digest), *voters = [judging.proving.weights(name, seed) for seed in range(config.voters)]
+    unnamed = judging.proving.unnamed() if way.hold == "soft" else 0.0
+    request = LabelsConfig(
+        run=config.run,
+        runs=config.runs,
+        pairs=config.pairs,
+        slice=config.slice,
+        pictures=config.pictures,
+        teacher=teacher,
+        voters=tuple(folder for folder, _ in voters),
+        hold=way.hold,
+        unnamed=unnamed,
+        ignore_below=way.ignore_below,
+        number=way.number,
+        rows_per_shard=config.rows_per_shard,
+        workers=config.workers,
+    )
+    digests = [digest, *(one for _, one in voters)]
+    write_labels(run, request, judging.proving.task, text_digest(digests) if voters else digest)
+
+
+def refuse_overlap(held: set[str], key: str, folder: str, ids: set[str]) -> None:
+    """Raises ConfigError where pairs that are judged on are learned from."""
+    if both := len(held & ids):
+        raise ConfigError(
+            f"validation and {key} ({as_given(folder)}) share {both:,} pairs; what is learned from must not be judged "
+            "on. Give another run, or slices that hold others"
+        )
+
+
+def _miou(way: Way) -> float:
+    return float(np.mean(way.row.miou))
