@@ -46,6 +46,8 @@ HELD_OUT_SHARE = 0.2
 class LabelConfig(SegmenterKeys):
     """Gives pictures masks: trains a teacher on labelled pairs, tries how it is to answer, judges what that helps."""
 
+    epochs: float = Field(192, gt=0)
+    """Times that the teacher sees each of its pairs; all other trainings take as many steps."""
     pairs: Folder
     """Run whose pictures get masks."""
     slice: str = ":"
