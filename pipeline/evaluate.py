@@ -8,13 +8,14 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
-from pipeline.evaluation.agreement import agreement, prompt_match
+from pipeline.evaluation.agreement import MAX_JUDGED, agreement, prompt_match
 from pipeline.evaluation.results import FILE, Choice, HeldOut, Proof
 from pipeline.evaluation.units import units_of
 from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards
 from pipeline.training.config import require_one_each
@@ -179,6 +180,7 @@ def judged(folder: str, proving: Proving) -> dict[str, object]:
     rows = read_shards([folder], ["pair_id", "prompt", "image", "mask", "class_ids"])
     task, name = proving.task, proving.first
     net = task.load(proving.training(name, 0).folder / WEIGHTS_FOLDER)
+    real = read_shards([proving.common.validation], ["pair_id", "image"]).sort_by("pair_id").slice(0, MAX_JUDGED)
     found = agreement(
         rows,
         task.labels,
@@ -186,8 +188,10 @@ def judged(folder: str, proving: Proving) -> dict[str, object]:
         predict=lambda images: task.predict(net, torch.from_numpy(images)),
         judge=name,
         on=as_given(folder),
+        real=task.decode({"image": object_column(real["image"].to_pylist())})["image"],
     )
     match = prompt_match(rows, task.labels)
     log.info("masks agree with the segmenter of %s: mIoU %.4f", name, found.miou)
+    log.info("images are %.2f as sharp as those of the test", found.sharpness)
     log.info("masks that hold exactly the classes of their prompts: %.1f %%", 100 * match)
     return {"agreement": found, "prompt_match": {as_given(folder): match}}

@@ -27,6 +27,7 @@ def agreement(
     predict: Callable[[np.ndarray], np.ndarray],
     judge: str,
     on: str,
+    real: np.ndarray | None = None,
 ) -> Agreement:
     """How well the masks of the first MAX_JUDGED of `rows`, in the order of ids, agree with a segmenter's.
 
@@ -37,6 +38,7 @@ def agreement(
         predict: (B, H, W, 3) uint8 -> (B, H, W) class ids.
         judge: the set that the segmenter was trained on.
         on: the folder of `rows`.
+        real: (B, H, W, 3) uint8 images, that those of `rows` are to be as sharp as.
 
     Raises:
         ConfigError: no pixel of the masks has a known class.
@@ -51,7 +53,23 @@ def agreement(
             f"{on}: no pixel of the {shown.num_rows} judged masks has a known class, so there is nothing to compare; "
             "generate the pairs with a lower sampler.confidence_threshold, or leave `judged` empty"
         )
-    return Agreement(judge=judge, on=on, miou=mean_iou(confusion), pixel_accuracy=pixel_accuracy(confusion))
+    objects = confusion[1:, 1:-1]
+    return Agreement(
+        judge=judge,
+        on=on,
+        miou=mean_iou(confusion),
+        pixel_accuracy=pixel_accuracy(confusion),
+        class_accuracy=float(np.diag(objects).sum() / objects.sum()) if objects.any() else None,
+        sharpness=None if real is None else sharpness(decoded["image"]) / max(sharpness(real), 1e-12),
+    )
+
+
+def sharpness(images: np.ndarray) -> float:
+    """Mean squared Laplacian of the grey values of images (B, H, W, 3) uint8."""
+    grey = images.mean(-1)
+    inner = grey[:, 1:-1, 1:-1]
+    edges = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
+    return float(np.square(edges).mean())
 
 
 def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:

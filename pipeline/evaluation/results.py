@@ -79,6 +79,10 @@ class Agreement(BaseModel):
     on: str
     miou: float
     pixel_accuracy: float
+    class_accuracy: float | None = None
+    """Of the pixels that both call an object: how many they give the same class."""
+    sharpness: float | None = None
+    """Of the images: the mean squared Laplacian of their grey values, as a share of that of the test images."""
 
 
 class Proof(BaseModel):

@@ -88,6 +88,10 @@ def markdown(proof: Proof) -> str:
             f"Generated masks agree with what a segmenter of {proof.agreement.judge} pairs sees in their images:",
             f"mIoU {proof.agreement.miou:.4f}, {100 * proof.agreement.pixel_accuracy:.1f} % of the pixels.",
         ]
+        if proof.agreement.class_accuracy is not None:
+            lines.append(f"Where both see an object, {100 * proof.agreement.class_accuracy:.1f} % have one class.")
+        if proof.agreement.sharpness is not None:
+            lines.append(f"Generated images are {proof.agreement.sharpness:.2f} as sharp as the test's.")
     for match in proof.prompt_match.values():
         lines.append(f"{100 * match:.1f} % of the masks hold exactly the classes that their prompt names.")
     return "\n".join(lines)

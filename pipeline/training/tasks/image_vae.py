@@ -57,13 +57,19 @@ class ImageTask:
         output, kl = net(image, lambda posterior: chosen_latent(posterior, self.config, draws))
         squared = functional.mse_loss(output.float(), image)
         absolute = functional.l1_loss(output.float(), image)
-        return squared + 0.1 * absolute + 1e-6 * kl, {"squared_error": squared.detach(), "kl": kl.detach()}
+        loss = squared + 0.1 * absolute + 1e-6 * kl
+        if self.config.edge_weight:
+            loss = loss + self.config.edge_weight * functional.l1_loss(laplacian(output.float()), laplacian(image))
+        return loss, {"squared_error": squared.detach(), "kl": kl.detach()}
 
     def evaluate(self, net: nn.Module, held_out: Tensors) -> Evaluation:
         errors, shown = [], []
+        edges = torch.zeros(2)
         for image in chunks(held_out["image"]):
             truth = to_float_image(image)
             output, _ = net(truth)
+            for place, one in enumerate((output.float().clamp(-1, 1), truth)):
+                edges[place] += laplacian(one.mean(1, keepdim=True)).square().mean().cpu() * len(image)
             errors.append(functional.mse_loss(output.float().clamp(-1, 1), truth, reduction="none").mean((1, 2, 3)))
             shown.append((truth, output))
         pictures = [
@@ -72,7 +78,8 @@ class ImageTask:
         ]
         # Peak to peak is 2 in [-1, 1].
         psnr = (10 * torch.log10(4 / torch.cat(errors))).mean().item()
-        return Evaluation({"psnr_db": psnr}, {"reconstructions": sheet(pictures)})
+        scores = {"psnr_db": psnr, "sharpness": float(edges[0] / edges[1].clamp(min=1e-12))}
+        return Evaluation(scores, {"reconstructions": sheet(pictures)})
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         vae = cast(ImageAutoencoder, net).vae
@@ -80,6 +87,12 @@ class ImageTask:
         mean, std = latent_statistics(torch.cat(latents))
         vae.register_to_config(latents_mean=list(mean), latents_std=list(std))
         vae.save_pretrained(folder)
+
+
+def laplacian(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H - 2, W - 2): four neighbours minus four times the pixel, of each channel."""
+    inner = image[..., 1:-1, 1:-1]
+    return image[..., :-2, 1:-1] + image[..., 2:, 1:-1] + image[..., 1:-1, :-2] + image[..., 1:-1, 2:] - 4 * inner
 
 
 class ImageAutoencoder(nn.Module):

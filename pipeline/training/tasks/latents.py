@@ -28,6 +28,8 @@ class VAEConfig(TrainingConfig):
     """Channels of the annotation VAE's decoder."""
     sample_posterior: bool = True
     """Decode a draw from the posterior in training, as the paper does for masks, rather than its mean."""
+    edge_weight: float = Field(0.0, ge=0)
+    """Weight of the absolute error of the Laplacian in the loss of images: edges come out sharper. 0 leaves it out."""
     latent_noise: float = Field(0.0, ge=0)
     """Further noise on latents in training, up to this share of their spread: decoders then forgive what diffusion gets
     slightly wrong. The paper uses none."""

@@ -73,8 +73,8 @@ class SegmenterTask:
 
     def decode(self, batch: Batch) -> Batch:
         decoded = decode_pairs(batch, self.size_px)
-        mask = decoded["mask"]
-        if self.labels.zero == "other":
+        mask = decoded.get("mask")
+        if mask is not None and self.labels.zero == "other":
             decoded["mask"] = np.where(mask == 0, mask.dtype.type(self.labels.ignore_index), mask)
         return decoded
 

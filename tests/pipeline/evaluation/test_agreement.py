@@ -9,7 +9,7 @@ import pytest
 from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError
 from pipeline.evaluation import agreement as module
-from pipeline.evaluation.agreement import agreement, prompt_match
+from pipeline.evaluation.agreement import agreement, prompt_match, sharpness
 
 LABELS = LabelSpace.custom("animals", ("cat", "dog"))
 MASKS = {
@@ -48,6 +48,16 @@ def test_agreement_worked_out_by_hand():
     assert found.pixel_accuracy == pytest.approx(5 / 7)
     assert found.miou == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
     assert (found.judge, found.on) == ("real", "runs/synthetic")
+    # Both see an object in four pixels: two cats and a dog alike, one dog is seen as a cat.
+    assert found.class_accuracy == pytest.approx(3 / 4) and found.sharpness is None
+
+
+def test_sharpness_is_that_of_edges_beside_real_ones():
+    flat = np.full((2, 8, 8, 3), 90, np.uint8)
+    checked = np.where((np.indices((8, 8)).sum(0) % 2)[None, ..., None], 40, 30).astype(np.uint8).repeat(3, -1)
+    assert sharpness(flat) == 0 and sharpness(checked) == pytest.approx((4 * 10) ** 2)
+    ramp = np.arange(8, dtype=np.uint8)[None, :, None, None] * 9 + np.zeros((1, 8, 8, 3), np.uint8)
+    assert sharpness(ramp) == 0, "a slope is no edge"
 
 
 def test_the_first_in_the_order_of_ids_are_judged(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pipeline.training.feed import to_tensors
@@ -35,7 +37,7 @@ def learn(task, rows, tmp_path):
     return evaluation
 
 
-def vae_config(net: str) -> VAEConfig:
+def vae_config(net: str, **changes: Any) -> VAEConfig:
     return VAEConfig.model_validate(
         {
             "run": "a",
@@ -46,6 +48,7 @@ def vae_config(net: str) -> VAEConfig:
             "decoder_width": 16,
             "latent_noise": 0.1,
             "optimisation": recipe(),
+            **changes,
         }
     )
 
