@@ -87,12 +87,25 @@ class PairSampler:
         """
         return self._sample(prompts, seeds, {})
 
-    @torch.inference_mode()
     def masks_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Images (B, H, W, 3) uint8, with prompts that describe them -> pairs of their reconstructions with masks.
 
         Exact or approximate, see `Known`.
         """
+        return self._sample(prompts, seeds, self._seen(images, prompts))
+
+    @torch.inference_mode()
+    def shares_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """As `masks_of`, but the probabilities of classes, (B, K + 1, H, W) float32 on the device."""
+        vae = self.bundle.encoders.annotation_vae
+        with self._precision():
+            masks = self._latents(prompts, seeds, self._seen(images, prompts)).mask[: len(prompts)]
+            parts = masks.split(self._rows_at_once())
+            return torch.cat([vae.decode(vae.denormalize(part)).float().softmax(1) for part in parts])
+
+    @torch.inference_mode()
+    def _seen(self, images: np.ndarray, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is known of pairs whose images these are."""
         encoders, size = self.bundle.encoders, self.bundle.image_size_px
         self._refuse_misfit(images, (len(prompts), size, size, 3))
         if images.dtype != np.uint8:
@@ -100,11 +113,10 @@ class PairSampler:
         pixels = torch.from_numpy(self._padded(images)).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with self._precision():
             parts = pixels.split(self._rows_at_once())
-            known = {
+            return {
                 "image": torch.cat([image_to_latent(encoders.image_vae, part) for part in parts]),
                 "clip_image": clip_image_embedding(encoders.clip_image, pixels),
             }
-        return self._sample(prompts, seeds, known)
 
     @torch.inference_mode()
     def images_of(self, masks: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
@@ -126,6 +138,17 @@ class PairSampler:
 
     @torch.inference_mode()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Pairs:
+        with self._precision():
+            latents = self._latents(prompts, seeds, known)
+            chunks = zip(*(value.split(self._rows_at_once()) for value in latents), strict=True)
+            decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
+        image, mask, confidence, finite = (
+            torch.cat(parts)[: len(prompts)].cpu().numpy() for parts in zip(*decoded, strict=True)
+        )
+        return Pairs(image, mask.astype(self.bundle.encoders.labels.dtype), confidence, finite)
+
+    def _latents(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Joint:
+        """The latents of at most `batch_size` pairs, filled up to so many; asks for `_precision` around it."""
         settings, bundle = self.settings, self.bundle
         num_pairs = len(prompts)
         if not 0 < num_pairs <= settings.batch_size or len(seeds) != num_pairs:
@@ -143,23 +166,16 @@ class PairSampler:
             clip_image=self._on_device(streams.normal(1, net.clip_image_width)),
             mask=self._on_device(streams.normal(net.mask_channels, net.latent_size, net.latent_size)),
         )
-        with self._precision():
-            text = self._text(prompts)
-            latents = reverse_process(
-                self._denoise,
-                self._scheduler,
-                start,
-                text,
-                settings,
-                lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
-                self._known(start, known) if known else None,
-            )
-            chunks = zip(*(value.split(self._rows_at_once()) for value in latents), strict=True)
-            decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
-        image, mask, confidence, finite = (
-            torch.cat(parts)[:num_pairs].cpu().numpy() for parts in zip(*decoded, strict=True)
+        text = self._text(prompts)
+        return reverse_process(
+            self._denoise,
+            self._scheduler,
+            start,
+            text,
+            settings,
+            lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
+            self._known(start, known) if known else None,
         )
-        return Pairs(image, mask.astype(bundle.encoders.labels.dtype), confidence, finite)
 
     def _known(self, start: Joint, known: dict[str, Tensor]) -> Known:
         clean = [known.get(name, torch.zeros_like(noise)) for name, noise in start._asdict().items()]

@@ -16,6 +16,8 @@ from models.weights import load_tensors
 
 SegmenterName = Literal[
     "unet_small",
+    "joint_head",
+    "joint",
     "deeplabv3_r50",
     "deeplabv3_r101",
     "mask2former_swin_s",
@@ -29,7 +31,9 @@ SegmenterName = Literal[
     "mask2former_tiny",
     "segformer_tiny",
 ]
-"""Those that are called tiny are for trying things out."""
+"""Those that are called tiny are for trying things out. "joint_head" is trained on what a bundle's joint network makes
+of pictures, "joint" is that network itself, which is not trained here."""
+JOINT = ("joint_head", "joint")
 DEEPLABS = {
     "r50": DeepLabSize(),
     "r101": DeepLabSize((3, 4, 23, 3)),
@@ -45,6 +49,7 @@ def build_segmenter(name: SegmenterName, num_outputs: int, width: int = 24, pret
         num_outputs: K + 1.
         width: channels of the stem of "unet_small".
         pretrained: weights to begin with, a file, a folder or a name on the Hugging Face hub; all are drawn without it.
+            Of the joint ones the folder of the bundle, which they need.
 
     Raises:
         ValueError: no such segmenter, or one that there are no weights for.
@@ -54,10 +59,16 @@ def build_segmenter(name: SegmenterName, num_outputs: int, width: int = 24, pret
         raise ValueError(f"no segmenter {name!r}; there are {', '.join(get_args(SegmenterName))}")
     if name == "unet_small" and pretrained:
         raise ValueError("unet_small has no pre-trained weights; leave `pretrained` empty, or take another segmenter")
+    if name in JOINT and not pretrained:
+        raise ValueError(f"{name} needs a bundle: give its folder as `pretrained`")
     net: Segmenter
     kind, _, size = name.partition("_")
     if kind == "unet":
         net = SmallUNet(num_outputs, width)
+    elif kind == "joint":
+        from models.joint_segmenters import JointHead, JointMasks
+
+        return JointHead(num_outputs, pretrained) if size else JointMasks(pretrained)
     elif kind == "deeplabv3":
         net = deeplab(num_outputs, DEEPLABS[size], pretrained)
     else:
@@ -65,17 +76,20 @@ def build_segmenter(name: SegmenterName, num_outputs: int, width: int = 24, pret
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def load_segmenter(name: SegmenterName, num_outputs: int, width: int, file: Path) -> Segmenter:
-    """A trained segmenter from the safetensors of its state, in evaluation mode.
+def load_segmenter(name: SegmenterName, num_outputs: int, width: int, file: Path, bundle: str = "") -> Segmenter:
+    """A trained segmenter from the safetensors of its state, in evaluation mode; of the joint ones with their bundle,
+    and "joint" is no more than that.
 
     Raises:
         WeightsError: damaged, or of another network.
     """
+    if name == "joint":
+        return build_segmenter(name, num_outputs, width, bundle).eval()
     tensors = read_one(file)
     if name.startswith("deeplabv3") and not has_deep_stem(tensors):
         net: Segmenter = deeplab(num_outputs, DEEPLABS[name.partition("_")[2]], deep_stem=False)
     else:
-        net = build_segmenter(name, num_outputs, width)
+        net = build_segmenter(name, num_outputs, width, bundle if name in JOINT else "")
     load_tensors(net, tensors, str(file))
     return net.eval()
 

@@ -33,6 +33,7 @@ from pipeline.training.labelling import Hold, LabelsConfig, write_labels
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet
+from pipeline.training.teacher import TeacherKeys
 from pipeline.training.terms import SegmenterKeys
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
@@ -63,9 +64,8 @@ class LabelConfig(SegmenterKeys):
     all of them in the end."""
     validation_rows: int = Field(1024, ge=1)
     """Of these, at most."""
-    teacher: Folder = ""
-    """Weights of a segmenter that was trained before, of the kind that `segmenter` says, in place of the teacher of the
-    first round."""
+    teacher: TeacherKeys = TeacherKeys()
+    """What labels in the first round."""
     holds: tuple[Hold, ...] = Field(("held", "soft", "free"), min_length=1)
     """Which classes the teacher may answer: "held", those that a picture's captions name; "soft", the others too, but
     weighed by how often the captions of labelled pairs leave a class out; "free", all. Several are tried."""
@@ -90,8 +90,8 @@ class LabelConfig(SegmenterKeys):
         bounds(self.slice or ":")
         if not all(0 <= one < 1 for one in self.ignore_below):
             raise ValueError(f"ignore_below: shares from 0 to less than 1, got {self.ignore_below}")
-        if self.teacher and self.voters > 1:
-            raise ValueError("voters are trained here: leave `teacher` out, or take one voter")
+        if self.voters > 1 and not self.teacher.is_trained:
+            raise ValueError("voters are trained here, and this teacher is not: take one voter, or another teacher")
         return self
 
     @property
@@ -204,7 +204,7 @@ class Judging:
             units[1],
             Labels(),
             run,
-            config.teacher,
+            config.teacher.made(config, labels, first),
         )
         log.info(
             "label: judged on %s held-out pairs, by trainings of %s steps",
@@ -285,8 +285,9 @@ class Judging:
         folders, parts = self.config.sources
         if parts == self.parts:
             return "" if way.number == 1 else self.rounds[way.number - 2]
-        name = "" if self.config.teacher else "all labelled pairs"
-        self.sets[name] = TrainingSet(train=tuple(folders), slices=tuple(parts))
+        name = "" if self.proving.teacher else "all labelled pairs"
+        if name:
+            self.sets[name] = TrainingSet(train=tuple(folders), slices=tuple(parts))
         for number in range(1, way.number):
             before, name = name, f"all labelled pairs, round {number}"
             self.sets[name] = self.student(parts, way.hold, way.ignore_below, before)
@@ -297,7 +298,9 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     """Writes all labels, as they were found to help."""
     name = judging.teacher_of(way)
     # The seeds of the rows come first, so that teachers that are trained already serve.
-    (teacher, digest), *voters = [judging.proving.weights(name, seed) for seed in range(config.voters)]
+    folders, parts = config.sources
+    chosen = TrainingSet(train=tuple(folders), slices=tuple(parts))
+    (teacher, digest), *voters = [judging.proving.weights(name, seed, chosen) for seed in range(config.voters)]
     unnamed = judging.proving.unnamed() if way.hold == "soft" else 0.0
     request = LabelsConfig(
         run=config.run,
@@ -315,7 +318,7 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
         workers=config.workers,
     )
     digests = [digest, *(one for _, one in voters)]
-    write_labels(run, request, judging.proving.task, text_digest(digests) if voters else digest)
+    write_labels(run, request, judging.proving.task_of(name), text_digest(digests) if voters else digest)
 
 
 def refuse_overlap(held: set[str], key: str, folder: str, ids: set[str]) -> None:

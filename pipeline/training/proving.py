@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from models.weights import WEIGHTS
+from models.weights import ENCODERS, JOINT, WEIGHTS
+from models.weights import digest as bundle_digest
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import as_given
@@ -18,6 +19,7 @@ from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import Choice, Difference, TrainedSet
 from pipeline.evaluation.spread import by_unit, drawn_miou, from_bytes, interval
 from pipeline.runs.run import Run
+from pipeline.storage.copies import local_copy
 from pipeline.storage.files import read_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
@@ -28,6 +30,7 @@ from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, LabelsConfig, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
+from pipeline.training.teacher import Teacher
 from pipeline.training.terms import Terms
 from pipeline.training.worker import SCORES
 
@@ -51,7 +54,7 @@ class Proving:
         units: (N,) what each test picture belongs to, such as its photograph.
         generator: what the generator of synthetic pairs learned from.
         run: of the proof, open.
-        teacher: folder of weights that serve as the teacher in place of the first set's; "" for none.
+        teacher: what labels where no set is named as the teacher; None is the first set's segmenter.
     """
 
     terms: Terms
@@ -62,7 +65,7 @@ class Proving:
     units: Sequence[str]
     generator: Labels
     run: Run
-    teacher: str = ""
+    teacher: Teacher | None = None
     _scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
     _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -177,29 +180,48 @@ class Proving:
             ignore_below=chosen.ignore_below,
             workers=self.common.workers,
         )
-        label(config, self.task, digest)
+        label(config, self.task_of(chosen.teacher), digest)
         return str(config.folder)
 
-    def weights(self, name: str, seed: int) -> tuple[str, str]:
-        """The folder of the weights of a set's segmenter, and their digest; trains it first. Of "" those that were
-        given, or of the first set."""
-        folder = self.teacher
-        if name or not folder:
-            name = name or self.first
-            training = self.training(name, seed)
-            self._fit(training, self.sets[name], self._initial(name, seed))
-            folder = f"{training.folder}/{WEIGHTS_FOLDER}"
-        return folder, hashlib.blake2b(read_bytes(f"{folder}/{WEIGHTS}"), digest_size=8).hexdigest()
+    def weights(self, name: str, seed: int, chosen: TrainingSet | None = None) -> tuple[str, str]:
+        """The folder of the weights of a teacher, and their digest; trains it first.
+
+        Args:
+            name: of the set whose segmenter it is; "" is `teacher`, or the first set's.
+            seed: of its training.
+            chosen: what a `teacher` learns from; None is the first set.
+        """
+        if name or not self.teacher:
+            training = self.training(name or self.first, seed)
+            self._fit(training, self.sets[name or self.first], self._initial(name or self.first, seed))
+        elif self.teacher.task.segmenter == "joint":
+            bundle = self.teacher.task.pretrained
+            return bundle, bundle_digest(local_copy(bundle), ENCODERS + JOINT)
+        elif self.teacher.weights:
+            return self.teacher.weights, _digest(self.teacher.weights)
+        else:
+            chosen = chosen or self.sets[self.first]
+            common = self.common.model_copy(update={"seed": seed})
+            training = self.teacher.terms.training(common, chosen, "teacher", chosen.train, chosen.slices)
+            self._fit(training, chosen, task=self.teacher.task)
+        folder = f"{training.folder}/{WEIGHTS_FOLDER}"
+        return folder, _digest(folder)
+
+    def task_of(self, name: str) -> SegmenterTask:
+        """Of the teacher that a set names."""
+        return self.teacher.task if self.teacher and not name else self.task
 
     def unnamed(self) -> float:
         """How often the captions of the first set leave out a class; of its first folder, which stands for all."""
         first = self.sets[self.first]
         return left_unnamed(first.train[0], first.slices[0] if first.slices else ":", self.task.labels)
 
-    def _fit(self, training: TrainingConfig, chosen: TrainingSet, initial: str = "") -> dict[str, float]:
+    def _fit(
+        self, training: TrainingConfig, chosen: TrainingSet, initial: str = "", task: SegmenterTask | None = None
+    ) -> dict[str, float]:
         if training.run in self._scores:
             return self._scores[training.run]
-        task = self.terms.task(self.task, chosen, initial)
+        task = task or self.terms.task(self.task, chosen, initial)
         training = training.model_copy(update={"cache": self._bytes_of(chosen) <= MOST_KEPT})
         with Run.open(training, "segmenter") as run:
             self._scores[training.run] = fit(task, training, run)
@@ -294,3 +316,8 @@ class Proving:
             else:
                 found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found
+
+
+def _digest(weights: str) -> str:
+    """Of a segmenter's weights in a folder."""
+    return hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()

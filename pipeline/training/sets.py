@@ -105,7 +105,7 @@ class Labels:
             return cls(frozenset(ids_of(folder, part, "labelled")))
         config = saved_config(folder)
         learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
-        if not learned or config.get("teacher"):
+        if not learned or any((config.get("teacher") or {}).values()):
             return cls(least=None)
         parts = config.get("slices") or [":"] * len(learned)
         found = cls()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
-from models.segmenters import SegmenterName
+from models.segmenters import JOINT, SegmenterName
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import NameOrPlace
@@ -148,6 +148,10 @@ class SegmenterKeys(RunConfig):
     @model_validator(mode="after")
     def _segmenter_has_it(self) -> SegmenterKeys:
         recipe_of(self.segmenter, style=self.recipe)
+        if self.segmenter in JOINT and not self.pretrained:
+            raise ValueError(f"segmenter {self.segmenter} needs the folder of a bundle: give it as `pretrained`")
+        if self.segmenter == "joint":
+            raise ValueError("segmenter joint is trained by train_joint alone; it may be a teacher of jobs.label")
         if self.pretrained and self.segmenter == "unet_small":
             raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
         return self

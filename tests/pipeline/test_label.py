@@ -181,7 +181,14 @@ def test_a_teacher_may_be_given(place, written):
     teacher = written[0][0].teacher
 
     label(
-        config(place, run="other", teacher=teacher, holds=("held",), ignore_below=(0.0,), validation=place.validation)
+        config(
+            place,
+            run="other",
+            teacher={"weights": teacher},
+            holds=("held",),
+            ignore_below=(0.0,),
+            validation=place.validation,
+        )
     )
 
     assert written[1][0].teacher == teacher
@@ -215,7 +222,7 @@ def test_keys_that_do_not_fit_are_refused(place):
     with pytest.raises(ValidationError, match="slices has 1 entries"):
         config(place, labelled=(place.pairs, place.pairs), slices=(":",))
     with pytest.raises(ValidationError, match="voters are trained here"):
-        config(place, teacher=place.pairs, voters=2)
+        config(place, teacher={"weights": place.pairs}, voters=2)
 
 
 @pytest.mark.ray

@@ -59,6 +59,8 @@ def recipe_of(name: SegmenterName, *, crop_px: int = 512, style: Style = "publis
         raise ValueError(f"the recipe dataset_diffusion is one of deeplabv3, not of {name}; take published")
     if kind == "unet":
         return Recipe(32, 20, {"learning_rate": 3e-3, "decay_share": 0.8, "ema_decay": 0.98}, None)
+    if kind == "joint":
+        return Recipe(32, 20, {"learning_rate": 1e-3, "decay_share": 0.8, "ema_decay": 0.98}, None)
     steps = 0.1 if kind == "mask2former" else 0.0
     augmentation = Augmentation(crop_px, scale_step=steps)
     if style == "dataset_diffusion":

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.draws import Draws
 from models.labels import LabelSpace
 from models.segmenter import Segmenter, grown
-from models.segmenters import SegmenterName, build_segmenter, load_segmenter
+from models.segmenters import JOINT, SegmenterName, build_segmenter, load_segmenter
 from models.weights import WEIGHTS
 from pipeline.base.errors import ConfigError
 from pipeline.evaluation.metrics import (
@@ -80,7 +80,8 @@ class SegmenterTask:
 
     def build(self) -> nn.Module:
         if not self.initial:
-            return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, self.pretrained)
+            begin = str(local_copy(self.pretrained)) if self.segmenter in JOINT else self.pretrained
+            return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, begin)
         net = self.load(local_copy(self.initial)).train()
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -177,7 +178,8 @@ class SegmenterTask:
 
     def load(self, folder: Path) -> nn.Module:
         """What `save` wrote, ready to predict."""
-        return load_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, folder / WEIGHTS)
+        bundle = str(local_copy(self.pretrained)) if self.segmenter in JOINT else ""
+        return load_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, folder / WEIGHTS, bundle)
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

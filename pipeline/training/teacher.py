@@ -1,0 +1,75 @@
+"""The teacher of a job that labels pictures, where it is another than the segmenter that is trained all the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.labels import LabelSpace
+from models.segmenters import JOINT, SegmenterName
+from pipeline.base.config import Config
+from pipeline.base.places import Folder, NameOrPlace
+from pipeline.training.sets import TrainingSet
+from pipeline.training.tasks.segmenter import SegmenterTask
+from pipeline.training.terms import SegmenterKeys, Terms
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What labels pictures where it is no set's segmenter.
+
+    Attributes:
+        task, terms: of its training with the first set; of "joint" there is none.
+        weights: folder of those that it has already; "" for none.
+    """
+
+    task: SegmenterTask
+    terms: Terms
+    weights: str = ""
+
+
+class TeacherKeys(Config):
+    """What labels pictures in the first round; without any key it is the segmenter of the labelled pairs alone."""
+
+    segmenter: SegmenterName | Literal[""] = ""
+    """Its network, where it is another. "joint_head" learns from few masks on what the joint network of the bundle
+    `pretrained` makes of pictures; "joint" is that network's own masks of pictures, and is not trained."""
+    pretrained: NameOrPlace = ""
+    """What it begins with; of the joint ones the folder of the bundle."""
+    steps: int = Field(0, ge=0)
+    """Of its training; 0 takes as many as all others."""
+    weights: Folder = ""
+    """Those of an earlier training, in place of one."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TeacherKeys:
+        if not self.segmenter and (self.pretrained or self.steps):
+            raise ValueError("pretrained and steps of a teacher belong to its segmenter: name one")
+        if self.segmenter in JOINT and not self.pretrained:
+            raise ValueError(f"segmenter {self.segmenter} needs the folder of a bundle: give it as `pretrained`")
+        if self.segmenter == "unet_small" and self.pretrained:
+            raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out")
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the job trains it."""
+        return not self.weights and self.segmenter != "joint"
+
+    def made(self, keys: SegmenterKeys, labels: LabelSpace, first: TrainingSet) -> Teacher | None:
+        """The teacher; None where it is the segmenter of the first set.
+
+        Args:
+            keys: of the segmenter that is trained on its labels.
+            labels: the classes.
+            first: what it learns from.
+        """
+        if self.segmenter:
+            steps = self.steps or keys.terms(first).optimisation().num_steps
+            own = {"segmenter": self.segmenter, "pretrained": self.pretrained, "steps": steps}
+            keys = keys.model_copy(update={**own, "recipe": "published", "batch_size": 0, "learning_rate": 0.0})
+        elif not self.weights:
+            return None
+        return Teacher(keys.task(labels), keys.terms(first), self.weights)
