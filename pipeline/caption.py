@@ -22,6 +22,7 @@ from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
 from pipeline.stages.caption import CaptionPairs, Captions, has_captions
+from pipeline.stages.caption_rules import CaptionByRule
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, common_labels
@@ -29,6 +30,7 @@ from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_texts, remaining
 from pipeline.tables.shards import remove_drafts
 
+RULES = "rules"
 SAFE_TO_CHANGE = frozenset({"revision", "batch_size", "rows_per_shard", "retry_errors", "log_every_s"})
 
 
@@ -38,7 +40,9 @@ class CaptionConfig(RunConfig):
     pairs: tuple[Folder, ...] = Field(min_length=1)
     """Folders of ingest runs, paths or URLs; several count as one set."""
     model: NameOrPlace = "Salesforce/blip2-opt-2.7b"
-    """BLIP-2, BLIP, GIT or a vision encoder-decoder: a name on the Hugging Face hub or a folder, with safetensors."""
+    """BLIP-2, BLIP, GIT or a vision encoder-decoder: a name on the Hugging Face hub or a folder, with safetensors.
+    "rules" goes without a network: of labelled pictures it says the classes in the mask with size, place and colour, of
+    others the classes that their captions name, with what the picture tells."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty: the newest, whose commit the run keeps to."""
     num_captions: int = Field(1, ge=1)
@@ -86,18 +90,20 @@ def caption(config: CaptionConfig) -> Manifest:
     plan = read_texts(sources)
     num_kept = int(has_captions(plan).sum()) if config.keep else 0
     commit = begun_with(config)
-    if num_kept < plan.num_rows:  # before the run is begun, and before any process loads gigabytes
+    if (
+        num_kept < plan.num_rows and config.model != RULES
+    ):  # before the run is begun, and before any process loads gigabytes
         commit = check_model(config.model, config.revision or commit, config.instruction)
     with Run.open(config, "caption", SAFE_TO_CHANGE, {"model_commit": commit}, on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         todo = remaining(plan, folder, config.retry_errors)
+        who = "rules" if config.model == RULES else f"{config.model}, {config.precision}, {config.batch_size} at once"
         log.info(
             "caption: %s of %s pairs to write; %s of all have captions and keep them, the others get %d each from %s, "
-            "%s, %d at once in each of %d processes",
-            f"{todo.num_rows:,}", f"{plan.num_rows:,}", f"{num_kept:,}", config.num_captions, config.model,
-            config.precision, config.batch_size, config.workers.num,
+            "by %d processes",
+            f"{todo.num_rows:,}", f"{plan.num_rows:,}", f"{num_kept:,}", config.num_captions, who, config.workers.num,
         )  # fmt: skip
 
         def left(todo: pa.Table) -> Left:
@@ -125,6 +131,8 @@ def begun_with(config: CaptionConfig) -> str:
 
 def make_captioner(config: CaptionConfig, commit: str) -> Stage:
     """The stage of a captioning process."""
+    if config.model == RULES:
+        return CaptionByRule(common_labels(list(config.pairs)), keep=config.keep)
     load = partial(config.captioner, commit)
     return CaptionPairs(load, batch_size=config.batch_size, run_seed=config.seed, keep=config.keep)
 

@@ -7,6 +7,8 @@ from functools import cache
 
 from models.labels import LabelSpace
 
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+"""Class names that are no words, and what a text encoder knows them by."""
 IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
 
 
@@ -15,20 +17,27 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
 
     Case does not matter, plurals count ("two buses", "people", "knives"), and the words of a longer name may be joined
     by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
-    "a hot dog" names no dog. Class 0, the background, is never named. Synonyms ("sofa" for "couch") are not known.
+    "a hot dog" names no dog. What people write for a name that is no word counts too: "potted plant" for VOC's
+    "pottedplant". Class 0, the background, is never named. Synonyms ("sofa" for "couch") are not known.
     """
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
     return tuple(sorted({ids[group] for group in found if group is not None}))
 
 
+def spoken(name: str) -> str:
+    """A class's name as people write it."""
+    return SPOKEN.get(name, name.replace("_", " "))
+
+
 @cache
 def _matcher(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, int]]:
     """One alternation over all names, longest first, and the class id of each of its groups."""
     # Groups are named, not numbered, because `lastgroup` then tells which name matched without a search.
-    ids = {f"class_{class_id}": class_id for class_id in range(1, len(classes))}
-    longest_first = sorted(ids, key=lambda group: -len(classes[ids[group]]))
-    names = "|".join(f"(?P<{group}>{_name_pattern(classes[ids[group]])})" for group in longest_first)
+    named = [(name, number) for number, one in enumerate(classes) if number for name in {one, spoken(one)}]
+    longest_first = sorted(named, key=lambda pair: (-len(pair[0]), pair))
+    ids = {f"name_{place}": number for place, (_, number) in enumerate(longest_first)}
+    names = "|".join(f"(?P<{group}>{_name_pattern(name)})" for group, (name, _) in zip(ids, longest_first, strict=True))
     return re.compile(rf"(?<!\w)(?:{names})(?!\w)"), ids
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.prompts.classes import classes_in_prompt
+from pipeline.prompts.classes import classes_in_prompt, spoken
 from pipeline.prompts.files import PROMPTS
 from pipeline.prompts.read import check_class_ids, distinct, read_prompts
 from pipeline.tables.rows import read_texts
@@ -20,8 +20,6 @@ from pipeline.tables.schema import captions_of
 
 PLAN = PROMPTS.append(pa.field("kind", pa.string()))
 """The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
-SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-"""Class names that are no words, and what a text encoder knows them by."""
 PLACE = re.compile(r"(?:\b(an?) )?\{(.*?)\}", re.IGNORECASE)
 AN_SOUND = re.compile(r"(?!uni|us[ae]|eu|one)[aeiou]|hour|honest", re.IGNORECASE)
 
@@ -106,11 +104,6 @@ def fill(template: str, names: list[str]) -> str:
         return f"{right.capitalize() if article[0] == 'A' else right} {name}"
 
     return PLACE.sub(place, template)
-
-
-def spoken(name: str) -> str:
-    """A class's name as people write it."""
-    return SPOKEN.get(name, name.replace("_", " "))
 
 
 def from_file(file: str, labels: LabelSpace | None) -> Iterator[Asked]:

@@ -39,3 +39,9 @@ def test_ids_are_ascending_and_unique() -> None:
 def test_every_class_is_found_by_its_own_name(labels: LabelSpace) -> None:
     for class_id, name in enumerate(labels.classes[1:], start=1):
         assert classes_in_prompt(f"a photo of a {name}", labels) == (class_id,)
+
+
+def test_names_that_are_no_words_are_known_as_people_write_them():
+    found = classes_in_prompt("potted plants on a dining table by the TV monitor", VOC)
+    assert [VOC.classes[one] for one in found] == ["diningtable", "pottedplant", "tvmonitor"]
+    assert classes_in_prompt("a pottedplant", VOC) == classes_in_prompt("a potted plant", VOC)
