@@ -206,11 +206,13 @@ class Judging:
             run,
             config.teacher.made(config, labels, first),
         )
+        ways = len(set(config.holds)) + len(set(config.ignore_below)) - 1 + config.rounds - 1
         log.info(
-            "label: judged on %s held-out pairs, by trainings of %s steps",
-            f"{len(units[1]):,}",
-            f"{proving.terms.optimisation().num_steps:,}",
-        )
+            "label: %d ways to label at most, each judged on %s held-out pairs by %d training(s) of %s steps; then %s "
+            "pictures get labels",
+            ways, f"{len(units[1]):,}", config.seeds, f"{proving.terms.optimisation().num_steps:,}",
+            f"{len(ids_of(config.pairs, config.slice, config.pictures)):,}",
+        )  # fmt: skip
         return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units)
 
     def best(self) -> Way:

@@ -18,6 +18,7 @@ from pipeline.evaluate import EvaluateConfig
 from pipeline.export import ExportConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
+from pipeline.label import LabelConfig
 from pipeline.plan_prompts import PromptsConfig
 from pipeline.report import ReportConfig
 from pipeline.training.tasks.clip import ClipConfig
@@ -36,6 +37,7 @@ TYPES: dict[str, Any] = {
     "image_vae": VAEConfig,
     "ingest": IngestConfig,
     "joint": JointConfig,
+    "label": LabelConfig,
     "plan_prompts": PromptsConfig,
     "report": ReportConfig,
     "evaluate": EvaluateConfig,
