@@ -38,6 +38,8 @@ class EvaluateConfig(SegmenterKeys):
     """Folder of a run with real held-out pairs."""
     test_rows: int = Field(1024, ge=1)
     """Pairs of it to test on."""
+    rare: tuple[str, ...] = ()
+    """Classes whose mean IoU has a column of its own, such as the rarest ones."""
     judged: Folder = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
@@ -124,6 +126,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
             seeds=list(range(config.seeds)),
             classes=list(proving.task.labels.classes),
             sets=[first, *(proving.compared(row, first) for row in others)],
+            rare=list(config.rare),
             choices=choices,
             warnings=warnings,
         )
@@ -138,6 +141,8 @@ def evaluate(config: EvaluateConfig) -> Proof:
 def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     """The trainings that a config asks for; none is made yet."""
     labels = common_labels([config.test, *(folder for chosen in config.sets.values() for folder in chosen.train)])
+    if unknown := set(config.rare) - set(labels.classes):
+        raise ConfigError(f"rare: {', '.join(sorted(unknown))} is no class; there are {', '.join(labels.classes)}")
     first = next(iter(config.sets.values()))
     generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
     parts = config.generator_slices or [":"] * len(config.generator_train)

@@ -78,10 +78,10 @@ class _Garment:
 
 
 class BuiltinScenes:
-    """Index -> Scene: a pure function of (split, seed, index, size_px, version), so that any scene can be made again
-    alone."""
+    """Index -> Scene: a pure function of (split, seed, index, size_px, version, rarest), so that any scene can be made
+    again alone. Classes come equally often, or fall evenly to `rarest` of the first for the last one."""
 
-    def __init__(self, split: str, seed: int = 0, size_px: int = 64, version: int = 1) -> None:
+    def __init__(self, split: str, seed: int = 0, size_px: int = 64, version: int = 1, rarest: float = 1.0) -> None:
         if split not in SPLITS:
             raise DataError(f"built-in scenes have no split {split!r}; choose one of {', '.join(SPLITS)}")
         if size_px < 32:
@@ -94,6 +94,7 @@ class BuiltinScenes:
         self.seed = seed
         self.size_px = size_px
         self.version = version
+        self.rarest = rarest
 
     @property
     def num_garments(self) -> int:
@@ -149,7 +150,11 @@ class BuiltinScenes:
         """Draws garments, in drawing order, until all of them are visible; also their mask."""
         num_garments = int(rng.choice(len(NUM_GARMENTS_ODDS), p=NUM_GARMENTS_ODDS)) + 1
         # What lies there is drawn once: to draw it again on failure would favour the small garments that fit easily.
-        class_ids = rng.integers(1, len(GARMENTS.classes), num_garments).tolist()
+        if self.rarest == 1:
+            class_ids = rng.integers(1, len(GARMENTS.classes), num_garments).tolist()
+        else:
+            odds = self.rarest ** np.linspace(0, 1, GARMENTS.num_classes)
+            class_ids = (rng.choice(GARMENTS.num_classes, num_garments, p=odds / odds.sum()) + 1).tolist()
         numbers = [int(rng.integers(len(_garment_pictures(self.split)[class_id]))) for class_id in class_ids]
         chosen = rng.permutation(colours)[:num_garments].tolist()
         for attempt in range(200):
@@ -218,6 +223,7 @@ class Builtin:
     num: int
     version: int = 1
     labelled: Labelled = "all"
+    rarest: float = 1.0
 
     @property
     def labels(self) -> LabelSpace:
@@ -234,7 +240,7 @@ class Builtin:
 
     @cached_property
     def _scenes(self) -> BuiltinScenes:
-        return BuiltinScenes(self.split, self.seed, self.size_px, self.version)
+        return BuiltinScenes(self.split, self.seed, self.size_px, self.version, self.rarest)
 
 
 @cache

@@ -68,6 +68,9 @@ class SourceConfig(Config):
     """Commit, branch or tag of a data set on the hub."""
     size_px: int = Field(64, ge=32)
     """Side of the square pictures of builtin and builtin2; all others keep their size."""
+    rarest: float = Field(1.0, gt=0, le=1)
+    """Builtin, builtin2: how often the last class comes for one of the first; the others lie evenly between, so that
+    0.016 makes a long tail."""
 
     @field_validator("root")
     @classmethod
@@ -109,16 +112,18 @@ class Known:
 DATASETS: dict[DatasetName, Known] = {
     "builtin": Known(
         lambda config, seed, commit: Builtin(
-            config.split, seed, config.size_px, config.pairs or 4096, version=1, labelled=config.labelled
+            config.split, seed, config.size_px, config.pairs or 4096, version=1, labelled=config.labelled,
+            rarest=config.rarest,
         ),
-        ("size_px", "labelled"),
+        ("size_px", "rarest", "labelled"),
         is_made=True,
     ),
     "builtin2": Known(
         lambda config, seed, commit: Builtin(
-            config.split, seed, config.size_px, config.pairs or 4096, version=2, labelled=config.labelled
+            config.split, seed, config.size_px, config.pairs or 4096, version=2, labelled=config.labelled,
+            rarest=config.rarest,
         ),
-        ("size_px", "labelled"),
+        ("size_px", "rarest", "labelled"),
         is_made=True,
     ),
     "voc": Known(

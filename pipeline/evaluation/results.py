@@ -93,6 +93,8 @@ class Proof(BaseModel):
     classes: list[str]
     sets: list[TrainedSet] = Field(min_length=1)
     """The first is what the others are compared with."""
+    rare: list[str] = []
+    """Classes whose mean IoU is told apart."""
     choices: list[Choice] = []
     """What was tried on validation pairs to choose steps and learning rate; empty where they were given."""
     warnings: list[str] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.evaluation.metrics import mean_and_spread
@@ -18,6 +20,7 @@ class Row(NamedTuple):
         ratio: of its mIoU to the first row's; None where they may not be compared, having other steps.
         difference: mean and spread over seeds of the difference to the first row; None for that row and as `ratio`.
         ious: mean IoU by class, None where no seed has one.
+        rare: mean and standard deviation of the mean IoU of the rare classes; None where none are named.
     """
 
     set: TrainedSet
@@ -26,6 +29,7 @@ class Row(NamedTuple):
     ratio: float | None
     difference: tuple[float, float] | None
     ious: list[float | None]
+    rare: tuple[float, float] | None = None
 
 
 def rows_of(proof: Proof) -> list[Row]:
@@ -45,9 +49,17 @@ def rows_of(proof: Proof) -> list[Row]:
                 mean / first if first and alike else None,
                 mean_and_spread(one.difference.miou) if one.difference and alike else None,
                 [mean_and_spread(values)[0] if values else None for values in known],
+                mean_and_spread(_of_rare(one, proof.rare)) if proof.rare else None,
             )
         )
     return rows
+
+
+def _of_rare(one: TrainedSet, rare: Sequence[str]) -> list[float]:
+    """By seed, the mean IoU of the rare classes that occur."""
+    by_seed = zip(*(one.iou[name] for name in rare), strict=True)
+    found = [[value for value in values if value is not None] for values in by_seed]
+    return [sum(values) / len(values) if values else math.nan for values in found]
 
 
 def markdown(proof: Proof) -> str:
@@ -79,7 +91,7 @@ def markdown(proof: Proof) -> str:
     lines += [f"**Mind:** {text}." for text in proof.warnings]
     scales = bool(first.miou_multi_scale)
     heads = ["labels", "pictures without", "pairs", "steps", "mIoU", f"of {first.name}", "difference", "boundary IoU"]
-    heads += [*(["several scales"] if scales else []), "minutes"]
+    heads += [*(["several scales"] if scales else []), *([", ".join(proof.rare)] if proof.rare else []), "minutes"]
     lines += ["", f"| trained on | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     lines += [_line(row, scales) for row in rows_of(proof)]
     if proof.agreement:
@@ -151,6 +163,7 @@ def _line(row: Row, multi_scale: bool) -> str:
         apart,
         _mean(one.boundary_iou),
         *([_mean(one.miou_multi_scale)] if multi_scale else []),
+        *([f"{row.rare[0]:.4f}{_spread(one, row.rare[1])}"] if row.rare else []),
         f"{sum(one.seconds) / len(one.seconds) / 60:.1f}" if one.seconds else "",
     ]
     return f"| {' | '.join(cells)} |"

@@ -190,3 +190,13 @@ def test_scenes_without_masks_are_the_same_pictures():
     for one, other in zip(both.entries().to_pylist(), alone.entries().to_pylist(), strict=True):
         found = alone.read(other)
         assert found.mask is None and found[::2] == both.read(one)[::2]
+
+
+def test_classes_may_have_a_long_tail_and_else_scenes_stay_as_they_were():
+    plain, tailed = BuiltinScenes("train", 0, 32, 2), BuiltinScenes("train", 0, 32, 2, rarest=1 / 64)
+    assert np.array_equal(plain(3).image, BuiltinScenes("train", 0, 32, 2, rarest=1.0)(3).image)
+    counts = np.zeros(GARMENTS.num_classes + 1)
+    for index in range(400):
+        counts[np.unique(tailed(index).mask)] += 1
+    assert counts[1] > 3 * counts[4] > 3 * counts[8], counts
+    assert 0.3 < counts[2] / counts[1] < 0.8

@@ -96,3 +96,10 @@ def test_curves_are_over_steps_that_were_tried_and_pairs_of_the_same_folders():
     assert charts_of(proof(MIXED)) == [], "one point is no curve"
     other = [one.model_copy(update={"trained_on": {"augmentation": str(n)}}) for n, one in enumerate(more)]
     assert charts_of(proof(*other)) == [], "they differ in more than their pairs"
+
+
+def test_rare_classes_have_a_column_where_they_are_named():
+    seen = trained("seen", [0.5, 0.6], iou={"background": [0.9, 0.8], "bag": [0.2, 0.4]})
+    found = cells(markdown(proof(seen, rare=["bag"])))
+    assert found["trained on"][-2] == "bag" and found["seen"][-2].startswith("0.3000 ± 0.1414")
+    assert "bag" not in cells(markdown(proof(seen)))["trained on"]
