@@ -71,6 +71,9 @@ class LabelConfig(SegmenterKeys):
     weighed by how often the captions of labelled pairs leave a class out; "free", all. Several are tried."""
     ignore_below: tuple[float, ...] = Field((0.0, 0.7), min_length=1)
     """Pixels of which the teacher is less sure, from 0 to 1, are left void. Several are tried, with the best hold."""
+    agree: bool = False
+    """Pictures that have masks, such as a generator's, keep them where the teacher agrees; the rest is left void. Needs
+    `--pictures all`."""
     rounds: int = Field(1, ge=1)
     """Labels, trains on them and labels again so often, as long as that helps."""
     voters: int = Field(1, ge=1)
@@ -90,6 +93,8 @@ class LabelConfig(SegmenterKeys):
         bounds(self.slice or ":")
         if not all(0 <= one < 1 for one in self.ignore_below):
             raise ValueError(f"ignore_below: shares from 0 to less than 1, got {self.ignore_below}")
+        if self.agree and self.pictures != "all":
+            raise ValueError("agree compares with masks that pictures have: say --pictures all")
         if self.voters > 1 and not self.teacher.is_trained:
             raise ValueError("voters are trained here, and this teacher is not: take one voter, or another teacher")
         return self
@@ -279,6 +284,7 @@ class Judging:
             pictures=config.pictures,
             teacher=teacher,
             ignore_below=below,
+            agree=config.agree,
         )
 
     def teacher_of(self, way: Way) -> str:
@@ -316,6 +322,7 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
         unnamed=unnamed,
         ignore_below=way.ignore_below,
         number=way.number,
+        agree=config.agree,
         rows_per_shard=config.rows_per_shard,
         workers=config.workers,
     )

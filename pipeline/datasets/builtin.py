@@ -4,7 +4,7 @@ They need no download, so that the demo, the tests and the benchmarks run anywhe
 called so. Garments and photographs of the splits are disjoint; `builtin_assets/NOTICE.md` names sources and licences.
 
 Version 2 has more photographs than version 1, the same garments, and the photograph in the key of each pair: pictures
-on one photograph are not independent, so that a figure's spread is over photographs (`photograph_of`).
+on one photograph are not independent, so that a figure's spread is over photographs (`pipeline.evaluation.units`).
 """
 
 from __future__ import annotations

@@ -59,12 +59,14 @@ class Answers:
         unnamed: weight of a class that no caption names; of hold "soft".
         ignore_below: pixels whose share is less get the ignore index.
         number: of the round of labelling, from 1.
+        agree: masks that the pictures have stay where the teacher agrees, and get the ignore index elsewhere.
     """
 
     hold: Hold = "held"
     unnamed: float = 0.0
     ignore_below: float = 0.0
     number: int = 1
+    agree: bool = False
 
     def weights(self, row: Mapping[str, Any], labels: LabelSpace) -> np.ndarray:
         """(K + 1,) float32: of each class in a row with captions."""
@@ -74,7 +76,7 @@ class Answers:
 
     def made_by(self, teacher: str) -> str:
         """The column `sampler`: canonical JSON of the digest of the teacher and of how it answered."""
-        further = {"unnamed": self.unnamed, "ignore_below": self.ignore_below}
+        further = {"unnamed": self.unnamed, "ignore_below": self.ignore_below, "agree": self.agree}
         changed = {name: value for name, value in further.items() if value}
         rounds = {"round": self.number} if self.number > 1 else {}
         return canonical_json({"teacher": teacher, "hold": self.hold, **changed, **rounds})
@@ -101,6 +103,8 @@ class LabelsConfig(RunConfig):
     """Pixels of which it is less sure get the ignore index."""
     number: int = 1
     """Of the round."""
+    agree: bool = False
+    """Keep masks that pictures have where the teacher agrees, and leave the rest void."""
     rows_per_shard: int = 1000
     """Pairs per Parquet file, give or take half."""
     workers: Workers = Workers()
@@ -109,7 +113,7 @@ class LabelsConfig(RunConfig):
     @property
     def answers(self) -> Answers:
         """How the teacher answers."""
-        return Answers(self.hold, self.unnamed, self.ignore_below, self.number)
+        return Answers(self.hold, self.unnamed, self.ignore_below, self.number, self.agree)
 
 
 def label(config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
@@ -165,7 +169,8 @@ def write_labels(run: Run, config: LabelsConfig, task: SegmenterTask, digest: st
 def graph(todo: pa.Table, config: LabelsConfig, task: SegmenterTask, made_by: str, shared: Shared) -> ray.data.Dataset:
     """Pairs of a run -> those in `todo` (source_id -> pair_id) with the teacher's masks."""
     wanted = ray.put(dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True)))
-    columns = [name for name in PAIR.names if name not in ("mask", "confidence")]
+    left_out = ("confidence",) if config.agree else ("mask", "confidence")
+    columns = [name for name in PAIR.names if name not in left_out]
     rows = read_pairs([config.pairs], columns).map_batches(
         partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="pyarrow"
     )
@@ -195,7 +200,7 @@ def labelled(rows: pa.Table, *, task: SegmenterTask, predict: Predict, answers: 
     """Stage: packed pairs -> the same with masks of a teacher, and how sure it was.
 
     Args:
-        rows: columns of PAIR but `mask`, where there is one it is not looked at.
+        rows: columns of PAIR; `mask` is looked at only where the answers are to agree with it.
         task: of the teacher.
         predict: what it sees.
         answers: how it answers.
@@ -203,15 +208,19 @@ def labelled(rows: pa.Table, *, task: SegmenterTask, predict: Predict, answers: 
     """
     if not rows.num_rows:
         return rows
-    cells = object_column(rows["image"].to_pylist())
-    image = decode_pairs({"image": cells}, task.size_px)["image"]
-    names = [name for name in ("prompt", "captions", "prompt_class_ids") if name in rows.column_names]
-    texts = rows.select(names).to_pylist()
-    masks, sure = predict(image, np.stack([answers.weights(row, task.labels) for row in texts]))
+    names = ["image", *(["mask"] if answers.agree else [])]
+    decoded = decode_pairs({name: object_column(rows[name].to_pylist()) for name in names}, task.size_px)
+    image, own = decoded["image"], decoded.get("mask")
+    texts = [name for name in ("prompt", "captions", "prompt_class_ids") if name in rows.column_names]
+    masks, sure = predict(
+        image, np.stack([answers.weights(row, task.labels) for row in rows.select(texts).to_pylist()])
+    )
     masks = np.stack([
         ignore_uncertain(mask, one, answers.ignore_below, task.labels.ignore_index)
         for mask, one in zip(masks, sure, strict=True)
     ])  # fmt: skip
+    if own is not None:
+        masks = np.where(masks == own, masks, masks.dtype.type(task.labels.ignore_index))
     counted = [class_areas(mask) for mask in masks]
     columns: dict[str, Any] = {
         "mask": [_picture(encode_mask(mask)) for mask in masks],

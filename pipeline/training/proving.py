@@ -165,6 +165,7 @@ class Proving:
         weights, digest = self.weights(chosen.teacher, seed)
         unnamed = self.unnamed() if hold == "soft" else 0.0
         further = [one for one in (chosen.ignore_below, unnamed) if one] + [which] * (which != "all")
+        further += ["agree"] * chosen.agree
         content = text_digest([DataDigest.of(source).digest, part, digest, *further])
         config = LabelsConfig(
             run=f"{self.common.run}/labels-{hold}-{seed}-{content[:8]}",
@@ -178,6 +179,7 @@ class Proving:
             hold=hold,
             unnamed=unnamed,
             ignore_below=chosen.ignore_below,
+            agree=chosen.agree,
             workers=self.common.workers,
         )
         label(config, self.task_of(chosen.teacher), digest)
@@ -311,6 +313,8 @@ class Proving:
             if not chosen.own(number):
                 given = self.teacher and not chosen.teacher
                 found = found | (Labels(least=None) if given else self.labels(chosen.teacher or self.first))
+                if is_synthetic(folder):
+                    found = found | self.generator
             elif is_synthetic(folder):
                 found = found | self.generator
             else:

@@ -39,6 +39,8 @@ class TrainingSet(Config):
     """The set whose segmenter is the teacher, one above this one; "" the first."""
     ignore_below: float = Field(0.0, ge=0, le=1)
     """Pixels of which the teacher is less sure are left out of its masks."""
+    agree: bool = False
+    """Masks that the pictures have, such as a generator's, stay where the teacher agrees, and are left out elsewhere."""
     balanced: bool = False
     """Rows with rare classes come more often (repeat factor sampling)."""
     augmentation: Varied = "usual"

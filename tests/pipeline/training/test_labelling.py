@@ -15,9 +15,9 @@ from models.labels import GARMENTS
 from models.segmenter import Segmenter
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
-from pipeline.pictures.codec import decode_mask, encode_image
+from pipeline.pictures.codec import decode_mask, encode_image, encode_mask
 from pipeline.tables.rows import read_shards
-from pipeline.tables.schema import PAIR
+from pipeline.tables.schema import PAIR, PICTURE
 from pipeline.tables.shards import list_shards
 from pipeline.training.labelling import Answers, LabelsConfig, label, labelled, left_unnamed
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -105,6 +105,17 @@ def test_how_sure_it_was_is_kept_and_pixels_below_are_ignored():
     assert row["confidence_mean"] == pytest.approx(share, abs=0.002)
     for below, seen in ((share - 0.01, BAG), (share + 0.01, 255)):
         assert classes_of(*answered(packed(("a red bag", None)), Answers("held", ignore_below=below))) == [seen]
+
+
+def test_masks_that_are_there_stay_where_the_teacher_agrees():
+    rows = packed(("a red bag", None))
+    own = np.full((8, 8), BAG, np.uint8)
+    own[:, :3] = BOOT
+    rows = rows.append_column(PAIR.field("mask"), pa.array([{"bytes": encode_mask(own), "path": None}], PICTURE))
+    (row,) = answered(rows, Answers("held", agree=True))
+    mask = decode_mask(row["mask"]["bytes"], "mask")
+    assert np.unique(mask[:, 3:]).tolist() == [BAG] and np.unique(mask[:, :3]).tolist() == [255]
+    assert Answers("held", agree=True).made_by("x") != Answers("held").made_by("x")
 
 
 def test_several_teachers_vote_with_their_shares():
