@@ -212,9 +212,8 @@ def labelled(rows: pa.Table, *, task: SegmenterTask, predict: Predict, answers: 
     decoded = decode_pairs({name: object_column(rows[name].to_pylist()) for name in names}, task.size_px)
     image, own = decoded["image"], decoded.get("mask")
     texts = [name for name in ("prompt", "captions", "prompt_class_ids") if name in rows.column_names]
-    masks, sure = predict(
-        image, np.stack([answers.weights(row, task.labels) for row in rows.select(texts).to_pylist()])
-    )
+    weights = [answers.weights(row, task.labels) for row in rows.select(texts).to_pylist()]
+    masks, sure = predict(image, np.stack(weights))
     masks = np.stack([
         ignore_uncertain(mask, one, answers.ignore_below, task.labels.ignore_index)
         for mask, one in zip(masks, sure, strict=True)

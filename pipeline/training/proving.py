@@ -164,8 +164,8 @@ class Proving:
         """
         weights, digest = self.weights(chosen.teacher, seed)
         unnamed = self.unnamed() if hold == "soft" else 0.0
-        further = [one for one in (chosen.ignore_below, unnamed) if one] + [which] * (which != "all")
-        further += ["agree"] * chosen.agree
+        further: list[object] = [one for one in (chosen.ignore_below, unnamed) if one]
+        further += [which] * (which != "all") + ["agree"] * chosen.agree
         content = text_digest([DataDigest.of(source).digest, part, digest, *further])
         config = LabelsConfig(
             run=f"{self.common.run}/labels-{hold}-{seed}-{content[:8]}",

@@ -40,7 +40,7 @@ class TrainingSet(Config):
     ignore_below: float = Field(0.0, ge=0, le=1)
     """Pixels of which the teacher is less sure are left out of its masks."""
     agree: bool = False
-    """Masks that the pictures have, such as a generator's, stay where the teacher agrees, and are left out elsewhere."""
+    """Masks that the pictures have, such as a generator's, stay where the teacher agrees and are left out elsewhere."""
     balanced: bool = False
     """Rows with rare classes come more often (repeat factor sampling)."""
     augmentation: Varied = "usual"
@@ -110,7 +110,7 @@ class Labels:
         if not learned or any((config.get("teacher") or {}).values()):
             return cls(least=None)
         parts = config.get("slices") or [":"] * len(learned)
-        found = cls()
+        found = cls(least=None) if is_synthetic(config["pairs"]) else cls()
         for one, its in zip(learned, parts, strict=True):
             found = found | cls.of(one, its)
         return found
