@@ -199,6 +199,7 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     if known.is_made:
         name += f"/{config.split}/{config.seed}/{config.size_px}"
         name += f"/{config.rarest:g}" if config.rarest != 1 else ""
+        name += f"/unnamed {config.unnamed:g}" if config.unnamed else ""
     elif not known.has_unique_keys or (config.dataset == "coco" and labels.name != "coco"):
         name += f"/{config.split}"
     plan = entries.add_column(0, "pair_id", pa.array([real_pair_id(name, key) for key in entries["key"].to_pylist()]))

@@ -78,10 +78,15 @@ class _Garment:
 
 
 class BuiltinScenes:
-    """Index -> Scene: a pure function of (split, seed, index, size_px, version, rarest), so that any scene can be made
-    again alone. Classes come equally often, or fall evenly to `rarest` of the first for the last one."""
+    """Index -> Scene: a pure function of all arguments and the index, so that any scene can be made again alone.
 
-    def __init__(self, split: str, seed: int = 0, size_px: int = 64, version: int = 1, rarest: float = 1.0) -> None:
+    Classes come equally often, or fall evenly to `rarest` of the first for the last one. Captions leave out a share
+    `unnamed` of the garments, as people do.
+    """
+
+    def __init__(
+        self, split: str, seed: int = 0, size_px: int = 64, version: int = 1, rarest: float = 1.0, unnamed: float = 0.0
+    ) -> None:
         if split not in SPLITS:
             raise DataError(f"built-in scenes have no split {split!r}; choose one of {', '.join(SPLITS)}")
         if size_px < 32:
@@ -95,6 +100,7 @@ class BuiltinScenes:
         self.size_px = size_px
         self.version = version
         self.rarest = rarest
+        self.unnamed = unnamed
 
     @property
     def num_garments(self) -> int:
@@ -121,6 +127,9 @@ class BuiltinScenes:
             # A little of the light's own white in the brightest folds, else dark and saturated colours look flat.
             lit = tint * (0.5 + 0.55 * shade) + 26 * shade**3
             image[covered] += alpha * (lit - image[covered])
+        if self.unnamed:  # by numbers of their own, so that the picture stays the same
+            told = np.random.default_rng([self.seed, SPLITS.index(self.split), index, 1]).random(len(garments))
+            garments = [one for one, number in zip(garments, told, strict=True) if number >= self.unnamed]
         return Scene(np.clip(np.rint(image), 0, 255).astype(np.uint8), mask, _prompt(garments, surface))
 
     def _rng(self, index: int) -> np.random.Generator:
@@ -224,6 +233,7 @@ class Builtin:
     version: int = 1
     labelled: Labelled = "all"
     rarest: float = 1.0
+    unnamed: float = 0.0
 
     @property
     def labels(self) -> LabelSpace:
@@ -240,7 +250,7 @@ class Builtin:
 
     @cached_property
     def _scenes(self) -> BuiltinScenes:
-        return BuiltinScenes(self.split, self.seed, self.size_px, self.version, self.rarest)
+        return BuiltinScenes(self.split, self.seed, self.size_px, self.version, self.rarest, self.unnamed)
 
 
 @cache
@@ -302,7 +312,7 @@ def _cut_out(split: str, class_id: int, number: int) -> tuple[Image.Image, Image
 
 
 def _prompt(garments: list[_Garment], surface: str) -> str:
-    names = [_name(garment) for garment in garments]
+    names = [_name(garment) for garment in garments] or ["something"]
     if len(garments) == 2:
         return f"{names[0]} {_relation(*garments)} {names[1]} {surface}"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -71,6 +71,8 @@ class SourceConfig(Config):
     rarest: float = Field(1.0, gt=0, le=1)
     """Builtin, builtin2: how often the last class comes for one of the first; the others lie evenly between, so that
     0.016 makes a long tail."""
+    unnamed: float = Field(0.0, ge=0, lt=1)
+    """Builtin, builtin2: share of the garments that captions leave out."""
 
     @field_validator("root")
     @classmethod
@@ -113,17 +115,17 @@ DATASETS: dict[DatasetName, Known] = {
     "builtin": Known(
         lambda config, seed, commit: Builtin(
             config.split, seed, config.size_px, config.pairs or 4096, version=1, labelled=config.labelled,
-            rarest=config.rarest,
+            rarest=config.rarest, unnamed=config.unnamed,
         ),
-        ("size_px", "rarest", "labelled"),
+        ("size_px", "rarest", "unnamed", "labelled"),
         is_made=True,
     ),
     "builtin2": Known(
         lambda config, seed, commit: Builtin(
             config.split, seed, config.size_px, config.pairs or 4096, version=2, labelled=config.labelled,
-            rarest=config.rarest,
+            rarest=config.rarest, unnamed=config.unnamed,
         ),
-        ("size_px", "rarest", "labelled"),
+        ("size_px", "rarest", "unnamed", "labelled"),
         is_made=True,
     ),
     "voc": Known(

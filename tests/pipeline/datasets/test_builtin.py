@@ -200,3 +200,15 @@ def test_classes_may_have_a_long_tail_and_else_scenes_stay_as_they_were():
         counts[np.unique(tailed(index).mask)] += 1
     assert counts[1] > 3 * counts[4] > 3 * counts[8], counts
     assert 0.3 < counts[2] / counts[1] < 0.8
+
+
+def test_captions_may_leave_garments_out_and_pictures_stay():
+    whole, left_out = BuiltinScenes("train", 0, 32), BuiltinScenes("train", 0, 32, unnamed=0.3)
+    shown = named = 0
+    for index in range(100):
+        one, other = whole(index), left_out(index)
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask)
+        all_of_them, some = (set(classes_in_prompt(scene.prompt, GARMENTS)) for scene in (one, other))
+        assert some <= all_of_them and (some or other.prompt.startswith("something "))
+        shown, named = shown + len(all_of_them), named + len(some)
+    assert 0.55 < named / shown < 0.85
