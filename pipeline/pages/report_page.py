@@ -27,10 +27,11 @@ from pipeline.base.places import absolute, as_given
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
 from pipeline.pages.proof_table import charts_of, rows_of
+from pipeline.pictures.codec import decode_image
 from pipeline.runs import history
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.pairs import unpack_pair
+from pipeline.tables.pairs import encoded, has_mask, unpack_pair
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
 
@@ -168,22 +169,23 @@ def _picture_row(row: dict[str, Any], labels: LabelSpace, where: str) -> dict[st
     Raises:
         DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes.
     """
-    image, mask, class_ids, _ = unpack_pair(row, labels, where)
-    colours = labels.colours(mask)
-    # The background stays as it is: half black over it would only hide what the mask may have missed.
-    overlay = np.where((mask > 0)[..., None], (image.astype(np.uint16) + colours) // 2, image).astype(np.uint8)
-    present = [class_id for class_id in class_ids.tolist() if 0 < class_id <= labels.num_classes]
+    if has_mask(row):
+        image, mask, class_ids, _ = unpack_pair(row, labels, where)
+        colours = labels.colours(mask)
+        # The background stays as it is: half black over it would only hide what the mask may have missed.
+        overlay = np.where((mask > 0)[..., None], (image.astype(np.uint16) + colours) // 2, image).astype(np.uint8)
+        masks = [("mask", _data_uri(colours, exact=True)), ("overlay", _data_uri(overlay))]
+        present = [class_id for class_id in class_ids.tolist() if 0 < class_id <= labels.num_classes]
+    else:
+        image, masks, present = decode_image(encoded(row, "image"), f"{where}, image"), [], []
+    height, width = image.shape[:2]
     return {
         "id": row["pair_id"],
         "prompt": row["prompt"] or "",
-        "crisp": max(mask.shape) <= MAX_CRISP_PX,
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "pictures": [
-            ("image", _data_uri(image)),
-            ("mask", _data_uri(colours, exact=True)),
-            ("overlay", _data_uri(overlay)),
-        ],
+        "crisp": max(height, width) <= MAX_CRISP_PX,
+        "height": height,
+        "width": width,
+        "pictures": [("image", _data_uri(image)), *masks],
         "chips": [(labels.classes[class_id], labels.palette[class_id]) for class_id in present],
     }
 

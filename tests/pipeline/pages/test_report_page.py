@@ -247,3 +247,9 @@ def test_image_and_mask_of_other_sizes_or_ids_name_their_row(tmp_path: Path) -> 
     unknown = write(tmp_path / "unknown", 2, mask=[encode_mask(np.full((32, 32), 9, np.uint8))] * 2)
     with pytest.raises(DataError, match=rf"pair {0:032x}, mask: the mask holds 9"):
         page(unknown)
+
+
+def test_a_picture_without_a_mask_is_shown_alone(tmp_path: Path) -> None:
+    bare = write(tmp_path / "bare", 2, mask=[b""] * 2, class_ids=[[]] * 2, class_pixels=[[]] * 2)
+    html = page(bare)
+    assert html.count("no mask") == 2 and "background only" not in html
