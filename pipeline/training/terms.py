@@ -141,7 +141,7 @@ class SegmenterKeys(RunConfig):
     batch_size: int = Field(0, ge=0)
     """Pairs per optimiser step; 0 takes the recipe's, 32 for unet_small."""
     learning_rate: float = Field(0.0, ge=0)
-    """Peak of the learning rate; 0 takes the recipe's, 0.003 for unet_small."""
+    """Peak of the learning rate; 0 takes the recipe's, 0.005 for unet_small."""
     workers: Workers = Workers()
     """Training processes."""
 

@@ -58,7 +58,7 @@ def recipe_of(name: SegmenterName, *, crop_px: int = 512, style: Style = "publis
     if style == "dataset_diffusion" and kind != "deeplabv3":
         raise ValueError(f"the recipe dataset_diffusion is one of deeplabv3, not of {name}; take published")
     if kind == "unet":
-        return Recipe(32, 20, {"learning_rate": 3e-3, "decay_share": 0.8, "ema_decay": 0.98}, None)
+        return Recipe(32, 20, {"learning_rate": 5e-3, "decay_share": 0.8, "ema_decay": 0.98}, None)
     if kind == "joint":
         return Recipe(32, 20, {"learning_rate": 1e-3, "decay_share": 0.8, "ema_decay": 0.98}, None)
     steps = 0.1 if kind == "mask2former" else 0.0

@@ -39,12 +39,12 @@ def test_every_segmenter_has_a_recipe(name):
     assert recipe_of(name).optimisation(1000).num_examples == 1000
 
 
-def test_the_small_unet_is_trained_as_it_was():
+def test_the_small_unet_has_the_rate_that_trials_chose():
     recipe = recipe_of("unet_small")
-    before = Optimisation(
-        num_examples=3200, batch_size=32, learning_rate=3e-3, warmup_examples=640, decay_share=0.8, ema_decay=0.98
+    chosen = Optimisation(
+        num_examples=3200, batch_size=32, learning_rate=5e-3, warmup_examples=640, decay_share=0.8, ema_decay=0.98
     )
-    assert recipe.optimisation(3200) == before and recipe.augmentation is None
+    assert recipe.optimisation(3200) == chosen and recipe.augmentation is None
     assert recipe.optimisation(5, 8, 1e-3).num_examples == 8
 
 
