@@ -79,6 +79,7 @@ WITHOUT_TEST = {
     "pipeline/pages/paper_page.py": "run by tests/jobs/test_paper_table.py",
     "pipeline/pictures/colour.py": "run by tests/pipeline/pictures/test_photograph.py, with profiles of every kind",
     "pipeline/prompts/rows.py": "run by tests/pipeline/prompts/test_read.py and tests/pipeline/cluster/test_todo.py",
+    "pipeline/prompts/synonyms.py": "a table alone; tests/pipeline/prompts/test_classes.py",
     "pipeline/prompts/sources.py": "run by tests/pipeline/test_plan_prompts.py",
     "pipeline/reader/__init__.py": "run by tests/pipeline/reader/test_ray_data.py and tests/test_walkthrough.py",
     "pipeline/runs/config.py": "run by tests/pipeline/base/test_command_line.py and tests/pipeline/runs/test_run.py",

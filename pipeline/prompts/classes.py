@@ -6,6 +6,7 @@ import re
 from functools import cache
 
 from models.labels import LabelSpace
+from pipeline.prompts.synonyms import SYNONYMS
 
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
@@ -18,7 +19,8 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     Case does not matter, plurals count ("two buses", "people", "knives"), and the words of a longer name may be joined
     by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
     "a hot dog" names no dog. What people write for a name that is no word counts too: "potted plant" for VOC's
-    "pottedplant". Class 0, the background, is never named. Synonyms ("sofa" for "couch") are not known.
+    "pottedplant"; so do other words for the classes of common data sets ("a man on a bike"). Class 0, the background, is
+    never named.
     """
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
@@ -34,7 +36,9 @@ def spoken(name: str) -> str:
 def _matcher(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, int]]:
     """One alternation over all names, longest first, and the class id of each of its groups."""
     # Groups are named, not numbered, because `lastgroup` then tells which name matched without a search.
-    named = [(name, number) for number, one in enumerate(classes) if number for name in {one, spoken(one)}]
+    own = {name: number for number, one in enumerate(classes) if number for name in (one, spoken(one))}
+    others = ((word, number) for number, one in enumerate(classes) if number for word in SYNONYMS.get(one, ()))
+    named = [*own.items(), *((word, number) for word, number in dict(others).items() if word not in own)]
     longest_first = sorted(named, key=lambda pair: (-len(pair[0]), pair))
     ids = {f"name_{place}": number for place, (_, number) in enumerate(longest_first)}
     names = "|".join(f"(?P<{group}>{_name_pattern(name)})" for group, (name, _) in zip(ids, longest_first, strict=True))

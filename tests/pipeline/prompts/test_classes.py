@@ -7,6 +7,7 @@ import pytest
 from models.labels import GARMENTS, VOC, LabelSpace
 from pipeline.prompts.classes import classes_in_prompt
 
+COCO = LabelSpace.named("coco")
 STREET = LabelSpace.custom(
     "street", ("person", "traffic light", "dog", "hot dog", "light", "knife", "bus", "baby", "C++ book")
 )
@@ -45,3 +46,23 @@ def test_names_that_are_no_words_are_known_as_people_write_them():
     found = classes_in_prompt("potted plants on a dining table by the TV monitor", VOC)
     assert [VOC.classes[one] for one in found] == ["diningtable", "pottedplant", "tvmonitor"]
     assert classes_in_prompt("a pottedplant", VOC) == classes_in_prompt("a potted plant", VOC)
+
+
+@pytest.mark.parametrize(
+    ("labels", "prompt", "named"),
+    [
+        (VOC, "Two men ride bikes past a couch", ["bicycle", "person", "sofa"]),
+        (VOC, "children and their puppies by a television", ["dog", "person", "tvmonitor"]),
+        (COCO, "a woman with a cellphone, geese and a fridge", ["person", "bird", "cell phone", "refrigerator"]),
+        (COCO, "a stuffed bear on a laptop computer", ["laptop", "teddy bear"]),
+        (STREET, "a puppy under a stoplight", ["traffic light", "dog"]),
+        (GARMENTS, "a man in trousers", ["trousers"]),
+    ],
+)
+def test_other_words_for_common_classes_name_them(labels, prompt, named):
+    assert [labels.classes[one] for one in classes_in_prompt(prompt, labels)] == named
+
+
+def test_a_word_that_is_a_class_itself_means_that_one_alone():
+    labels = LabelSpace.custom("mine", ("person", "rider", "sofa", "couch"))
+    assert [labels.classes[one] for one in classes_in_prompt("a rider on a couch", labels)] == ["rider", "couch"]
