@@ -18,9 +18,8 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
 
     Case does not matter, plurals count ("two buses", "people", "knives"), and the words of a longer name may be joined
     by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
-    "a hot dog" names no dog. What people write for a name that is no word counts too: "potted plant" for VOC's
-    "pottedplant"; so do other words for the classes of common data sets ("a man on a bike"). Class 0, the background, is
-    never named.
+    "a hot dog" names no dog. What people write instead of a name counts too: "potted plant" for VOC's "pottedplant", "a
+    man on a bike" for person and bicycle (`pipeline.prompts.synonyms`). Class 0, the background, is never named.
     """
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
