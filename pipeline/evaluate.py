@@ -14,6 +14,7 @@ from pipeline.evaluation.units import units_of
 from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import checked_name
 from pipeline.runs.run import Run
+from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
@@ -94,7 +95,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
         ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it.
         Stopped: SIGINT or SIGTERM; what is trained serves again.
     """
-    with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields)) as run:
+    with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields), on_store=True) as run:
         unit, units = units_of(config.test, config.test_rows)
         proving = begin(config, run, units)
         refuse_overlap(config)
@@ -134,7 +135,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
             proof = proof.model_copy(update=judged(config.judged, proving))
         for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
             write_bytes(f"{run.folder}/{name}", text.encode())
-            run.tracker.artifact(run.folder / name)
+            run.tracker.text(name, text)
         return proof
 
 
@@ -184,7 +185,7 @@ def judged(folder: str, proving: Proving) -> dict[str, object]:
     """What the first set's segmenter, and the prompts, say of synthetic pairs; values of `Proof`."""
     rows = read_shards([folder], ["pair_id", "prompt", "image", "mask", "class_ids"])
     task, name = proving.task, proving.first
-    net = task.load(proving.training(name, 0).folder / WEIGHTS_FOLDER)
+    net = task.load(local_copy(f"{proving.training(name, 0).folder}/{WEIGHTS_FOLDER}"))
     real = read_shards([proving.common.validation], ["pair_id", "image"]).sort_by("pair_id").slice(0, MAX_JUDGED)
     found = agreement(
         rows,

@@ -144,7 +144,7 @@ def label(config: LabelConfig) -> Manifest:
             f"pairs: {as_given(config.pairs)} has no {config.pictures} pictures in {config.slice}; give another run, "
             "or --pictures all"
         )
-    with Run.open(config, "label", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "label", SAFE_TO_CHANGE, on_store=True) as run:
         judging = Judging.begin(config, labels, run)
         way = judging.best()
         if not way.helps:
@@ -247,7 +247,7 @@ class Judging:
         )  # fmt: skip
         for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
             write_bytes(f"{self.run.folder}/{name}", text.encode())
-            self.run.tracker.artifact(self.run.folder / name)
+            self.run.tracker.text(name, text)
         log.info("label: the best is “%s”; all are in %s/%s", best.row.name, self.run.folder, TABLE)
         return best
 

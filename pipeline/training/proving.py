@@ -225,7 +225,7 @@ class Proving:
             return self._scores[training.run]
         task = task or self.terms.task(self.task, chosen, initial)
         training = training.model_copy(update={"cache": self._bytes_of(chosen) <= MOST_KEPT})
-        with Run.open(training, "segmenter") as run:
+        with Run.open(training, "segmenter", on_store=True) as run:
             self._scores[training.run] = fit(task, training, run)
         return self._scores[training.run]
 

@@ -22,6 +22,7 @@ from pipeline.base.errors import DataError, ShardError
 from pipeline.compact import CompactConfig, compact
 from pipeline.encode import EncodeConfig, encode
 from pipeline.generate import GenerateConfig, generate
+from pipeline.label import LabelConfig, label
 from pipeline.regenerate import compare, find_row
 from pipeline.runs import history
 from pipeline.stages.refine import Refine
@@ -213,3 +214,24 @@ def test_latents_and_a_training_live_on_a_store_and_go_on(store, ray_session, so
     assert made.net.config == bundle.net.config and made.digest != bundle.digest
     assert digest(local_copy(f"{store}/trained/joint/weights"), ENCODERS) == digest(tmp_path / "bundle", ENCODERS)
     assert SECRET.encode() not in there.cat_file("bucket/trained/joint/config.yaml")
+
+
+@pytest.mark.ray
+def test_pictures_on_a_store_are_labelled_there(store, ray_session, soon_mine, tmp_path, monkeypatch):
+    monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
+    there = fsspec.filesystem("s3")
+    there.put(str(save_pairs(tmp_path / "some", 32, num_labelled=12)), "bucket/some", recursive=True)
+    there.put(str(save_pairs(tmp_path / "validation", 8, "validation")), "bucket/held-out", recursive=True)
+    values = {
+        "run": "labels", "runs": f"{store}/labelled", "pairs": f"{store}/some", "validation": f"{store}/held-out",
+        "holds": ["held"], "ignore_below": [0.0], "steps": 2, "batch_size": 4, "width": 4, "even_if_worse": True,
+        "workers": {"threads": 1}, "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+    }  # fmt: skip
+
+    manifest = label(LabelConfig.model_validate(values))
+
+    assert (manifest.num_pairs, manifest.num_unlabelled) == (20, 0)
+    assert verify(f"{store}/labelled/labels", deep=True) == []
+    rows = read_shards([f"{store}/labelled/labels"], ["origin", "class_ids"])
+    assert rows["origin"].unique().to_pylist() == ["labelled"]
+    assert b"labelled pairs alone" in there.cat_file("bucket/labelled/labels/proof.md")
