@@ -269,17 +269,18 @@ class Proving:
         )
 
     def _seconds(self, name: str, seed: int, score: Mapping[str, float]) -> float:
-        """Of all trainings behind a row, those of its first half and of its teacher too."""
+        """Of all trainings behind a row: of its first half and of its teachers too."""
         chosen, total = self.sets[name], score["training_s"]
-        before = [self._begun(name, seed)] if chosen.after else []
-        if not all(map(chosen.own, range(len(chosen.train)))):
-            teacher = chosen.teacher or ("" if self.teacher else self.first)
-        else:
-            teacher = ""
-        if teacher:
-            own = json.loads(read_bytes(f"{self.training(teacher, seed).folder}/{SCORES}"))
-            total += self._seconds(teacher, seed, own)
-        return total + sum(json.loads(read_bytes(f"{one.folder}/{SCORES}"))["training_s"] for one in before)
+        if chosen.after:
+            total += _training_s(str(self._begun(name, seed).folder))
+        parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
+        for teacher in {one.teacher for one in parts if not all(map(one.own, range(len(one.train))))}:
+            if teacher or not self.teacher:
+                own = {"training_s": _training_s(str(self.training(teacher or self.first, seed).folder))}
+                total += self._seconds(teacher or self.first, seed, own)
+            elif self.teacher.is_trained:
+                total += _training_s(self.weights("", seed)[0].removesuffix(f"/{WEIGHTS_FOLDER}"))
+        return total
 
     def _bytes_of(self, chosen: TrainingSet) -> int:
         """Of a set's pairs when they are decoded."""
@@ -325,3 +326,8 @@ class Proving:
 def _digest(weights: str) -> str:
     """Of a segmenter's weights in a folder."""
     return hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()
+
+
+def _training_s(folder: str) -> float:
+    """Of a training that has ended."""
+    return float(json.loads(read_bytes(f"{folder}/{SCORES}"))["training_s"])

@@ -29,6 +29,11 @@ class Teacher:
     terms: Terms
     weights: str = ""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained here."""
+        return not self.weights and self.task.segmenter != "joint"
+
 
 class TeacherKeys(Config):
     """What labels pictures in the first round; without any key it is the segmenter of the labelled pairs alone."""
