@@ -16,8 +16,6 @@ from models.weights import load_tensors
 
 SegmenterName = Literal[
     "unet_small",
-    "joint_head",
-    "joint",
     "deeplabv3_r50",
     "deeplabv3_r101",
     "mask2former_swin_s",
@@ -30,6 +28,8 @@ SegmenterName = Literal[
     "deeplabv3_tiny",
     "mask2former_tiny",
     "segformer_tiny",
+    "joint_head",
+    "joint",
 ]
 """Those that are called tiny are for trying things out. "joint_head" is trained on what a bundle's joint network makes
 of pictures, "joint" is that network itself, which is not trained here."""

@@ -61,6 +61,26 @@ def one_torch_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes a second to make a database; those of tests are copies of one."""
+    from pipeline.runs import mlflow_server
+
+    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect = mlflow_server.connect
+
+    def copied(uri: str) -> object:
+        if not uri.endswith(".draft"):
+            return connect(uri)
+        if not made.exists():
+            connect(f"sqlite:///{made}")
+        return shutil.copy(made, uri.removeprefix("sqlite:///"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_server, "connect", copied)
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local Ray with four slots for all tests that ask for it; jobs under test share the connection.

@@ -26,6 +26,7 @@ INPUTS = {
     "evaluate": "sets test judged validation generator_train",
     "export": "train validation test",
     "generate": "bundle prompts",
+    "label": "pairs labelled validation teacher.weights",
     "paper_table": "annotation_vae real synthetic test",
     "plan_prompts": "pairs file balance",
     "refine": "pairs",

@@ -6,9 +6,11 @@ import io
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -27,11 +29,14 @@ from pipeline.regenerate import compare, find_row
 from pipeline.runs import history
 from pipeline.stages.refine import Refine
 from pipeline.storage.copies import local_copy
+from pipeline.storage.publish import write_bytes
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import list_shards
+from pipeline.training import proving
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.tasks.joint import JointConfig, train_joint
 from pipeline.verify import verify
+from tests.pipeline.fabricated import fit_at_once
 from tests.tiny import NUM_TOKENS, save_pairs, save_tiny_bundle
 
 SECRET = os.environ["AWS_SECRET_ACCESS_KEY"]
@@ -218,10 +223,20 @@ def test_latents_and_a_training_live_on_a_store_and_go_on(store, ray_session, so
 
 @pytest.mark.ray
 def test_pictures_on_a_store_are_labelled_there(store, ray_session, soon_mine, tmp_path, monkeypatch):
+    """Trainings on a store are run above; here they are but drawn weights."""
     monkeypatch.setenv("JODIFFUSION_CACHE", str(tmp_path / "cache"))
     there = fsspec.filesystem("s3")
     there.put(str(save_pairs(tmp_path / "some", 32, num_labelled=12)), "bucket/some", recursive=True)
     there.put(str(save_pairs(tmp_path / "validation", 8, "validation")), "bucket/held-out", recursive=True)
+
+    def fit(task, config, run):
+        with tempfile.TemporaryDirectory() as scratch:
+            scores = fit_at_once(task, config, SimpleNamespace(folder=Path(scratch)))
+            for path in Path(scratch).rglob("*.*"):
+                write_bytes(f"{run.folder}/{path.relative_to(scratch)}", path.read_bytes())
+        return scores
+
+    monkeypatch.setattr(proving, "fit", fit)
     values = {
         "run": "labels", "runs": f"{store}/labelled", "pairs": f"{store}/some", "validation": f"{store}/held-out",
         "holds": ["held"], "ignore_below": [0.0], "steps": 2, "batch_size": 4, "width": 4, "even_if_worse": True,
