@@ -40,6 +40,8 @@ SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
 TABLE = "proof.md"
 ALONE = "labelled pairs alone"
 MASKS = ["pair_id", "mask"]
+LEAST_UNNAMED = 0.02
+"""How often captions leave a class out at least, for a soft hold to be tried beside a plain one."""
 HELD_OUT_SHARE = 0.2
 """Of the labelled pairs, where none are given to judge on."""
 
@@ -70,7 +72,7 @@ class LabelConfig(SegmenterKeys):
     """Which classes the teacher may answer: "held", those that a picture's captions name; "soft", the others too, but
     weighed by how often the captions of labelled pairs leave a class out; "free", all. Several are tried."""
     ignore_below: tuple[float, ...] = Field((0.0, 0.7), min_length=1)
-    """Pixels of which the teacher is less sure, from 0 to 1, are left void. Several are tried, with the best hold."""
+    """Pixels of which the teacher is less sure, from 0 to 1, are left void. Several are tried, with each hold."""
     agree: bool = False
     """Pictures that have masks, such as a generator's, keep them where the teacher agrees; the rest is left void. Needs
     `--pictures all`."""
@@ -211,7 +213,7 @@ class Judging:
             run,
             config.teacher.made(config, labels, first),
         )
-        ways = len(set(config.holds)) + len(set(config.ignore_below)) - 1 + config.rounds - 1
+        ways = len(set(config.holds)) * len(set(config.ignore_below)) + config.rounds - 1
         log.info(
             "label: %d ways to label at most, each judged on %s held-out pairs by %d training(s) of %s steps; then %s "
             "pictures get labels",
@@ -221,11 +223,10 @@ class Judging:
         return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units)
 
     def best(self) -> Way:
-        """The best way to label: of all holds, then of all thresholds, then of as many rounds as help."""
+        """The best way to label: of all holds with all thresholds, then of as many rounds as help."""
         config = self.config
-        ways = [self.judged(hold, config.ignore_below[0], 1, "") for hold in dict.fromkeys(config.holds)]
-        best = max(ways, key=_miou)
-        ways += [self.judged(best.hold, below, 1, "") for below in dict.fromkeys(config.ignore_below[1:])]
+        holds = [hold for hold in dict.fromkeys(config.holds) if not self.is_as_held(hold)]
+        ways = [self.judged(hold, below, 1, "") for hold in holds for below in dict.fromkeys(config.ignore_below)]
         best = max(ways, key=_miou)
         self.rounds.append(best.row.name)
         for number in range(2, config.rounds + 1):
@@ -250,6 +251,13 @@ class Judging:
             self.run.tracker.text(name, text)
         log.info("label: the best is “%s”; all are in %s/%s", best.row.name, self.run.folder, TABLE)
         return best
+
+    def is_as_held(self, hold: Hold) -> bool:
+        """Whether a soft hold would be a plain one, which is tried already: captions leave hardly any class out."""
+        if hold != "soft" or "held" not in self.config.holds or (weight := self.proving.unnamed()) >= LEAST_UNNAMED:
+            return False
+        log.info("label: captions leave out %.1f %% of the classes, so that soft would be as held", 100 * weight)
+        return True
 
     def judged(self, hold: Hold, below: float, number: int, teacher: str) -> Way:
         """Labels so, trains on the labels and says what came of it."""
@@ -309,7 +317,6 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     folders, parts = config.sources
     chosen = TrainingSet(train=tuple(folders), slices=tuple(parts))
     (teacher, digest), *voters = [judging.proving.weights(name, seed, chosen) for seed in range(config.voters)]
-    unnamed = judging.proving.unnamed() if way.hold == "soft" else 0.0
     request = LabelsConfig(
         run=config.run,
         runs=config.runs,
@@ -319,15 +326,15 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
         teacher=teacher,
         voters=tuple(folder for folder, _ in voters),
         hold=way.hold,
-        unnamed=unnamed,
+        unnamed=judging.proving.unnamed() if way.hold == "soft" else 0.0,
         ignore_below=way.ignore_below,
         number=way.number,
         agree=config.agree,
         rows_per_shard=config.rows_per_shard,
         workers=config.workers,
     )
-    digests = [digest, *(one for _, one in voters)]
-    write_labels(run, request, judging.proving.task_of(name), text_digest(digests) if voters else digest)
+    digest = text_digest([digest, *(one for _, one in voters)]) if voters else digest
+    write_labels(run, request, judging.proving.task_of(name), digest)
 
 
 def refuse_overlap(held: set[str], key: str, folder: str, ids: set[str]) -> None:

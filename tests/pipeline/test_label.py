@@ -122,7 +122,8 @@ def test_the_best_way_is_found_on_held_out_pairs_and_all_labelled_pairs_teach_in
     assert (request.hold, request.ignore_below, request.pictures) == ("held", 0.0, "unlabelled")
     assert request.slice == ":" and "/all labelled pairs-0-" in request.teacher
     names = [name for name, _ in place.trained]
-    assert list(dict.fromkeys(names)) == [ALONE, "held", "free", "held, 0.2 sure", "all labelled pairs"]
+    tried = ["held", "held, 0.2 sure", "free", "free, 0.2 sure"]
+    assert list(dict.fromkeys(names)) == [ALONE, *tried, "all labelled pairs"]
     assert len({training.optimisation.num_steps for _, training in place.trained}) == 1
     part = place.trained[0][1].validation_slice
     held_out, learned = (set(ids_of(place.pairs, one, "labelled")) for one in (part, place.trained[0][1].slices[0]))
@@ -132,7 +133,7 @@ def test_the_best_way_is_found_on_held_out_pairs_and_all_labelled_pairs_teach_in
         ids = set(ids_of(one.pairs, one.slice, one.pictures))
         assert ids == (held_out if one.pictures == "labelled" else unlabelled)
     proof = Proof.model_validate_json((place.folder / "labels/proof.json").read_text())
-    assert [row.name for row in proof.sets] == [ALONE, "held", "free", "held, 0.2 sure"]
+    assert [row.name for row in proof.sets] == [ALONE, *tried]
     assert proof.sets[1].labels == 19 and proof.sets[1].unlabelled == 36
     assert Labels.of(place.pairs).count() == 24
 
@@ -149,6 +150,15 @@ def test_labels_that_do_not_help_are_refused_unless_they_are_wanted_all_the_same
 
     assert written[0][0].ignore_below == 0.2
     assert written[0][0].hold == "held" and len(place.trained) > trained
+
+
+def test_a_soft_hold_is_not_tried_where_captions_leave_nothing_out(place, written, monkeypatch):
+    place.wrong |= {"held": 4, "soft": 3}
+    settings = {"holds": ("held", "soft"), "ignore_below": (0.0,), "validation": place.validation}
+    label(config(place, **settings))
+    monkeypatch.setattr(proving, "left_unnamed", lambda *_: 0.1)
+    label(config(place, run="others", **settings))
+    assert [request.hold for request, _ in written] == ["held", "soft"] and written[1][0].unnamed == 0.1
 
 
 def test_rounds_go_on_as_long_as_they_help(place, written):
