@@ -42,7 +42,12 @@ def read_bytes(url: str) -> bytes:
     """
     filesystem, path = filesystem_of(url)
     with reaching(url):
-        return filesystem.cat_file(path)
+        try:
+            return filesystem.cat_file(path)
+        except FileNotFoundError:
+            # By a listing that this process remembers, perhaps, from before another one wrote the file.
+            filesystem.invalidate_cache()
+            return filesystem.cat_file(path)
 
 
 @contextmanager
