@@ -29,7 +29,7 @@ from pipeline.tables.label_space import common_labels
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import Which, read_shards
 from pipeline.training.config import require_one_each
-from pipeline.training.labelling import Hold, LabelsConfig, write_labels
+from pipeline.training.labelling import Hold, Labelling, write_labels
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet
@@ -139,8 +139,7 @@ def label(config: LabelConfig) -> Manifest:
             shown to help are one.
         Stopped: SIGINT or SIGTERM; what is trained and labelled serves again.
     """
-    folders, _ = config.sources
-    labels = common_labels([config.pairs, *folders, *([config.validation] if config.validation else [])])
+    labels = common_labels([one for one in (config.pairs, *config.sources[0], config.validation) if one])
     if not ids_of(config.pairs, config.slice, config.pictures):
         raise ConfigError(
             f"pairs: {as_given(config.pairs)} has no {config.pictures} pictures in {config.slice}; give another run, "
@@ -174,6 +173,7 @@ class Judging:
         run: of the job, open.
         first: the row of the labelled pairs alone.
         units: what is independent of each other among the held-out pairs, and what that is called.
+        part: slice of the pictures that the trainings see.
         rounds: the set that was best in each round.
     """
 
@@ -185,6 +185,7 @@ class Judging:
     run: Run
     first: TrainedSet
     units: tuple[str, list[str]]
+    part: str
     rounds: list[str] = field(default_factory=list)
 
     @classmethod
@@ -199,7 +200,10 @@ class Judging:
         units = units_of(held_out[0], config.validation_rows, held)
         for folder, part in zip(folders, parts, strict=True):
             refuse_overlap(held, "labelled", folder, set(ids_of(folder, part)))
-        refuse_overlap(held, "pairs", config.pairs, set(ids_of(config.pairs, config.slice, config.pictures)))
+        wanted = ids_of(config.pairs, config.slice, config.pictures)
+        refuse_overlap(held, "pairs", config.pairs, set(wanted))
+        start, _ = bounds(config.slice or ":")
+        stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         first = TrainingSet(train=tuple(folders), slices=tuple(parts))
         sets = {ALONE: first}
         proving = Proving(
@@ -218,9 +222,9 @@ class Judging:
             "label: %d ways to label at most, each judged on %s held-out pairs by %d training(s) of %s steps; then %s "
             "pictures get labels",
             ways, f"{len(units[1]):,}", config.seeds, f"{proving.terms.optimisation().num_steps:,}",
-            f"{len(ids_of(config.pairs, config.slice, config.pictures)):,}",
+            f"{len(wanted):,}",
         )  # fmt: skip
-        return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units)
+        return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units, f"{start}:{stop}")
 
     def best(self) -> Way:
         """The best way to label: of all holds with all thresholds, then of as many rounds as help."""
@@ -242,10 +246,8 @@ class Judging:
             seeds=list(range(config.seeds)),
             classes=list(self.proving.task.labels.classes),
             sets=[self.first, *(way.row for way in ways)],
-            warnings=[
-                f"“{best.row.name}” was chosen on these pairs, so its figure is a little too good"
-            ] * (len(ways) > 1),
-        )  # fmt: skip
+            warnings=[f"“{best.row.name}” was chosen on these pairs: its figure is too good"] * (len(ways) > 1),
+        )
         for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
             write_bytes(f"{self.run.folder}/{name}", text.encode())
             self.run.tracker.text(name, text)
@@ -281,12 +283,10 @@ class Judging:
         """The labelled pairs, and pictures with labels of a teacher."""
         config = self.config
         folders, _ = config.sources
-        start, _ = bounds(config.slice or ":")
-        stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         sizes = np.array(TrainingSet(train=tuple(folders), slices=tuple(parts)).sizes())
         return TrainingSet(
             train=(*folders, config.pairs),
-            slices=(*parts, f"{start}:{stop}"),
+            slices=(*parts, self.part),
             shares=(*((1 - config.share) * sizes / sizes.sum()).tolist(), config.share),
             masks=(*["own"] * len(folders), hold),
             pictures=config.pictures,
@@ -317,7 +317,7 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     folders, parts = config.sources
     chosen = TrainingSet(train=tuple(folders), slices=tuple(parts))
     (teacher, digest), *voters = [judging.proving.weights(name, seed, chosen) for seed in range(config.voters)]
-    request = LabelsConfig(
+    request = Labelling(
         run=config.run,
         runs=config.runs,
         pairs=config.pairs,

@@ -314,9 +314,9 @@ def _scan(path: str) -> _Scanned:
     with open_shard(path) as file:
         names = file.schema_arrow.names
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        usable = with_masks(file)
     if absent := [name for name in NEEDED if name not in names]:
         raise ShardError(f"{path}: holds no pairs, it has no {', '.join(absent)}; give a run of ingest or generate")
-    usable = with_masks(path)
     rows = np.array([one.sum() for one in np.split(usable, np.cumsum(sizes)[:-1])], np.int64)
     groups = np.flatnonzero(rows)
     return _Scanned(groups, rows[groups], names, not usable.all())

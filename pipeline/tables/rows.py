@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.base.errors import ShardError
 from pipeline.tables.conform import conform
@@ -33,18 +34,16 @@ def read_keys(path: str) -> pa.ChunkedArray:
         return file.read(columns=file.schema_arrow.names[:1], use_threads=False).column(0)
 
 
-def with_masks(path: str) -> np.ndarray:
-    """(N,) bool: which rows of a shard of pairs have masks. Where its footer says that all have, no row is read."""
-    with open_shard(path) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        found = [group.column(n) for group in groups for n in range(group.num_columns)]
-        counted = [one.statistics for one in found if one.path_in_schema.startswith("class_ids.")]
-        # A list without values counts as a null.
-        if all(one is not None and one.has_null_count and not one.null_count for one in counted):
-            return np.ones(metadata.num_rows, bool)
-        rows = file.read(columns=["class_ids"], use_threads=False)
-    return has_classes(rows)
+def with_masks(file: pq.ParquetFile) -> np.ndarray:
+    """(N,) bool: which rows of an open shard of pairs have masks. Where its footer says that all have, none is read."""
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    found = [group.column(n) for group in groups for n in range(group.num_columns)]
+    counted = [one.statistics for one in found if one.path_in_schema.startswith("class_ids.")]
+    # A list without values counts as a null.
+    if all(one is not None and one.has_null_count and not one.null_count for one in counted):
+        return np.ones(metadata.num_rows, bool)
+    return has_classes(file.read(columns=["class_ids"], use_threads=False))
 
 
 def has_classes(rows: pa.Table) -> np.ndarray:

@@ -82,11 +82,11 @@ class Answers:
         return canonical_json({"teacher": teacher, "hold": self.hold, **changed, **rounds})
 
 
-class LabelsConfig(RunConfig):
+class Labelling(RunConfig):
     """What a run of labelled pictures is bound to."""
 
     pairs: Folder
-    """Run whose pictures are labelled; masks that they have are not looked at."""
+    """Run whose pictures are labelled; masks that they have are looked at only where the teacher is to `agree`."""
     slice: str = ":"
     """Which of its pairs, as START:STOP in the order of their ids."""
     pictures: Which = "all"
@@ -116,7 +116,7 @@ class LabelsConfig(RunConfig):
         return Answers(self.hold, self.unnamed, self.ignore_below, self.number, self.agree)
 
 
-def label(config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
+def label(config: Labelling, task: SegmenterTask, digest: str) -> None:
     """Writes the pairs of `config.pairs` that `config.run` does not hold yet, with the teacher's masks for their own.
 
     Args:
@@ -133,7 +133,7 @@ def label(config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
         finish(run)
 
 
-def write_labels(run: Run, config: LabelsConfig, task: SegmenterTask, digest: str) -> None:
+def write_labels(run: Run, config: Labelling, task: SegmenterTask, digest: str) -> None:
     """As `label`, in a run that is open."""
     folder = str(run.folder)
     made_by = config.answers.made_by(digest)
@@ -166,7 +166,7 @@ def write_labels(run: Run, config: LabelsConfig, task: SegmenterTask, digest: st
     )
 
 
-def graph(todo: pa.Table, config: LabelsConfig, task: SegmenterTask, made_by: str, shared: Shared) -> ray.data.Dataset:
+def graph(todo: pa.Table, config: Labelling, task: SegmenterTask, made_by: str, shared: Shared) -> ray.data.Dataset:
     """Pairs of a run -> those in `todo` (source_id -> pair_id) with the teacher's masks."""
     wanted = ray.put(dict(zip(todo["source_id"].to_pylist(), todo["pair_id"].to_pylist(), strict=True)))
     left_out = ("confidence",) if config.agree else ("mask", "confidence")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -126,12 +126,13 @@ def groups_of(
     parts: list[tuple[list[str], list[list[int]], np.ndarray]] = []
     for number, folder in enumerate(folders):
         paths = some_shards(folder)
-        counts = map_shards(_rows_of_groups, paths)
+        scanned = map_shards(partial(_scan, labelled=labelled), paths)
+        counts = [rows for rows, _ in scanned]
         times = np.ones(sum(map(sum, counts)), np.int64)
         if slices and slices[number] not in ("", ":"):
             times *= _in_slice(paths, slices[number], folder)
         if labelled:
-            times *= np.concatenate(map_shards(with_masks, paths))
+            times *= np.concatenate([usable for _, usable in scanned])
             if not times.any():
                 raise ShardError(
                     f"{folder}: none of its pictures has a mask to learn from; label them first (jobs.label), or give "
@@ -237,9 +238,11 @@ class Line:
         return np.random.default_rng([self.seed, epoch, group]).permutation(self.rows[group])
 
 
-def _rows_of_groups(path: str) -> list[int]:
+def _scan(path: str, *, labelled: bool) -> tuple[list[int], np.ndarray]:
+    """Rows of each row group of a shard; and (N,) bool, where that is asked for which of its rows have masks."""
     with open_shard(path) as file:
-        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        return rows, with_masks(file) if labelled else np.ones(sum(rows), bool)
 
 
 def _in_slice(paths: list[str], text: str, folder: str) -> np.ndarray:

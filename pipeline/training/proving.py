@@ -27,7 +27,7 @@ from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
-from pipeline.training.labelling import Hold, LabelsConfig, label, left_unnamed
+from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.teacher import Teacher
@@ -167,7 +167,7 @@ class Proving:
         further: list[object] = [one for one in (chosen.ignore_below, unnamed) if one]
         further += [which] * (which != "all") + ["agree"] * chosen.agree
         content = text_digest([DataDigest.of(source).digest, part, digest, *further])
-        config = LabelsConfig(
+        config = Labelling(
             run=f"{self.common.run}/labels-{hold}-{seed}-{content[:8]}",
             runs=self.common.runs,
             experiment=self.common.experiment,

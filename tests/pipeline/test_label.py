@@ -26,7 +26,7 @@ from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
 from pipeline.training.feed import Feed
-from pipeline.training.labelling import LabelsConfig, labelled, write_labels
+from pipeline.training.labelling import Labelling, labelled, write_labels
 from pipeline.training.order import ids_of
 from pipeline.training.sets import Labels
 from pipeline.training.tasks.segmenter import CELLS
@@ -63,7 +63,7 @@ def place(tmp_path, monkeypatch):
         (run.folder / SCORES).write_text(json.dumps(scores))
         return scores
 
-    def label_at_once(config: LabelsConfig, task, digest):
+    def label_at_once(config: Labelling, task, digest):
         found.asked.append(config)
         if not list_shards(str(config.folder)):
             with monkeypatch.context() as patch:

@@ -19,7 +19,7 @@ from pipeline.pictures.codec import decode_mask, encode_image, encode_mask
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR, PICTURE
 from pipeline.tables.shards import list_shards
-from pipeline.training.labelling import Answers, LabelsConfig, label, labelled, left_unnamed
+from pipeline.training.labelling import Answers, Labelling, label, labelled, left_unnamed
 from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 
@@ -143,7 +143,7 @@ def test_pictures_of_a_slice_are_labelled_once_and_gone_on_with(ray_session, tmp
     source = save_pairs(tmp_path / "pairs", 12)
     torch.manual_seed(0)
     TASK.save(TASK.build(), {}, tmp_path / "weights")
-    config = LabelsConfig(
+    config = Labelling(
         run="labels",
         runs=str(tmp_path),
         pairs=str(source),
