@@ -19,11 +19,12 @@ from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards
+from pipeline.training.choosing import choose
 from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, refuse_common
 from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
@@ -102,9 +103,8 @@ def evaluate(config: EvaluateConfig) -> Proof:
         choices: list[Choice] = []
         warnings: list[str] = []
         if config.try_steps:
-            choices, told = proving.choose(
-                config.validation, config.try_steps, config.try_learning_rates, config.try_seeds
-            )
+            tried = (config.try_steps, config.try_learning_rates, config.try_seeds)
+            choices, told = choose(proving, config.validation, *tried)
             warnings += [told] * bool(told)
         log.info(
             "evaluate: %d sets with %d seeds each, %d steps of every training",
@@ -112,6 +112,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
             config.seeds,
             proving.terms.optimisation().num_steps,
         )
+        proving.train(list(config.sets))
         first, *others = [proving.trained(name) for name in config.sets]
         for row in others:
             if row.labels is None:
@@ -150,7 +151,17 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     for folder, part in zip(config.generator_train, parts, strict=True):
         generator = generator | Labels.of(folder, part)
     common = config.common(first, config.test, config.test_rows)
-    return Proving(config.terms(first), config.task(labels), common, config.sets, config.seeds, units, generator, run)
+    return Proving(
+        config.terms(first),
+        config.task(labels),
+        common,
+        config.sets,
+        config.seeds,
+        units,
+        generator,
+        run,
+        at_once=config.at_once,
+    )
 
 
 def refuse_overlap(config: EvaluateConfig) -> None:
@@ -170,15 +181,9 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         each = [ids_of(folder, part) for folder, part in zip(chosen.train, parts, strict=True)]
         used[f"sets.{name}"] = set().union(*each)
     used |= {f"generator_train ({folder})": set(ids_of(folder)) for folder in config.generator_train}
-    compared = [(key, ids, other, found) for key, ids in held_out.items() for other, found in used.items()]
+    refuse_common(held_out, used)
     if config.validation:
-        compared.append(("test", held_out["test"], "validation", held_out["validation"]))
-    for key, ids, other, found in compared:
-        if both := len(ids & found):
-            raise ConfigError(
-                f"{key} and {other} share {both:,} pairs; what is trained or chosen on must not be tested on. Give "
-                "another split"
-            )
+        refuse_common({"test": held_out["test"]}, {"validation": held_out["validation"]})
 
 
 def judged(folder: str, proving: Proving) -> dict[str, object]:

@@ -32,7 +32,7 @@ from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold, Labelling, write_labels
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet
+from pipeline.training.sets import Labels, TrainingSet, refuse_common
 from pipeline.training.teacher import TeacherKeys
 from pipeline.training.terms import SegmenterKeys
 
@@ -198,10 +198,10 @@ class Judging:
             held_out = (folders[0], kept)
         held = set(ids_of(*held_out, "labelled"))
         units = units_of(held_out[0], config.validation_rows, held)
-        for folder, part in zip(folders, parts, strict=True):
-            refuse_overlap(held, "labelled", folder, set(ids_of(folder, part)))
         wanted = ids_of(config.pairs, config.slice, config.pictures)
-        refuse_overlap(held, "pairs", config.pairs, set(wanted))
+        sources = zip(folders, parts, strict=True)
+        learned = {f"labelled ({as_given(one)})": set(ids_of(one, its)) for one, its in sources}
+        refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted), **learned})
         start, _ = bounds(config.slice or ":")
         stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         first = TrainingSet(train=tuple(folders), slices=tuple(parts))
@@ -216,6 +216,7 @@ class Judging:
             Labels(),
             run,
             config.teacher.made(config, labels, first),
+            config.at_once,
         )
         ways = len(set(config.holds)) * len(set(config.ignore_below)) + config.rounds - 1
         log.info(
@@ -230,7 +231,9 @@ class Judging:
         """The best way to label: of all holds with all thresholds, then of as many rounds as help."""
         config = self.config
         holds = [hold for hold in dict.fromkeys(config.holds) if not self.is_as_held(hold)]
-        ways = [self.judged(hold, below, 1, "") for hold in holds for below in dict.fromkeys(config.ignore_below)]
+        tries = [(hold, below) for hold in holds for below in dict.fromkeys(config.ignore_below)]
+        self.proving.train([self.named(*one) for one in tries])
+        ways = [self.judged(*one) for one in tries]
         best = max(ways, key=_miou)
         self.rounds.append(best.row.name)
         for number in range(2, config.rounds + 1):
@@ -261,10 +264,15 @@ class Judging:
         log.info("label: captions leave out %.1f %% of the classes, so that soft would be as held", 100 * weight)
         return True
 
-    def judged(self, hold: Hold, below: float, number: int, teacher: str) -> Way:
-        """Labels so, trains on the labels and says what came of it."""
+    def named(self, hold: Hold, below: float, number: int = 1, teacher: str = "") -> str:
+        """The name of the set that learns from labels so made."""
         name = hold + (f", {below:g} sure" if below else "") + (f", round {number}" if number > 1 else "")
-        self.sets[name] = chosen = self.student(self.parts, hold, below, teacher)
+        self.sets[name] = self.student(self.parts, hold, below, teacher)
+        return name
+
+    def judged(self, hold: Hold, below: float, number: int = 1, teacher: str = "") -> Way:
+        """Labels so, trains on the labels and says what came of it."""
+        chosen = self.sets[name := self.named(hold, below, number, teacher)]
         row = self.proving.compared(self.proving.trained(name), self.first)
         on, part = self.held_out
         made = self.proving.labels_by(chosen, on, part, hold, "labelled", seed=0)
@@ -335,15 +343,6 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     )
     digest = text_digest([digest, *(one for _, one in voters)]) if voters else digest
     write_labels(run, request, judging.proving.task_of(name), digest)
-
-
-def refuse_overlap(held: set[str], key: str, folder: str, ids: set[str]) -> None:
-    """Raises ConfigError where pairs that are judged on are learned from."""
-    if both := len(held & ids):
-        raise ConfigError(
-            f"validation and {key} ({as_given(folder)}) share {both:,} pairs; what is learned from must not be judged "
-            "on. Give another run, or slices that hold others"
-        )
 
 
 def _miou(way: Way) -> float:

@@ -84,6 +84,7 @@ WITHOUT_TEST = {
     "pipeline/reader/__init__.py": "run by tests/pipeline/reader/test_ray_data.py and tests/test_walkthrough.py",
     "pipeline/runs/config.py": "run by tests/pipeline/base/test_command_line.py and tests/pipeline/runs/test_run.py",
     "pipeline/stages/read.py": "run by the test of each data set in tests/pipeline/datasets",
+    "pipeline/training/choosing.py": "run by tests/pipeline/training/test_proving.py",
     "pipeline/training/config.py": "run by tests/jobs/test_configs.py and tests/pipeline/training/test_proving.py",
     "pipeline/training/sets.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",
     "pipeline/training/terms.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",

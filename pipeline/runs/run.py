@@ -22,7 +22,7 @@ from pipeline.storage.sole_driver import sole_driver
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.manifest import MANIFEST, THROUGHPUT
 
-ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers"})
+ALWAYS_CHANGEABLE = frozenset({"runs", "experiment", "tracking_uri", "workers", "at_once"})
 """Keys that say where a run is kept or how many machines work on it, but not what it makes."""
 FORMER_JOBS = {"prompts": "plan_prompts", "train_segmenter": "evaluate", "train_text": "train_clip"}
 """Names that jobs had, which older runs are saved under."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -30,6 +26,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
 from pipeline.training.loop import TrainingError
 from pipeline.training.needs import training_needs
+from pipeline.training.side_by_side import side_by_side
 from pipeline.training.task import Task
 from pipeline.training.worker import SCORES, WEIGHTS_FOLDER, Assignment, Outcome, work
 
@@ -147,9 +144,9 @@ def _run_workers(assignment: Assignment) -> Outcome:
         began_at = max(checkpoints.steps(), default=-1)
         try:
             # Ray keeps nothing there that matters: checkpoints are the run's own.
-            with tempfile.TemporaryDirectory() as scratch, _stopping(folder) as wait_for:
+            with tempfile.TemporaryDirectory() as scratch:
                 trainer = _trainer(assignment, scratch)
-                return cast(Outcome, wait_for(trainer.fit).return_value)
+                return cast(Outcome, side_by_side({folder: trainer.fit})[folder].return_value)
         except ray.train.TrainingFailedError as error:
             if cause := _mistake(error):
                 raise cause from error
@@ -192,48 +189,6 @@ def _trainer(assignment: Assignment, scratch: str) -> Any:
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),  # Telling says what a user needs
         ),
     )
-
-
-@contextlib.contextmanager
-def _stopping(run: str) -> Iterator[Any]:
-    """Runs a function in another thread, where Ray leaves signals alone; SIGINT and SIGTERM ask the training to stop,
-    the second time they end it at once."""
-    asked = threading.Event()
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        log.info("stopping after a checkpoint of this step; once more to stop at once")
-        notice.ask_to_stop(run)
-
-    def wait_for(function: Any) -> Any:
-        result: list[Any] = []
-        errors: list[BaseException] = []
-
-        def call() -> None:
-            try:
-                result.append(function())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=call, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.2)
-        if errors:
-            raise errors[0]
-        return result[0]
-
-    if threading.current_thread() is not threading.main_thread():
-        yield wait_for
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wait_for
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _threads(workers: Workers) -> int:

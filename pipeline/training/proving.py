@@ -1,4 +1,4 @@
-"""The trainings of a proof: steps and learning rate chosen on validation pairs, then a row for each set."""
+"""The trainings of a proof, and a row for each set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import as_given
 from pipeline.evaluation.metrics import mean_and_spread
-from pipeline.evaluation.results import Choice, Difference, TrainedSet
+from pipeline.evaluation.results import Difference, TrainedSet
 from pipeline.evaluation.spread import by_unit, drawn_miou, from_bytes, interval
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
@@ -29,14 +30,12 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic
+from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.teacher import Teacher
 from pipeline.training.terms import Terms
 from pipeline.training.worker import SCORES
 
-STOPPED_RISING = 0.005
-"""mIoU by which a longer training must be better to be worth it, at least; where several seeds were tried, at least the
-standard error of its mean too."""
 MOST_KEPT = 4 * 2**30
 """Bytes of decoded pairs that each worker keeps in memory; of larger sets, only those about to come."""
 
@@ -55,6 +54,7 @@ class Proving:
         generator: what the generator of synthetic pairs learned from.
         run: of the proof, open.
         teacher: what labels where no set is named as the teacher; None is the first set's segmenter.
+        at_once: trainings that run side by side.
     """
 
     terms: Terms
@@ -66,6 +66,7 @@ class Proving:
     generator: Labels
     run: Run
     teacher: Teacher | None = None
+    at_once: int = 1
     _scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
     _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -75,48 +76,36 @@ class Proving:
         """Name of the first set."""
         return next(iter(self.sets))
 
-    def choose(
-        self, validation: str, steps: Sequence[int], rates: Sequence[float], seeds: int
-    ) -> tuple[list[Choice], str]:
-        """Tries lengths and learning rates with the first set and takes one, for all rows from then on.
+    def train(self, names: Sequence[str]) -> None:
+        """Trains all that is missing of some sets, `at_once` side by side: first what teaches others."""
+        waiting = list(names)
+        while waiting:
+            ready = [name for name in waiting if not self._teachers(name) & set(waiting)]
+            rows = [(name, seed) for name in ready for seed in range(self.seeds)]
+            halves = [(name, seed) for name, seed in rows if self.sets[name].after]
+            self.fit_all([(self._begun(*row), self.sets[self.sets[row[0]].after], "") for row in halves])
+            self.fit_all([(self.training(*row), self.sets[row[0]], self._initial(*row)) for row in rows])
+            waiting = [name for name in waiting if name not in ready]
+
+    def _teachers(self, name: str) -> set[str]:
+        """The sets whose segmenters label something of a set."""
+        taught = self._taught(self.sets[name])
+        return {one.teacher or self.first for one in taught if one.teacher or not self.teacher}
+
+    def _taught(self, chosen: TrainingSet) -> list[TrainingSet]:
+        """A set, and that which it comes after, where masks of them are a teacher's."""
+        parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
+        return [one for one in parts if not all(map(one.own, range(len(one.train))))]
+
+    def fit_all(self, trainings: Sequence[tuple[TrainingConfig, TrainingSet, str]]) -> list[dict[str, float]]:
+        """The scores of trainings, made side by side where they are missing.
 
         Args:
-            validation: folder of real pairs that nothing is tested on.
-            steps: lengths.
-            rates: peaks of the learning rate with each.
-            seeds: trainings of each.
-
-        Returns:
-            All that were tried, and what is to be said of the one that was taken: "" where it lies inside of what was
-            tried.
+            trainings: each with the set it learns from, and the folder of weights that it begins with, "" for none.
         """
-        found: list[Choice] = []
-        chosen, tried = self.sets[self.first], rates or (self.terms.learning_rate,)
-        for num in sorted(steps):
-            for rate in tried:
-                terms = replace(self.terms, learning_rate=rate).of_steps(num)
-                miou = []
-                for seed in range(seeds):
-                    common = self.common.model_copy(update={"validation": validation, "seed": seed})
-                    one = terms.training(common, chosen, f"choice-{num}", chosen.train, chosen.slices)
-                    miou.append(self._fit(one, chosen)["miou"])
-                found.append(Choice(steps=num, learning_rate=one.optimisation.learning_rate, miou=miou))
-        best = {num: max((one for one in found if one.steps == num), key=lambda one: one.mean) for num in sorted(steps)}
-        top = max(best.values(), key=lambda one: one.mean)
-        close = max(STOPPED_RISING, mean_and_spread(top.miou)[1] / math.sqrt(len(top.miou)))
-        taken = next(one for one in best.values() if one.mean >= top.mean - close)
-        log.info("chosen on validation: %d steps, learning rate %g", taken.steps, taken.learning_rate)
-        warnings = []
-        if len(best) > 1 and taken.steps == max(best):
-            warnings.append(
-                f"with {taken.steps:,} steps, the most that were tried, “{self.first}” is still better than with "
-                "fewer: it may not have stopped rising"
-            )
-        known = sorted({one.learning_rate for one in found})
-        if len(known) > 2 and taken.learning_rate in (known[0], known[-1]):
-            warnings.append(f"the learning rate {taken.learning_rate:g} is at the edge of those that were tried")
-        self.terms = replace(self.terms, learning_rate=taken.learning_rate).of_steps(taken.steps)
-        return found, "; ".join(warnings)
+        if self.at_once > 1:
+            side_by_side({str(one[0].folder): partial(self._fit, *one) for one in trainings}, self.at_once)
+        return [self._fit(*one) for one in trainings]
 
     def training(self, name: str, seed: int) -> TrainingConfig:
         """The training of a set; trains and labels first what it builds on."""
@@ -236,6 +225,7 @@ class Proving:
             DataError: no pixel of the held-out masks has a known class.
         """
         chosen = self.sets[name]
+        self.train([name])
         trainings = [self.training(name, seed) for seed in range(self.seeds)]
         scores = [self._fit(one, chosen, self._initial(name, seed)) for seed, one in enumerate(trainings)]
         miou = [score["miou"] for score in scores]
@@ -273,13 +263,12 @@ class Proving:
         chosen, total = self.sets[name], score["training_s"]
         if chosen.after:
             total += _training_s(str(self._begun(name, seed).folder))
-        parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
-        for teacher in {one.teacher for one in parts if not all(map(one.own, range(len(one.train))))}:
-            if teacher or not self.teacher:
-                own = {"training_s": _training_s(str(self.training(teacher or self.first, seed).folder))}
-                total += self._seconds(teacher or self.first, seed, own)
-            elif self.teacher.is_trained:
-                total += _training_s(self.weights("", seed)[0].removesuffix(f"/{WEIGHTS_FOLDER}"))
+        taught = self._taught(chosen)
+        for teacher in self._teachers(name):
+            own = {"training_s": _training_s(str(self.training(teacher, seed).folder))}
+            total += self._seconds(teacher, seed, own)
+        if self.teacher and self.teacher.is_trained and not all(one.teacher for one in taught):
+            total += _training_s(self.weights("", seed)[0].removesuffix(f"/{WEIGHTS_FOLDER}"))
         return total
 
     def _bytes_of(self, chosen: TrainingSet) -> int:

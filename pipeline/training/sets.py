@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.base.config import Config
+from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
 from pipeline.runs.config import saved_config
 from pipeline.tables.rows import Which, read_columns
@@ -125,3 +127,22 @@ def origins(folder: str) -> set[str]:
 def is_synthetic(folder: str) -> bool:
     """Whether any of a run's pairs are a generator's."""
     return "synthetic" in origins(folder)
+
+
+def refuse_common(held_out: Mapping[str, set[str]], learned: Mapping[str, set[str]]) -> None:
+    """Refuses pairs that something is judged on and learned from.
+
+    Args:
+        held_out: key of the config -> ids of what is judged on.
+        learned: the same of what is learned from.
+
+    Raises:
+        ConfigError: says which share how many pairs.
+    """
+    for key, ids in held_out.items():
+        for other, found in learned.items():
+            if both := len(ids & found):
+                raise ConfigError(
+                    f"{key} and {other} share {both:,} pairs; what is learned from or chosen on must not be judged on. "
+                    "Give another split, or slices that hold others"
+                )

@@ -143,7 +143,9 @@ class SegmenterKeys(RunConfig):
     learning_rate: float = Field(0.0, ge=0)
     """Peak of the learning rate; 0 takes the recipe's, 0.005 for unet_small."""
     workers: Workers = Workers()
-    """Training processes."""
+    """Processes of each training."""
+    at_once: int = Field(1, ge=1)
+    """Trainings that run side by side, each with `workers` of its own."""
 
     @model_validator(mode="after")
     def _segmenter_has_it(self) -> SegmenterKeys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -256,3 +257,41 @@ def test_what_is_chosen_on_is_never_what_is_tested_on(place):
         config(place, validation=place.test, try_steps=[4])
     with pytest.raises(ValidationError, match="belong together"):
         config(place, try_steps=[4])
+
+
+def test_trainings_run_side_by_side_once_what_they_build_on_is_there(place, monkeypatch):
+    events: list[tuple[str, str]] = []
+    within, labels = proving.fit, proving.label
+    both_run = threading.Barrier(2)
+
+    def fit(task, training, run):
+        name = training.run.split("/")[1].rsplit("-", 1)[0]
+        events.append(("begins", name))
+        if training.run.startswith("both/pretrained-first-"):
+            both_run.wait(60)  # breaks where one waits for the other to end
+        scores = within(task, training, run)
+        events.append(("ends", name))
+        return scores
+
+    def label(config, task, digest):
+        assert threading.current_thread() is threading.main_thread(), "a graph listens for Ctrl-C"
+        events.append(("labels", config.run))
+        labels(config, task, digest)
+
+    monkeypatch.setattr(proving, "fit", fit)
+    monkeypatch.setattr(proving, "label", label)
+    both = evaluate(config(place, at_once=3, run="both"))
+    made = [name for event, name in events if event == "begins"]
+    assert len(made) == len(set(made)) == 18
+    running, most = 0, 0
+    for event, _ in events:
+        running += {"begins": 1, "ends": -1, "labels": 0}[event]
+        most = max(most, running)
+    assert 2 <= most <= 3
+    first_labels = next(number for number, (event, _) in enumerate(events) if event == "labels")
+    assert {("ends", "real-0"), ("ends", "real-1")} <= set(events[:first_labels])
+    assert events.index(("ends", "pretrained-first-0")) < events.index(("begins", "pretrained-0"))
+    one = evaluate(config(place, run="one"))
+    assert [(row.name, row.labels, row.steps) for row in one.sets] == [
+        (row.name, row.labels, row.steps) for row in both.sets
+    ]

@@ -1,0 +1,65 @@
+"""Steps and learning rate of a proof, chosen on validation pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.base.log import log
+from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.results import Choice
+from pipeline.training.config import TrainingConfig
+from pipeline.training.proving import Proving
+
+STOPPED_RISING = 0.005
+"""mIoU by which a longer training must be better to be worth it, at least; where several seeds were tried, at least the
+standard error of its mean too."""
+
+
+def choose(
+    proving: Proving, validation: str, steps: Sequence[int], rates: Sequence[float], seeds: int
+) -> tuple[list[Choice], str]:
+    """Tries lengths and learning rates with the first set and takes one, for all rows from then on.
+
+    Args:
+        proving: whose terms are set.
+        validation: folder of real pairs that nothing is tested on.
+        steps: lengths.
+        rates: peaks of the learning rate with each.
+        seeds: trainings of each.
+
+    Returns:
+        All that were tried, and what is to be said of the one that was taken: "" where it lies inside of what was
+        tried.
+    """
+    first = proving.sets[proving.first]
+    trainings: dict[tuple[int, float], list[TrainingConfig]] = {}
+    for num in sorted(steps):
+        for rate in rates or (proving.terms.learning_rate,):
+            terms = replace(proving.terms, learning_rate=rate).of_steps(num)
+            for seed in range(seeds):
+                common = proving.common.model_copy(update={"validation": validation, "seed": seed})
+                one = terms.training(common, first, f"choice-{num}", first.train, first.slices)
+                trainings.setdefault((num, one.optimisation.learning_rate), []).append(one)
+    scores = iter(proving.fit_all([(one, first, "") for some in trainings.values() for one in some]))
+    found = [
+        Choice(steps=num, learning_rate=rate, miou=[next(scores)["miou"] for _ in some])
+        for (num, rate), some in trainings.items()
+    ]
+    best = {num: max((one for one in found if one.steps == num), key=lambda one: one.mean) for num in sorted(steps)}
+    top = max(best.values(), key=lambda one: one.mean)
+    close = max(STOPPED_RISING, mean_and_spread(top.miou)[1] / math.sqrt(len(top.miou)))
+    taken = next(one for one in best.values() if one.mean >= top.mean - close)
+    log.info("chosen on validation: %d steps, learning rate %g", taken.steps, taken.learning_rate)
+    warnings = []
+    if len(best) > 1 and taken.steps == max(best):
+        warnings.append(
+            f"with {taken.steps:,} steps, the most that were tried, “{proving.first}” is still better than with fewer: "
+            "it may not have stopped rising"
+        )
+    known = sorted({one.learning_rate for one in found})
+    if len(known) > 2 and taken.learning_rate in (known[0], known[-1]):
+        warnings.append(f"the learning rate {taken.learning_rate:g} is at the edge of those that were tried")
+    proving.terms = replace(proving.terms, learning_rate=taken.learning_rate).of_steps(taken.steps)
+    return found, "; ".join(warnings)
