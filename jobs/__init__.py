@@ -33,6 +33,8 @@ os.environ.setdefault(
         )
     ),
 )
+# Each training tells its own progress, though the lines of several differ in numbers alone.
+os.environ.setdefault("RAY_DEDUP_LOGS_ALLOW_REGEX", r" of \d+ examples  ")
 
 if os.environ.get("RAY_ADDRESS"):  # what listens there may be no Ray: told in a minute, where Ray tries for many
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")

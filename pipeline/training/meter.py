@@ -83,7 +83,8 @@ class Meter:
         left_s = (self.recipe.num_steps - report.step) * self.recipe.batch_size / rate
         shown = {name: value for name, value in means.items() if name != "gradient_norm" and "/" not in name}
         log.info(
-            "%3.0f %%  %d of %d examples  %.0f/s  %s left  %s",
+            "%s: %3.0f %%  %d of %d examples  %.0f/s  %s left  %s",
+            self.run.folder.name,  # several may run side by side
             100 * report.examples / self.recipe.num_examples,
             report.examples,
             self.recipe.num_examples,

@@ -59,7 +59,7 @@ def test_a_line_has_the_means_over_rows_since_the_last_one(run, clock):
     assert sent["train/gradient_norm"] == 2 and sent["train/learning_rate"] == 1e-3
     assert sent["train/examples_per_s"] == pytest.approx(3 * 4 / 12)
     assert sent["train/data_wait_share"] == pytest.approx(3 * 0.25 / 12) and sent["train/memory_gib"] > 0
-    assert run.said == ["  3 %  12 of 400 examples  1/s  6:28 left  loss 2.8750  rare 7.0000"]
+    assert run.said == [f"{run.folder.name}:   3 %  12 of 400 examples  1/s  6:28 left  loss 2.8750  rare 7.0000"]
     (point,) = history.read(run.folder)
     assert point["examples"] == 12 and point["loss"] == sent["train/loss"]
 
