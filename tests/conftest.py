@@ -62,8 +62,8 @@ def one_torch_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow takes a second to make a database; those of tests are copies of one."""
+def one_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """MLflow takes a second to make a database; those of tests are copies of one. Gives what makes a new one."""
     from pipeline.runs import mlflow_server
 
     made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -78,7 +78,7 @@ def one_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow_server, "connect", copied)
-        yield
+        yield connect
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
+from pipeline.runs import mlflow_server
 from pipeline.runs.run import Run
 
 
@@ -48,7 +49,12 @@ def test_a_database_whose_disk_is_full_is_told(tmp_path, said, monkeypatch):
     assert not list(tmp_path.glob(".mlflow.db.draft*"))
 
 
-def test_a_job_that_is_killed_while_it_makes_the_database_breaks_nothing(tmp_path, said):
+@pytest.fixture
+def new_database(monkeypatch, one_mlflow_database):
+    monkeypatch.setattr(mlflow_server, "connect", one_mlflow_database)
+
+
+def test_a_job_that_is_killed_while_it_makes_the_database_breaks_nothing(tmp_path, said, new_database):
     process = multiprocessing.get_context("fork").Process(target=_open_and_close, args=(tmp_path,))
     process.start()
     draft = tmp_path / ".mlflow.db.draft"
@@ -63,7 +69,7 @@ def test_a_job_that_is_killed_while_it_makes_the_database_breaks_nothing(tmp_pat
     assert not list(tmp_path.glob(".mlflow.db.draft*"))
 
 
-def test_jobs_that_begin_at_once_make_one_database(tmp_path, said):
+def test_jobs_that_begin_at_once_make_one_database(tmp_path, said, new_database):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_open_and_close, args=(tmp_path, f"run{one}")) for one in range(2)]
     for process in processes:
