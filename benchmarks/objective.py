@@ -172,7 +172,7 @@ def load_data(options: argparse.Namespace) -> Data:
         feed.head(2**40),
         replace(feed, folders=(joint.validation,)).head(joint.validation_rows),
         {**real, "prompt": rows["prompt"].to_pylist()},
-        Feed((f"{runs}/real-test2",), pairs.columns, pairs.decode).head(options.test_pairs),
+        Feed((f"{runs}/real-validation",), pairs.columns, pairs.decode).head(options.test_pairs),
     )
 
 

@@ -24,7 +24,7 @@ from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic, refuse_common
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, origins, pictures_of, refuse_common
 from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
@@ -52,6 +52,8 @@ class EvaluateConfig(SegmenterKeys):
     generator_labels: int = Field(0, ge=0)
     """How many these are, where the runs are not at hand; pairs of `sets` among them are counted in. 0 says that it is
     not known."""
+    generator_pictures: int = Field(0, ge=0)
+    """Pictures without labels that it learned from besides."""
     validation: Folder = ""
     """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
     try_steps: tuple[int, ...] = ()
@@ -121,6 +123,12 @@ def evaluate(config: EvaluateConfig) -> Proof:
                 warnings.append(
                     f"“{row.name}” stands on {row.labels:,} labels, “{first.name}” on {first.labels:,}: not equal"
                 )
+        generated = [name for name, chosen in config.sets.items() if any(map(is_synthetic, chosen.train))]
+        if len(generated) > 1:
+            warnings.append(
+                f"{len(generated)} rows hold generated pairs; the best of them was not chosen on validation pairs, so "
+                "that its figure is too good by what the best of so many has by chance"
+            )
         for text in warnings:
             log.warning("%s", text)
         proof = Proof(
@@ -161,6 +169,7 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
         generator,
         run,
         at_once=config.at_once,
+        generator_pictures=config.generator_pictures,
     )
 
 
@@ -170,20 +179,23 @@ def refuse_overlap(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: says which runs share how many pairs.
     """
-    if is_synthetic(config.test):
-        raise ConfigError(f"test: {as_given(config.test)} holds generated pairs; give real ones to test on")
-    held_out = {"test": set(ids_of(config.test))}
-    if config.validation:
-        held_out["validation"] = set(ids_of(config.validation))
-    used: dict[str, set[str]] = {}
+    for key, folder in (("test", config.test), ("validation", config.validation)):
+        if folder and (others := origins(folder) - {"real"}):
+            kind = "labels of a teacher" if others == {"labelled"} else "generated pairs"
+            raise ConfigError(f"{key}: {as_given(folder)} holds {kind}; give real pairs that people have labelled")
+    held_out = {key: folder for key, folder in (("test", config.test), ("validation", config.validation)) if folder}
+    held_ids = {key: set(ids_of(folder)) for key, folder in held_out.items()}
+    learned: dict[str, set[str]] = {}
+    renamed: dict[str, set[str]] = {}
     for name, chosen in config.sets.items():
-        parts = chosen.slices or [":"] * len(chosen.train)
-        each = [ids_of(folder, part) for folder, part in zip(chosen.train, parts, strict=True)]
-        used[f"sets.{name}"] = set().union(*each)
-    used |= {f"generator_train ({folder})": set(ids_of(folder)) for folder in config.generator_train}
-    refuse_common(held_out, used)
+        parts = list(zip(chosen.train, chosen.slices or [":"] * len(chosen.train), strict=True))
+        learned[f"sets.{name}"] = {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
+        renamed[f"sets.{name}"] = set().union(*(pictures_of(*part, labelled=True) for part in parts))
+    learned |= {f"generator_train ({folder})": set(ids_of(folder)) for folder in config.generator_train}
+    refuse_common(held_ids, learned)
+    refuse_common({key: pictures_of(folder) for key, folder in held_out.items()}, renamed)
     if config.validation:
-        refuse_common({"test": held_out["test"]}, {"validation": held_out["validation"]})
+        refuse_common({"test": held_ids["test"]}, {"validation": held_ids["validation"]})
 
 
 def judged(folder: str, proving: Proving) -> dict[str, object]:

@@ -146,7 +146,7 @@ def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:
     """The one format of all pictures: as configured; instead of "keep", JPEG where all are so, else PNG."""
     if config.image_format != "keep":
         return config.image_format
-    log.info("export: looking whether all pictures are JPEG; --image-format png or jpeg goes without")
+    log.info("export: checking whether every picture is a JPEG (--image-format png or jpeg skips this)")
     return "jpeg" if all(in_tasks(all_jpeg, ((part,) for part in parts), config.workers)) else "png"
 
 

@@ -7,83 +7,34 @@ steps? What is not shown to help is not written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 from pydantic import Field, model_validator
 
-from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
-from pipeline.base.places import Folder, as_given
+from pipeline.base.places import as_given
 from pipeline.cluster.finish import finish
-from pipeline.evaluation.agreement import agreement_with_truth
-from pipeline.evaluation.results import FILE, HeldOut, Proof, TrainedSet
-from pipeline.evaluation.units import units_of
+from pipeline.evaluation.results import FILE
 from pipeline.pages.proof_table import markdown
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.rows import Which, read_shards
-from pipeline.training.config import require_one_each
-from pipeline.training.labelling import Hold, Labelling, write_labels
-from pipeline.training.order import bounds, cut_behind, ids_of, parted
-from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, refuse_common
-from pipeline.training.teacher import TeacherKeys
-from pipeline.training.terms import SegmenterKeys
+from pipeline.training.judging import Judged, Judging, JudgingKeys, Way
+from pipeline.training.labelling import Labelling, write_labels
+from pipeline.training.order import ids_of
+from pipeline.training.sets import TrainingSet
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
 TABLE = "proof.md"
-ALONE = "labelled pairs alone"
-MASKS = ["pair_id", "mask"]
-LEAST_UNNAMED = 0.02
-"""How often captions leave a class out at least, for a soft hold to be tried beside a plain one."""
-HELD_OUT_SHARE = 0.2
-"""Of the labelled pairs, where none are given to judge on."""
 
 
-class LabelConfig(SegmenterKeys):
+class LabelConfig(JudgingKeys):
     """Gives pictures masks: trains a teacher on labelled pairs, tries how it is to answer, judges what that helps."""
 
-    epochs: float = Field(192, gt=0)
-    """Times that the teacher sees each of its pairs; all other trainings take as many steps."""
-    pairs: Folder
-    """Run whose pictures get masks."""
-    slice: str = ":"
-    """Which of its pictures, as START:STOP in the order of their ids."""
-    pictures: Which = "unlabelled"
-    """Those of them that have no mask, or all, whose masks are then not looked at."""
-    labelled: tuple[Folder, ...] = ()
-    """Runs of labelled pairs that the teacher learns from; empty takes the labelled ones of `pairs`."""
-    slices: tuple[str, ...] = ()
-    """Which pairs of each, as `slice`."""
-    validation: Folder = ""
-    """Run of labelled pairs to judge on. Empty holds a fifth of the labelled ones out, and trains the teacher anew on
-    all of them in the end."""
-    validation_rows: int = Field(1024, ge=1)
-    """Of these, at most."""
-    teacher: TeacherKeys = TeacherKeys()
-    """What labels in the first round."""
-    holds: tuple[Hold, ...] = Field(("held", "soft", "free"), min_length=1)
-    """Which classes the teacher may answer: "held", those that a picture's captions name; "soft", the others too, but
-    weighed by how often the captions of labelled pairs leave a class out; "free", all. Several are tried."""
-    ignore_below: tuple[float, ...] = Field((0.0, 0.7), min_length=1)
-    """Pixels of which the teacher is less sure, from 0 to 1, are left void. Several are tried, with each hold."""
-    agree: bool = False
-    """Pictures that have masks, such as a generator's, keep them where the teacher agrees; the rest is left void. Needs
-    `--pictures all`."""
-    rounds: int = Field(1, ge=1)
-    """Labels, trains on them and labels again so often, as long as that helps."""
     voters: int = Field(1, ge=1)
     """Teachers that label together in the end, trained with seeds of their own; their shares are averaged."""
-    share: float = Field(0.5, gt=0, lt=1)
-    """Of the rows of a batch that are pictures with a teacher's labels, in the trainings that judge."""
-    train_pictures: int = Field(12_000, ge=1)
-    """Pictures that those trainings see, at most; all of them get labels in the end."""
     even_if_worse: bool = False
     """Write the best labels that were found though they are not shown to help."""
     rows_per_shard: int = Field(1000, ge=1)
@@ -91,43 +42,9 @@ class LabelConfig(SegmenterKeys):
 
     @model_validator(mode="after")
     def _fits(self) -> LabelConfig:
-        require_one_each(self.labelled or (self.pairs,), self.slices, ())
-        bounds(self.slice or ":")
-        if not all(0 <= one < 1 for one in self.ignore_below):
-            raise ValueError(f"ignore_below: shares from 0 to less than 1, got {self.ignore_below}")
-        if self.agree and self.pictures != "all":
-            raise ValueError("agree compares with masks that pictures have: say --pictures all")
         if self.voters > 1 and not self.teacher.is_trained:
             raise ValueError("voters are trained here, and this teacher is not: take one voter, or another teacher")
         return self
-
-    @property
-    def sources(self) -> tuple[list[str], list[str]]:
-        """Folders of labelled pairs, and the slice of each."""
-        folders = list(self.labelled or (self.pairs,))
-        return folders, list(self.slices or [":"] * len(folders))
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to label that was judged.
-
-    Attributes:
-        hold, ignore_below: how the teacher answers.
-        number: of its round.
-        row: what a segmenter reached with such labels.
-    """
-
-    hold: Hold
-    ignore_below: float
-    number: int
-    row: TrainedSet
-
-    @property
-    def helps(self) -> bool:
-        """Whether the segmenter is better than with the labelled pairs alone, whatever pictures it is tested on."""
-        found = self.row.difference
-        return bool(found and found.interval and found.interval[0] > 0)
 
 
 def label(config: LabelConfig) -> Manifest:
@@ -147,12 +64,14 @@ def label(config: LabelConfig) -> Manifest:
         )
     with Run.open(config, "label", SAFE_TO_CHANGE, on_store=True) as run:
         judging = Judging.begin(config, labels, run)
-        way = judging.best()
-        if not way.helps:
+        judged = judging.best()
+        show(judged, run)
+        way = judged.best
+        if judged.gain <= 0:
             told = (
                 f"labels are not shown to help: with the best of them ({way.row.name}) a segmenter reaches mIoU "
-                f"{np.mean(way.row.miou):.4f}, with the labelled pairs alone {np.mean(judging.first.miou):.4f}; see "
-                f"{run.folder}/{TABLE}"
+                f"{np.mean(way.row.miou):.4f}, with the labelled pairs alone {np.mean(judging.first.miou):.4f}, and by "
+                f"chance that may be a gain of {judged.gain:+.4f}; see {run.folder}/{TABLE}"
             )
             if not config.even_if_worse:
                 raise DataError(f"{told}. Label more pictures by hand, or say --even-if-worse True")
@@ -161,161 +80,13 @@ def label(config: LabelConfig) -> Manifest:
         return finish(run)
 
 
-@dataclass
-class Judging:
-    """The trainings that say which labels help.
-
-    Attributes:
-        config: of the job.
-        proving, sets: the trainings.
-        parts: slices of the labelled folders that the teacher learns from.
-        held_out: the run that is judged on, and its slice.
-        run: of the job, open.
-        first: the row of the labelled pairs alone.
-        units: what is independent of each other among the held-out pairs, and what that is called.
-        part: slice of the pictures that the trainings see.
-        rounds: the set that was best in each round.
-    """
-
-    config: LabelConfig
-    proving: Proving
-    sets: dict[str, TrainingSet]
-    parts: list[str]
-    held_out: tuple[str, str]
-    run: Run
-    first: TrainedSet
-    units: tuple[str, list[str]]
-    part: str
-    rounds: list[str] = field(default_factory=list)
-
-    @classmethod
-    def begin(cls, config: LabelConfig, labels: LabelSpace, run: Run) -> Judging:
-        """Trains with the labelled pairs alone."""
-        folders, parts = config.sources
-        held_out = (config.validation, ":")
-        if not config.validation:
-            parts[0], kept = parted(folders[0], parts[0], HELD_OUT_SHARE)
-            held_out = (folders[0], kept)
-        held = set(ids_of(*held_out, "labelled"))
-        units = units_of(held_out[0], config.validation_rows, held)
-        wanted = ids_of(config.pairs, config.slice, config.pictures)
-        sources = zip(folders, parts, strict=True)
-        learned = {f"labelled ({as_given(one)})": set(ids_of(one, its)) for one, its in sources}
-        refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted), **learned})
-        start, _ = bounds(config.slice or ":")
-        stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
-        first = TrainingSet(train=tuple(folders), slices=tuple(parts))
-        sets = {ALONE: first}
-        proving = Proving(
-            config.terms(first),
-            config.task(labels),
-            config.common(first, held_out[0], config.validation_rows, held_out[1]),
-            sets,
-            config.seeds,
-            units[1],
-            Labels(),
-            run,
-            config.teacher.made(config, labels, first),
-            config.at_once,
-        )
-        ways = len(set(config.holds)) * len(set(config.ignore_below)) + config.rounds - 1
-        log.info(
-            "label: %d ways to label at most, each judged on %s held-out pairs by %d training(s) of %s steps; then %s "
-            "pictures get labels",
-            ways, f"{len(units[1]):,}", config.seeds, f"{proving.terms.optimisation().num_steps:,}",
-            f"{len(wanted):,}",
-        )  # fmt: skip
-        return cls(config, proving, sets, parts, held_out, run, proving.trained(ALONE), units, f"{start}:{stop}")
-
-    def best(self) -> Way:
-        """The best way to label: of all holds with all thresholds, then of as many rounds as help."""
-        config = self.config
-        holds = [hold for hold in dict.fromkeys(config.holds) if not self.is_as_held(hold)]
-        tries = [(hold, below) for hold in holds for below in dict.fromkeys(config.ignore_below)]
-        self.proving.train([self.named(*one) for one in tries])
-        ways = [self.judged(*one) for one in tries]
-        best = max(ways, key=_miou)
-        self.rounds.append(best.row.name)
-        for number in range(2, config.rounds + 1):
-            ways.append(self.judged(best.hold, best.ignore_below, number, best.row.name))
-            if _miou(ways[-1]) <= _miou(best):
-                log.info("label: round %d does not help any more; those of round %d are kept", number, best.number)
-                break
-            best = ways[-1]
-            self.rounds.append(best.row.name)
-        unit, units = self.units
-        proof = Proof(
-            test=HeldOut(folder=as_given(self.held_out[0]), pairs=len(units), units=len(set(units)), unit=unit),
-            seeds=list(range(config.seeds)),
-            classes=list(self.proving.task.labels.classes),
-            sets=[self.first, *(way.row for way in ways)],
-            warnings=[f"“{best.row.name}” was chosen on these pairs: its figure is too good"] * (len(ways) > 1),
-        )
-        for name, text in ((FILE, proof.model_dump_json(indent=1)), (TABLE, f"{markdown(proof)}\n")):
-            write_bytes(f"{self.run.folder}/{name}", text.encode())
-            self.run.tracker.text(name, text)
-        log.info("label: the best is “%s”; all are in %s/%s", best.row.name, self.run.folder, TABLE)
-        return best
-
-    def is_as_held(self, hold: Hold) -> bool:
-        """Whether a soft hold would be a plain one, which is tried already: captions leave hardly any class out."""
-        if hold != "soft" or "held" not in self.config.holds or (weight := self.proving.unnamed()) >= LEAST_UNNAMED:
-            return False
-        log.info("label: captions leave out %.1f %% of the classes, so that soft would be as held", 100 * weight)
-        return True
-
-    def named(self, hold: Hold, below: float, number: int = 1, teacher: str = "") -> str:
-        """The name of the set that learns from labels so made."""
-        name = hold + (f", {below:g} sure" if below else "") + (f", round {number}" if number > 1 else "")
-        self.sets[name] = self.student(self.parts, hold, below, teacher)
-        return name
-
-    def judged(self, hold: Hold, below: float, number: int = 1, teacher: str = "") -> Way:
-        """Labels so, trains on the labels and says what came of it."""
-        chosen = self.sets[name := self.named(hold, below, number, teacher)]
-        row = self.proving.compared(self.proving.trained(name), self.first)
-        on, part = self.held_out
-        made = self.proving.labels_by(chosen, on, part, hold, "labelled", seed=0)
-        task = self.proving.task
-        answers, truth = read_shards([made], [*MASKS, "sampler"]), read_shards([on], MASKS)
-        miou, kept = agreement_with_truth(answers, truth, task.labels, decode=task.decode)
-        assert row.difference is not None
-        log.info(
-            "label: %s: agrees with the truth at mIoU %.4f where it answers, %.0f %% of all pixels; a segmenter gains "
-            "%+.4f", name, miou, 100 * kept, np.mean(row.difference.miou),
-        )  # fmt: skip
-        self.run.tracker.metrics({f"agreement/{name}": miou, f"answered/{name}": kept})
-        return Way(hold, below, number, row)
-
-    def student(self, parts: Sequence[str], hold: Hold, below: float, teacher: str) -> TrainingSet:
-        """The labelled pairs, and pictures with labels of a teacher."""
-        config = self.config
-        folders, _ = config.sources
-        sizes = np.array(TrainingSet(train=tuple(folders), slices=tuple(parts)).sizes())
-        return TrainingSet(
-            train=(*folders, config.pairs),
-            slices=(*parts, self.part),
-            shares=(*((1 - config.share) * sizes / sizes.sum()).tolist(), config.share),
-            masks=(*["own"] * len(folders), hold),
-            pictures=config.pictures,
-            teacher=teacher,
-            ignore_below=below,
-            agree=config.agree,
-        )
-
-    def teacher_of(self, way: Way) -> str:
-        """The set whose segmenter labels in the end, "" for the first or the given one. Where pairs were held out, it
-        learns from all."""
-        folders, parts = self.config.sources
-        if parts == self.parts:
-            return "" if way.number == 1 else self.rounds[way.number - 2]
-        name = "" if self.proving.teacher else "all labelled pairs"
-        if name:
-            self.sets[name] = TrainingSet(train=tuple(folders), slices=tuple(parts))
-        for number in range(1, way.number):
-            before, name = name, f"all labelled pairs, round {number}"
-            self.sets[name] = self.student(parts, way.hold, way.ignore_below, before)
-        return name
+def show(judged: Judged, run: Run) -> None:
+    """Writes how all ways were judged."""
+    for name, text in ((FILE, judged.proof.model_dump_json(indent=1)), (TABLE, f"{markdown(judged.proof)}\n")):
+        write_bytes(f"{run.folder}/{name}", text.encode())
+        run.tracker.text(name, text)
+    best = judged.best.row.name
+    log.info("label: the best is “%s”, whose gain is above %+.4f; see %s/%s", best, judged.gain, run.folder, TABLE)
 
 
 def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
@@ -343,7 +114,3 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     )
     digest = text_digest([digest, *(one for _, one in voters)]) if voters else digest
     write_labels(run, request, judging.proving.task_of(name), digest)
-
-
-def _miou(way: Way) -> float:
-    return float(np.mean(way.row.miou))

@@ -117,6 +117,9 @@ def save_pairs(
             "class_ids": [ids.tolist() for ids, _ in counted][: num_pairs - bare] + [[]] * bare,
             "class_pixels": [pixels.tolist() for _, pixels in counted][: num_pairs - bare] + [[]] * bare,
             "origin": ["real"] * num_pairs,
+            "dataset": ["tiny"] * num_pairs,
+            "split": [split] * num_pairs,
+            "key": [str(index) for index in range(num_pairs)],
         }
     )
     rows = conform(table, PAIR)

@@ -18,7 +18,7 @@ from models.labels import LabelSpace
 from pipeline.base.log import clock, log
 from pipeline.base.turns import schedule
 from pipeline.cluster.progress import Shared
-from pipeline.cluster.tasks import beside_driver, get
+from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get
 from pipeline.prompts.read import (
     check_class_ids,
     distinct,
@@ -81,7 +81,9 @@ class Work:
         batches = math.ceil((self.todo - self.later) / (batch_size * MAX_BLOCKS))
         chunks = [{"start": start, "stop": stop} for start, stop in self.chunks]
         each = ray.data.from_items(chunks, override_num_blocks=len(chunks))  # a task each
-        rows = each.map_batches(partial(self.rows, shared.stopping), batch_size=1, batch_format="pyarrow")
+        rows = each.map_batches(
+            partial(self.rows, shared.stopping), batch_size=1, batch_format="pyarrow", max_retries=MAX_RETRIES
+        )
         return rows.repartition(target_num_rows_per_block=batch_size * max(1, batches))
 
 

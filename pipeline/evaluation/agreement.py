@@ -66,10 +66,10 @@ def agreement(
 
 def sharpness(images: np.ndarray) -> float:
     """Mean squared Laplacian of the grey values of images (B, H, W, 3) uint8."""
-    grey = images.mean(-1)
+    grey = images.mean(-1, dtype=np.float32)
     inner = grey[:, 1:-1, 1:-1]
     edges = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
-    return float(np.square(edges).mean())
+    return float(np.square(edges).mean(dtype=np.float64)) if edges.size else 0.0
 
 
 def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:

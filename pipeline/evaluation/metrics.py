@@ -35,14 +35,16 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_outputs: int,
 
 
 def class_ious(confusion: np.ndarray) -> np.ndarray:
-    """(K + 1,) float64 intersection over union per class; NaN for a class that is neither true nor predicted."""
+    """(K + 1,) float64 intersection over union per class; NaN for a class that no true pixel has, also where it is
+    predicted: else two networks on one test set would have means over different classes."""
     hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0)[: len(hits)] + confusion.sum(1) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    true = confusion.sum(1)
+    union = confusion.sum(0)[: len(hits)] + true - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=true > 0)
 
 
 def mean_iou(confusion: np.ndarray) -> float:
-    """Mean IoU over the classes that occur, background included (Pascal VOC's measure); NaN where none does."""
+    """Mean IoU over the classes that true pixels have, background included; NaN where none is known."""
     ious = class_ious(confusion)
     return float(np.mean(ious[np.isfinite(ious)])) if np.isfinite(ious).any() else float("nan")
 
@@ -63,7 +65,8 @@ def boundary_pixels(truth: np.ndarray, predicted: np.ndarray, num_outputs: int, 
         num_outputs, ignore_index: as of `confusion_matrix`.
 
     Returns:
-        (K + 1, 2) int64: in both boundaries of a class, and in one of them at least. `boundary_iou` takes sums of it.
+        (K + 1, 2) int64: in both boundaries of a class, and in one of them at least; 0 for a class that no true pixel
+        has. `boundary_iou` takes sums of it.
     """
     width = max(1, round(BOUNDARY_SHARE * float(np.hypot(*truth.shape[1:]))))
     counts = np.zeros((num_outputs, 2), np.int64)
@@ -73,7 +76,8 @@ def boundary_pixels(truth: np.ndarray, predicted: np.ndarray, num_outputs: int, 
             if class_id != ignore_index:
                 one, other = (_boundary(mask & known, width) for mask in (true == class_id, seen == class_id))
                 counts[class_id] += (one & other).sum(), (one | other).sum()
-    return counts
+    occurs = np.isin(np.arange(num_outputs), truth[truth != ignore_index])
+    return np.where(occurs[:, None], counts, 0)
 
 
 def _boundary(mask: np.ndarray, width: int) -> np.ndarray:
@@ -85,7 +89,7 @@ def _boundary(mask: np.ndarray, width: int) -> np.ndarray:
 
 
 def boundary_iou(counts: np.ndarray) -> float:
-    """Mean over the classes that have a boundary anywhere of what `boundary_pixels` counted; NaN where none has."""
+    """Mean over the classes that have a boundary of what `boundary_pixels` counted; NaN where none has."""
     some = counts[:, 1] > 0
     return float((counts[some, 0] / counts[some, 1]).mean()) if some.any() else float("nan")
 

@@ -16,6 +16,8 @@ class Difference(BaseModel):
     """By seed: of this set's training minus of the first set's."""
     interval: tuple[float, float] | None = None
     """95 % of the differences lie between, when the test units are drawn anew, the same ones for both."""
+    unit_error: float | None = None
+    """Standard deviation of these differences."""
 
 
 class TrainedSet(BaseModel):
@@ -33,12 +35,12 @@ class TrainedSet(BaseModel):
     miou_multi_scale: list[float] = []
     """Of predictions at several scales, mirrored and not; empty where that was not asked for."""
     iou: dict[str, list[float | None]]
-    """By class, over seeds; None where the class is neither in the test masks nor predicted."""
+    """By class, over seeds; None where no known pixel of the test has it."""
     labels: int | None = None
     """Pairs with labels that anything behind the row has learned from, its generator and its teacher too; None where
     that is not known."""
     unlabelled: int = 0
-    """Pictures whose masks a teacher made."""
+    """Pictures without labels behind the row: those whose masks a teacher made, and those that its generator saw."""
     pixel_accuracy: list[float] = []
     boundary_iou: list[float] = []
     seconds: list[float] = []

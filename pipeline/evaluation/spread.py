@@ -8,11 +8,14 @@ Legend: N pictures, U units, K classes besides id 0, R draws.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from pipeline.evaluation.metrics import class_ious, confusion_matrix
+from pipeline.evaluation.results import Difference
 
 NUM_DRAWS = 1000
 MOST_UNITS = 256
@@ -74,6 +77,35 @@ def drawn_miou(confusions: np.ndarray, seed: int = 0) -> np.ndarray:
     units = len(confusions)
     times = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), NUM_DRAWS)
     return np.array([np.nanmean(class_ious(np.tensordot(one, confusions, 1))) for one in times])
+
+
+def least_gains(differences: Sequence[Difference], num_units: int) -> list[float]:
+    """What each of several gains is above, with 97.5 % certainty for all of them together.
+
+    Both the test units and the trainings could have been others. The spread over seeds is that of all ways together,
+    since few seeds say little of one; several tries cost certainty (Bonferroni), and few units or seeds too (Student's
+    t, with the degrees of freedom of Welch and Satterthwaite).
+
+    Args:
+        differences: of each way to the same baseline, over at least two seeds, with `unit_error`.
+        num_units: of the test.
+
+    Raises:
+        ValueError: one seed alone.
+    """
+    seeds = len(differences[0].miou)
+    if seeds < 2:
+        raise ValueError("one seed says nothing of how much trainings differ")
+    by_seed = float(np.mean([np.var(one.miou, ddof=1) for one in differences])) / seeds
+    found = []
+    for one in differences:
+        by_unit = (one.unit_error or 0.0) ** 2 * num_units / max(num_units - 1, 1)
+        total = by_unit + by_seed
+        parts = by_unit**2 / max(num_units - 1, 1) + by_seed**2 / (len(differences) * (seeds - 1))
+        freedom = total**2 / parts if parts else math.inf
+        certain = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(differences), freedom)
+        found.append(float(np.mean(one.miou)) - float(certain) * math.sqrt(total))
+    return found
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from models.labels import LabelSpace
 from pipeline.prompts.synonyms import SYNONYMS
+from pipeline.tables.schema import captions_of
 
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
@@ -24,6 +27,12 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
     return tuple(sorted({ids[group] for group in found if group is not None}))
+
+
+def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
+    """The classes that a row of PAIR is said to show: those that its prompt asked for, or that its captions name."""
+    asked = row.get("prompt_class_ids")
+    return set(asked) if asked else {one for text in captions_of(row) for one in classes_in_prompt(text, labels)}
 
 
 def spoken(name: str) -> str:

@@ -65,9 +65,9 @@ def check_class_ids(prompts: pa.Table, labels: LabelSpace, source: str) -> None:
 
 
 def distinct(rows: pa.Table) -> pa.Table:
-    """PROMPTS with every prompt once, in the order of first use: weights are added up, and of the classes of equal
-    prompts those stay that all of them ask for."""
-    # One thread keeps the order of first occurrence.
+    """PROMPTS with every prompt once, in an order that follows from the rows: weights are added up, and of the classes
+    of equal prompts those stay that all of them ask for."""
+    # Several threads would give another order each time.
     summed = rows.group_by("prompt", use_threads=False).aggregate([("weight", "sum")])
     prompts, class_ids = summed["prompt"], pa.nulls(summed.num_rows, PROMPTS.field("class_ids").type)
     if rows["class_ids"].null_count < rows.num_rows:

@@ -11,6 +11,9 @@ from pipeline.tables.shards import open_shard, some_shards
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+MAX_RETRIES = 10
+"""Of a task that reads and whose process dies; Ray Data would start it again for ever."""
+
 
 def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Dataset:
     """All rows of runs as a lazy Ray data set, for sets of any size.
@@ -30,7 +33,9 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
             # Ray's own reader of local files is faster than fsspec's, hence None.
             parts.setdefault((None if is_local(url) else store, present), []).append(path)
     read = [
-        ray.data.read_parquet(paths, columns=names and list(names), filesystem=store)
+        ray.data.read_parquet(
+            paths, columns=names and list(names), filesystem=store, ray_remote_args={"max_retries": MAX_RETRIES}
+        )
         for (store, names), paths in parts.items()
     ]
     return read[0].union(*read[1:]) if len(read) > 1 else read[0]

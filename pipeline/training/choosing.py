@@ -59,7 +59,7 @@ def choose(
             "it may not have stopped rising"
         )
     known = sorted({one.learning_rate for one in found})
-    if len(known) > 2 and taken.learning_rate in (known[0], known[-1]):
+    if len(known) > 1 and taken.learning_rate in (known[0], known[-1]):
         warnings.append(f"the learning rate {taken.learning_rate:g} is at the edge of those that were tried")
     proving.terms = replace(proving.terms, learning_rate=taken.learning_rate).of_steps(taken.steps)
     return found, "; ".join(warnings)

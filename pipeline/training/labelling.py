@@ -23,9 +23,10 @@ from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
+from pipeline.cluster.tasks import MAX_RETRIES
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.pictures.masks import class_areas, ignore_uncertain
-from pipeline.prompts.classes import classes_in_prompt
+from pipeline.prompts.classes import named_classes
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -36,7 +37,7 @@ from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import Which, read_columns, read_texts, remaining
-from pipeline.tables.schema import PAIR, captions_of
+from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import list_shards, remove_drafts
 from pipeline.training.order import ids_of
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -172,7 +173,7 @@ def graph(todo: pa.Table, config: Labelling, task: SegmenterTask, made_by: str, 
     left_out = ("confidence",) if config.agree else ("mask", "confidence")
     columns = [name for name in PAIR.names if name not in left_out]
     rows = read_pairs([config.pairs], columns).map_batches(
-        partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="pyarrow"
+        partial(_chosen, wanted=wanted), batch_size=ROWS_PER_BATCH, batch_format="pyarrow", max_retries=MAX_RETRIES
     )
     device = "cuda" if config.workers.gpus else "cpu"
     make = partial(make_labeller, task, (config.teacher, *config.voters), config.answers, made_by, device)
@@ -241,12 +242,6 @@ def labelled(rows: pa.Table, *, task: SegmenterTask, predict: Predict, answers: 
 
 def _picture(content: bytes) -> dict[str, Any]:
     return {"bytes": content, "path": None}
-
-
-def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
-    """The classes that a row of PAIR is said to show: those that its prompt asked for, or that its captions name."""
-    asked = row.get("prompt_class_ids")
-    return set(asked) if asked else {one for text in captions_of(row) for one in classes_in_prompt(text, labels)}
 
 
 def left_unnamed(folder: str, part: str, labels: LabelSpace) -> float:

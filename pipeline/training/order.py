@@ -28,8 +28,8 @@ from pipeline.tables.label_space import load_labels
 from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
-FEWEST = 20
-"""Labelled pairs, where some of them are to be held out."""
+LEAST_HELD_OUT = 30
+"""Labelled pairs that are held out to judge on."""
 SLICE = re.compile(r"(\d*):(\d*)")
 
 
@@ -82,18 +82,19 @@ def cut_behind(folder: str, part: str, which: Which, number: int) -> int:
 
 
 def parted(folder: str, part: str, share: float) -> tuple[str, str]:
-    """A slice of a folder in two: to train on, and one that holds a share of its labelled pairs, to judge on.
+    """A slice of a folder in two: to train on, and one that holds a share of its labelled pairs, to judge on; at least
+    LEAST_HELD_OUT of them, since fewer say little.
 
     Raises:
         ConfigError: too few labelled pairs.
     """
     num = len(ids_of(folder, part, "labelled"))
-    if num < FEWEST:
+    if num < 2 * LEAST_HELD_OUT:
         raise ConfigError(
-            f"validation: {folder} has {num} labelled pairs, too few to hold some out; give a run of labelled pairs to "
-            "judge on"
+            f"validation: {folder} has {num} labelled pairs, too few to hold {LEAST_HELD_OUT} out; give a run of "
+            "labelled pairs to judge on"
         )
-    cut = cut_behind(folder, part, "labelled", round((1 - share) * num))
+    cut = cut_behind(folder, part, "labelled", num - max(LEAST_HELD_OUT, round(share * num)))
     end = cut_behind(folder, part, "all", len(ids_of(folder)))
     return f"{int(bounds(part or ':')[0])}:{cut}", f"{cut}:{end}"
 

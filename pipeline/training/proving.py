@@ -16,7 +16,7 @@ from models.weights import digest as bundle_digest
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import as_given
-from pipeline.evaluation.metrics import mean_and_spread
+from pipeline.evaluation.metrics import class_ious, mean_and_spread, mean_iou
 from pipeline.evaluation.results import Difference, TrainedSet
 from pipeline.evaluation.spread import by_unit, drawn_miou, from_bytes, interval
 from pipeline.runs.run import Run
@@ -51,10 +51,11 @@ class Proving:
         sets: by name, the first is what the others are compared with.
         seeds: trainings per set.
         units: (N,) what each test picture belongs to, such as its photograph.
-        generator: what the generator of synthetic pairs learned from.
+        generator: labelled pairs that the generator of synthetic pairs learned from.
         run: of the proof, open.
         teacher: what labels where no set is named as the teacher; None is the first set's segmenter.
         at_once: trainings that run side by side.
+        generator_pictures: pictures without labels that the generator learned from.
     """
 
     terms: Terms
@@ -67,6 +68,7 @@ class Proving:
     run: Run
     teacher: Teacher | None = None
     at_once: int = 1
+    generator_pictures: int = 0
     _scores: dict[str, dict[str, float]] = field(default_factory=dict)
     _trainings: dict[tuple[str, int], TrainingConfig] = field(default_factory=dict)
     _draws: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -228,13 +230,16 @@ class Proving:
         self.train([name])
         trainings = [self.training(name, seed) for seed in range(self.seeds)]
         scores = [self._fit(one, chosen, self._initial(name, seed)) for seed, one in enumerate(trainings)]
-        miou = [score["miou"] for score in scores]
+        confusions = [self._confusions(one) for one in trainings]
+        totals = [one.sum(0) for one in confusions]
+        miou = [mean_iou(one) for one in totals]
         if any(map(math.isnan, miou)):
             raise DataError(
                 f"{as_given(self.common.validation)}: no pixel of the held-out masks has a known class, so nothing can "
                 "be scored; give the folder of pairs with annotated masks as `test`"
             )
-        self._draws[name] = self._drawn(trainings)
+        self._draws[name] = [drawn_miou(one) for one in confusions]
+        ious = np.array([class_ious(one) for one in totals])
         mean, spread = mean_and_spread(miou)
         pairs = sum(chosen.sizes()) + (sum(self.sets[chosen.after].sizes()) if chosen.after else 0)
         log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, pairs, mean, spread)
@@ -247,11 +252,14 @@ class Proving:
             trainings=[str(one.folder) for one in trainings],
             pairs=pairs,
             labels=labels.count(),
-            unlabelled=sum(size for number, size in enumerate(chosen.sizes()) if not chosen.own(number)),
+            unlabelled=self.unlabelled(name),
             steps=self.terms.optimisation().num_steps,
             miou=miou,
             miou_multi_scale=[score["miou_multi_scale"] for score in scores] if self.terms.multi_scale else [],
-            iou={key: [score.get(f"iou/{key}") for score in scores] for key in self.task.labels.classes},
+            iou={
+                key: [None if math.isnan(one) else float(one) for one in ious[:, number]]
+                for number, key in enumerate(self.task.labels.classes)
+            },
             pixel_accuracy=[score["pixel_accuracy"] for score in scores],
             boundary_iou=[score["boundary_iou"] for score in scores],
             seconds=[self._seconds(name, seed, score) for seed, score in enumerate(scores)],
@@ -287,13 +295,26 @@ class Proving:
     def compared(self, row: TrainedSet, first: TrainedSet) -> TrainedSet:
         """The row with its difference to the first one: seed by seed, and with other test units, the same for both."""
         miou = [own - other for own, other in zip(row.miou, first.miou, strict=True)]
-        moved = interval(np.mean(self._draws[row.name], 0) - np.mean(self._draws[first.name], 0))
-        return row.model_copy(update={"difference": Difference(miou=miou, interval=moved)})
+        moved = np.mean(self._draws[row.name], 0) - np.mean(self._draws[first.name], 0)
+        found = Difference(miou=miou, interval=interval(moved), unit_error=float(np.nanstd(moved)))
+        return row.model_copy(update={"difference": found})
 
-    def _drawn(self, trainings: Sequence[TrainingConfig]) -> list[np.ndarray]:
-        """mIoU of each training with other test units."""
-        found = [from_bytes(read_bytes(f"{one.folder}/{CELLS}")) for one in trainings]
-        return [drawn_miou(by_unit(one, self.units, self.task.labels.num_classes + 1)) for one in found]
+    def _confusions(self, training: TrainingConfig) -> np.ndarray:
+        """Of each test unit; figures are taken from these, so that rows of all ages count alike."""
+        found = from_bytes(read_bytes(f"{training.folder}/{CELLS}"))
+        return by_unit(found, self.units, self.task.labels.num_classes + 1)
+
+    def unlabelled(self, name: str) -> int:
+        """Pictures without labels behind a set: of it, of what it comes after, of their teachers, of the generator."""
+        chosen = self.sets[name]
+        parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
+        own = sum(
+            size for part in parts for number, size in enumerate(part.sizes())
+            if not part.own(number) and not is_synthetic(part.train[number])
+        )  # fmt: skip
+        made = any(is_synthetic(folder) for part in parts for folder in part.train)
+        taught = [self.unlabelled(one) for one in self._teachers(name)]
+        return max(own, self.generator_pictures if made else 0, *taught, 0)
 
     def labels(self, name: str) -> Labels:
         """What anything behind a set has learned masks from: the pairs themselves, their teacher, their generator."""

@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
 from pipeline.runs.config import saved_config
+from pipeline.tables.conform import conform
 from pipeline.tables.rows import Which, read_columns
+from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold
 from pipeline.training.order import groups_of, ids_of
 
 Masks = Literal["own"] | Hold
-Varied = Literal["usual", "strong", "copy_paste"]
+Varied = Literal["usual", "mild", "strong", "copy_paste"]
 
 
 class TrainingSet(Config):
@@ -46,8 +49,8 @@ class TrainingSet(Config):
     balanced: bool = False
     """Rows with rare classes come more often (repeat factor sampling)."""
     augmentation: Varied = "usual"
-    """"usual" is the recipe's, "strong" scales, crops and distorts colours as mmsegmentation does, "copy_paste" lays
-    objects of other pictures on half of them."""
+    """"usual" is the recipe's, "strong" scales to half to twice, crops and distorts colours as mmsegmentation does,
+    "mild" the same at scales of 0.8 to 1.25, "copy_paste" lays objects of other pictures on half of them."""
     after: str = ""
     """Another set, which the first half of the steps trains on; this one gets the other half."""
 
@@ -122,6 +125,27 @@ def origins(folder: str) -> set[str]:
     """The kinds of pairs in a run: "real", "synthetic" of a generator, "labelled" by a teacher."""
     tables = [read_columns(path, ["origin"]) for path in some_shards(folder)]
     return {one for table in tables if "origin" in table.column_names for one in table["origin"].unique().to_pylist()}
+
+
+def pictures_of(folder: str, part: str = ":", *, labelled: bool = False) -> set[str]:
+    """The names of the pictures in a slice of a run (data set, split and key), which labels of a teacher keep.
+
+    Args:
+        folder, part: as of `ids_of`.
+        labelled: of those alone that a teacher has labelled.
+    """
+    ids = set(ids_of(folder, part))
+    columns = ["pair_id", "origin", "dataset", "split", "key"]
+    tables = (
+        conform(read_columns(path, columns), pa.schema([PAIR.field(one) for one in columns]))
+        for path in some_shards(folder)
+    )
+    return {
+        f"{row['dataset']}/{row['split']}/{row['key']}"
+        for table in tables
+        for row in table.to_pylist()
+        if row["pair_id"] in ids and row["key"] and (row["origin"] == "labelled" or not labelled)
+    }
 
 
 def is_synthetic(folder: str) -> bool:

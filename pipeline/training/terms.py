@@ -62,11 +62,16 @@ class Terms:
         """The task of one set.
 
         Raises:
-            ConfigError: strong augmentation of a segmenter whose recipe is that already.
+            ConfigError: strong or mild augmentation of a segmenter whose recipe is that already.
         """
-        if chosen.augmentation == "strong" and self.segmenter != "unet_small":
-            raise ConfigError(f"augmentation strong: {self.segmenter} is trained so by its own recipe; leave it out")
-        strong = Augmentation(crop_px=0) if chosen.augmentation == "strong" else like.augmentation
+        scales = {"strong": (0.5, 2.0), "mild": (0.8, 1.25)}.get(chosen.augmentation)
+        if scales and self.segmenter != "unet_small":
+            raise ConfigError(
+                f"augmentation {chosen.augmentation}: {self.segmenter} is varied by its own recipe; leave it out"
+            )
+        strong = like.augmentation
+        if scales:
+            strong = Augmentation(crop_px=0, least_scale=scales[0], greatest_scale=scales[1])
         pasted = chosen.augmentation == "copy_paste"
         return replace(like, augmentation=strong, copy_paste=pasted, initial=initial)
 

@@ -164,8 +164,7 @@ class SegmenterTask:
         ids, sure = [], []
         start = 0
         for part in chunks(image):
-            view = to_float_image(part)
-            shares = torch.stack([cast(Segmenter, net).shares(grown(net(view), view)) for net in nets]).mean(0)
+            shares = self.shares(nets, part)
             some = weights[start : start + len(part), :, None, None].to(shares)
             # Zero may be a share too, and must not win where nothing that may be answered has any.
             weighed = torch.where(some > 0, shares * some, -1)[:, self.first :]
@@ -175,6 +174,12 @@ class SegmenterTask:
             sure.append((top / total * 255).round().to(torch.uint8).cpu().numpy())
             start += len(part)
         return np.concatenate(ids), np.concatenate(sure)
+
+    @torch.no_grad()
+    def shares(self, nets: Sequence[nn.Module], image: Tensor) -> Tensor:
+        """The mean of several networks' shares of classes in pictures (B, H, W, 3) uint8: (B, K + 1, H, W)."""
+        view = to_float_image(image)
+        return torch.stack([cast(Segmenter, net).shares(grown(net(view), view)) for net in nets]).mean(0)
 
     def load(self, folder: Path) -> nn.Module:
         """What `save` wrote, ready to predict."""

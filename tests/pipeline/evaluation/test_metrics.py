@@ -39,7 +39,7 @@ def iou_by_sets(truth: np.ndarray, predicted: np.ndarray, class_id: int) -> floa
     known = {place for place in np.ndindex(truth.shape) if truth[place] != IGNORED}
     true = {place for place in known if truth[place] == class_id}
     seen = {place for place in known if predicted[place] == class_id}
-    return len(true & seen) / len(true | seen) if true | seen else math.nan
+    return len(true & seen) / len(true | seen) if true else math.nan
 
 
 def test_a_confusion_matrix_worked_out_by_hand():
@@ -54,10 +54,14 @@ def test_scores_worked_out_by_hand():
     assert pixel_accuracy(CONFUSION) == pytest.approx(5 / 10), "pixels predicted as ignored are misses"
 
 
-def test_a_class_that_does_not_occur_has_no_score_and_one_that_is_only_predicted_has_none_of_its_pixels_right():
-    matrix = confusion_matrix(np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1]), 4, IGNORED)
-    np.testing.assert_array_equal(class_ious(matrix), [1 / 2, 1, np.nan, 0])
-    assert mean_iou(matrix) == pytest.approx((1 / 2 + 1 + 0) / 3)
+def test_a_class_that_does_not_occur_has_no_score_so_that_networks_are_compared_over_the_same_classes():
+    truth = np.array([0, 0, 1, 1])
+    one, other = (confusion_matrix(truth, np.array(seen), 4, IGNORED) for seen in ([0, 3, 1, 1], [0, 1, 1, 1]))
+    np.testing.assert_array_equal(class_ious(one), [1 / 2, 1, np.nan, np.nan])
+    assert mean_iou(one) == pytest.approx((1 / 2 + 1) / 2), "what is predicted wrongly is missed elsewhere"
+    np.testing.assert_array_equal(np.isnan(class_ious(one)), np.isnan(class_ious(other)))
+    counts = boundary_pixels(np.zeros((1, 8, 8), int), np.tri(8, dtype=int)[None], 2, IGNORED)
+    assert counts[0].all() and not counts[1].any()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])

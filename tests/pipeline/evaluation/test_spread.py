@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
-from pipeline.evaluation.spread import MOST_UNITS, by_unit, cells, drawn_miou, from_bytes, interval, to_bytes
+from pipeline.evaluation.results import Difference
+from pipeline.evaluation.spread import (
+    MOST_UNITS,
+    by_unit,
+    cells,
+    drawn_miou,
+    from_bytes,
+    interval,
+    least_gains,
+    to_bytes,
+)
 
 IGNORED = 255
 
@@ -55,3 +65,32 @@ def test_equal_seeds_draw_equal_units_so_that_two_networks_can_be_compared():
     assert apart[0] > 0, "better in every draw, though the intervals of the two overlap"
     assert interval(one)[0] < interval(other)[1]
     assert drawn_miou(by_unit(cells(truth, seen, 3, IGNORED), units, 3)).tolist() == pytest.approx(other.tolist())
+
+
+def differences(numbers, ways, seeds, by_unit, by_seed):
+    """Of ways that gain nothing, tested on units and trained with seeds that are drawn."""
+    return [
+        Difference(miou=(numbers.normal(0, by_unit) + numbers.normal(0, by_seed, seeds)).tolist(), unit_error=by_unit)
+        for _ in range(ways)
+    ]
+
+
+@pytest.mark.parametrize(("ways", "seeds"), [(1, 3), (6, 3), (6, 5)])
+@pytest.mark.parametrize(("by_unit", "by_seed"), [(0.006, 0.018), (0.015, 0.018), (0.015, 0.004)])
+def test_of_ways_that_gain_nothing_hardly_any_is_said_to(ways, seeds, by_unit, by_seed):
+    numbers = np.random.default_rng(0)
+    drawn = [least_gains(differences(numbers, ways, seeds, by_unit, by_seed), 50) for _ in range(1000)]
+    assert np.mean([max(one) > 0 for one in drawn]) < 0.04, "2.5 % and what a thousand draws may miss it by"
+
+
+def test_a_gain_that_stands_out_is_seen():
+    gains = [
+        Difference(miou=[0.05, 0.06, 0.07], unit_error=0.008),
+        Difference(miou=[0.0, 0.01, 0.02], unit_error=0.008),
+    ]
+    low, none = least_gains(gains, 50)
+    assert 0.02 < low < 0.06 and none < 0
+    assert least_gains(gains[:1], 50)[0] != low, "ways that were tried too count"
+    assert least_gains(gains, 4)[0] < low, "few units say little"
+    with pytest.raises(ValueError, match="one seed"):
+        least_gains([Difference(miou=[0.1], unit_error=0.01)], 50)

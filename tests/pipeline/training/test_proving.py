@@ -14,6 +14,7 @@ from models.labels import GARMENTS
 from pipeline.base.errors import ConfigError
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation.results import Proof, TrainedSet
+from pipeline.tables.ids import labelled_pair_id
 from pipeline.tables.rows import read_columns, read_shards
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
@@ -222,7 +223,8 @@ def test_labels_are_those_of_all_that_a_row_stands_on_each_once(place):
         ({"sets": {"real": ["{test}", "{synthetic}"]}}, "test and sets.real share 8 pairs"),
         ({"validation": "{real}", "try_steps": [4]}, "validation and sets.real share 8 pairs"),
         ({"generator_train": ["{test}"]}, "test and generator_train .* share 8 pairs"),
-        ({"test": "{synthetic}"}, "holds generated pairs; give real ones to test on"),
+        ({"test": "{synthetic}"}, "test: .* holds generated pairs; give real pairs that people"),
+        ({"validation": "{synthetic}", "try_steps": [4]}, "validation: .* holds generated pairs; give real pairs"),
     ],
 )
 def test_pairs_that_something_learned_from_are_not_tested_on(place, changes, told):
@@ -236,6 +238,49 @@ def test_pairs_that_something_learned_from_are_not_tested_on(place, changes, tol
     with pytest.raises(ConfigError, match=told):
         evaluate(config(place, **filled(changes)))
     assert not place.asked, "before anything is trained"
+
+
+def test_pictures_of_the_test_are_known_under_the_names_that_a_teacher_gave_them(place):
+    labels = read_shards([place.test])
+    ids = pa.array([labelled_pair_id(one, "{}") for one in labels["pair_id"].to_pylist()])
+    for name, value in (("pair_id", ids), ("origin", pa.array(["labelled"] * labels.num_rows))):
+        column = labels.schema.get_field_index(name)
+        labels = labels.set_column(column, labels.schema.field(column), value.cast(labels.schema.field(column).type))
+    write_table(labels, f"{place.folder}/labels/shards")
+    GARMENTS.save(place.folder / "labels" / "label_space.json")
+    (place.folder / "labels" / "config.yaml").write_text(f"job: label\npairs: {place.test}\nlabelled: [{place.real}]\n")
+    made = str(place.folder / "labels")
+    with pytest.raises(ConfigError, match=r"test and sets.made share 8 pairs"):
+        evaluate(config(place, sets={"real": [place.real], "made": [made]}, seeds=1))
+    with pytest.raises(ConfigError, match=r"test: .* holds labels of a teacher; give real pairs that people"):
+        evaluate(config(place, sets={"real": [place.real]}, test=made, seeds=1))
+    (place.folder / "labels" / "config.yaml").write_text(
+        f"job: label\npairs: {place.real}\nlabelled: [{place.validation}]\n"
+    )
+    with pytest.raises(ConfigError, match=r"validation and sets.made share 8 pairs"):  # its teacher learned from them
+        tried = {"validation": place.validation, "try_steps": [4]}
+        evaluate(config(place, sets={"real": [place.real], "made": [made]}, seeds=1, **tried))
+    assert not place.asked
+
+
+def test_pictures_that_a_generator_saw_without_labels_are_told(place):
+    sets = {
+        "real": {"train": [place.real], "slices": ["0:8"]},
+        "synthetic": [place.synthetic],
+        "first synthetic": {"train": [place.real], "slices": ["0:8"], "after": "synthetic"},
+        "held": {"train": [place.real] * 2, "slices": ["0:8", "8:"], "masks": ["own", "held"]},
+        "first held": {"train": [place.real], "slices": ["0:8"], "after": "held"},
+    }
+    proof = evaluate(config(place, sets=sets, seeds=1, generator_pictures=100))
+    told = {name: row.unlabelled for name, row in rows_of(proof).items()}
+    assert told == {"real": 0, "synthetic": 100, "first synthetic": 100, "held": 16, "first held": 16}
+    assert not any("rows hold generated pairs" in text for text in proof.warnings), "one alone is not the best of some"
+
+
+def test_a_learning_rate_at_the_edge_of_two_is_told(place):
+    tried = {"validation": place.validation, "try_steps": [4], "try_learning_rates": [1e-3, 3e-3]}
+    proof = evaluate(config(place, sets={"real": [place.real]}, steps=0, seeds=1, **tried))
+    assert any("is at the edge of those that were tried" in text for text in proof.warnings)
 
 
 def test_changed_masks_under_the_same_ids_are_trained_on_anew(place):
