@@ -24,7 +24,7 @@ from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic, origins, pictures_of, refuse_common
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, pictures_of, refuse_common, require_real
 from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
@@ -180,9 +180,7 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         ConfigError: says which runs share how many pairs.
     """
     for key, folder in (("test", config.test), ("validation", config.validation)):
-        if folder and (others := origins(folder) - {"real"}):
-            kind = "labels of a teacher" if others == {"labelled"} else "generated pairs"
-            raise ConfigError(f"{key}: {as_given(folder)} holds {kind}; give real pairs that people have labelled")
+        require_real(key, folder)
     held_out = {key: folder for key, folder in (("test", config.test), ("validation", config.validation)) if folder}
     held_ids = {key: set(ids_of(folder)) for key, folder in held_out.items()}
     learned: dict[str, set[str]] = {}
@@ -191,7 +189,10 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         parts = list(zip(chosen.train, chosen.slices or [":"] * len(chosen.train), strict=True))
         learned[f"sets.{name}"] = {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
         renamed[f"sets.{name}"] = set().union(*(pictures_of(*part, labelled=True) for part in parts))
-    learned |= {f"generator_train ({folder})": set(ids_of(folder)) for folder in config.generator_train}
+    for folder in config.generator_train:
+        key = f"generator_train ({folder})"
+        learned[key] = {*ids_of(folder), *Labels.of(folder).ids}
+        renamed[key] = pictures_of(folder, labelled=True)
     refuse_common(held_ids, learned)
     refuse_common({key: pictures_of(folder) for key, folder in held_out.items()}, renamed)
     if config.validation:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import DataError
+from pipeline.base.log import log
 from pipeline.datasets.source import (
     Found,
     Labelled,
@@ -67,6 +68,13 @@ class Folder:
                 f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `folder_layout.masks` "
                 "or `folder_layout.mask_suffix`; pictures alone are read with --labelled none"
             )
+        if self.labelled == "some" and (
+            lost := sorted(masks.keys() - {f"{name}{self.mask_suffix}" for name in images})
+        ):
+            log.warning(
+                "%s: %s belong to no picture in %s/, such as %s; if they should, correct folder_layout.mask_suffix",
+                root, f"{len(lost):,} masks in {self.masks}/", self.images, lost[0],
+            )  # fmt: skip
         missing = f"{root}/{self.masks}/{{}}.png" if self.labelled == "all" else ""
         return entry_table(
             (

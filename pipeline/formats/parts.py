@@ -44,9 +44,8 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
             )  # fmt: skip
         taken = _taken(rows, min_confidence, pairs)
         if not taken.num_rows:
-            raise DataError(
-                f"{split}: none of its {rows.num_rows:,} pairs is left; lower min_confidence, or leave it out"
-            )
+            why = "lower min_confidence" if rows.num_rows else "label its pictures first (jobs.label)"
+            raise DataError(f"{split}: none of its {rows.num_rows:,} pairs is left; {why}, or leave it out")
         bounds = np.flatnonzero(np.diff(taken["shard"].to_numpy(), prepend=-1, append=-1))
         for index, (begin, end) in enumerate(pairwise(bounds)):
             path = shards[split][taken["shard"][int(begin)].as_py()]

@@ -37,10 +37,24 @@ from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
 
 TEMPLATE = "report.html.j2"
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "numpy", "mlflow")
-COLUMNS = ["pair_id", "prompt", "image", "mask"]
+COLUMNS = ["pair_id", "prompt", "image", "mask", "origin"]
 MAX_SHOWN_PX = 384  # three times the width of a picture on the page: sharp on dense screens, and the file stays small
 MAX_CRISP_PX = 192  # pictures below it are scaled up on the page; PNG and hard pixels, because smoothing would lie
 T = TypeVar("T")
+WORDS = {
+    "real": ("real pairs", "Real pictures and their masks", "Masks that people drew, where there are any."),
+    "labelled": (
+        "labels of a teacher",
+        "Pictures that a teacher labelled",
+        "The pictures are real; the masks are what a trained segmenter sees in them.",
+    ),
+    "synthetic": (
+        "generated pairs",
+        "Pictures and masks made from text",
+        "Image and mask of a pair come out of one denoising process, guided by the prompt.",
+    ),
+}
+"""Origin of the pairs -> what they are called, the heading, and where they come from."""
 
 
 class Throughput(BaseModel):
@@ -85,6 +99,7 @@ def render(
         sources = {"real": Manifest.scan(compared), **sources}
     proved = _read(Path(proof) / FILE, Proof.model_validate_json, "jobs.evaluate") if proof else None
     made_with = _read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {}
+    kind, heading, lede = WORDS[max(shown["origin"].to_pylist(), key=list(WORDS).index)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # always: Jinja's own choice goes by the file name, and prompts are text from strangers
@@ -94,6 +109,9 @@ def render(
     )
     return environment.get_template(TEMPLATE).render(
         title=title,
+        kind=kind,
+        heading=heading,
+        lede=lede,
         given=as_given(pairs),
         real=as_given(real),
         folder=str(folder),

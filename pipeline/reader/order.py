@@ -43,7 +43,7 @@ class Positions:
         self.first_group = np.cumsum([0, *map(len, sets)])
         self.sizes = np.array([one.sum() for one in sets])
         if not self.sizes.all():
-            raise ShardError("the shards of a set hold no pairs; leave it out, or give a run that has made some")
+            raise ShardError("the shards of a set hold no pairs with masks; leave it out, or give a run that has some")
         weights = np.array(shares or [1.0])
         counts = np.rint(weights * (self.sizes / weights).max())
         self.num = int(counts.sum())

@@ -90,7 +90,7 @@ class CaptionByRule:
             things = [fill("a {a}", [spoken(self.labels.classes[one])]) for one in sorted(named)]
         *first, last = things or ["a picture"]
         shown = f"{', '.join(first)} and {last}" if first else last
-        return f"{shown}, mostly {colour(image.reshape(-1, 3))}"
+        return f"{shown}{_word(', mostly ', image.reshape(-1, 3), self.labels)}"
 
 
 def described(image: np.ndarray, mask: np.ndarray, labels: LabelSpace) -> list[str]:
@@ -107,7 +107,7 @@ def described(image: np.ndarray, mask: np.ndarray, labels: LabelSpace) -> list[s
         place = side(columns.mean() / width, "on the left", "on the right") or side(
             rows.mean() / height, "at the top", "at the bottom"
         )
-        name = f"{size}{colour(image[inside])} {spoken(labels.classes[class_id])}"
+        name = f"{size}{_word('', image[inside], labels, ' ')}{spoken(labels.classes[class_id])}"
         found.append((-share, f"{fill('a {a}', [name])} {place}".strip()))
     return [phrase for _, phrase in sorted(found)]
 
@@ -115,6 +115,12 @@ def described(image: np.ndarray, mask: np.ndarray, labels: LabelSpace) -> list[s
 def side(centre: float, first: str, last: str) -> str:
     """What is said of a thing whose middle lies at `centre` of a side, from 0 to 1; nothing of the middle third."""
     return first if centre < 1 / 3 else last if centre > 2 / 3 else ""
+
+
+def _word(before: str, pixels: np.ndarray, labels: LabelSpace, behind: str = "") -> str:
+    """The colour with what stands around it; nothing where its word names a class, such as COCO's orange."""
+    word = colour(pixels)
+    return "" if classes_in_prompt(word, labels) else f"{before}{word}{behind}"
 
 
 def colour(pixels: np.ndarray) -> str:

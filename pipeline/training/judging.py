@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
+from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
 from pipeline.evaluation.agreement import agreement_with_truth
@@ -18,10 +19,10 @@ from pipeline.evaluation.units import units_of
 from pipeline.runs.run import Run
 from pipeline.tables.rows import Which, read_shards
 from pipeline.training.config import require_one_each
-from pipeline.training.labelling import Hold
+from pipeline.training.labelling import Hold, share_named
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, refuse_common
+from pipeline.training.sets import Labels, TrainingSet, pictures_of, refuse_common, require_real
 from pipeline.training.teacher import TeacherKeys
 from pipeline.training.terms import SegmenterKeys
 
@@ -151,24 +152,33 @@ class Judging:
     def begin(cls, config: JudgingKeys, labels: LabelSpace, run: Run) -> Judging:
         """Trains with the labelled pairs alone."""
         folders, parts = config.sources
+        TrainingSet(train=tuple(folders), slices=tuple(parts)).sizes()  # a slice that asks for too much is told now
+        require_real("validation", config.validation)
         held_out = (config.validation, ":")
         if not config.validation:
             parts[0], kept = parted(folders[0], parts[0], HELD_OUT_SHARE)
             held_out = (folders[0], kept)
         held = set(ids_of(*held_out, "labelled"))
         units = units_of(held_out[0], config.validation_rows, held)
+        if not held:
+            raise ConfigError(f"validation: no picture of {as_given(held_out[0])} has a mask; give another run")
         if not config.validation and units[0] != "pictures":
             log.warning(
                 "label: the pairs that are held out share %s with those learned from: give --validation", units[0]
             )
         wanted = ids_of(config.pairs, config.slice, config.pictures)
         sources = zip(folders, parts, strict=True)
-        learned = {f"labelled ({as_given(one)})": set(ids_of(one, its)) for one, its in sources}
+        learned = {f"labelled ({as_given(one)})": {*ids_of(one, its), *Labels.of(one, its).ids} for one, its in sources}
         refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted), **learned})
+        renamed = {one: pictures_of(one, its, labelled=True) for one, its in zip(folders, parts, strict=True)}
+        refuse_common({"validation": pictures_of(*held_out)}, renamed)
         start, _ = bounds(config.slice or ":")
         stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         first = TrainingSet(train=tuple(folders), slices=tuple(parts))
         sets = {ALONE: first}
+        teacher = config.teacher.made(config, labels, first)
+        if teacher:
+            teacher.check()
         proving = Proving(
             config.terms(first),
             config.task(labels),
@@ -178,7 +188,7 @@ class Judging:
             units[1],
             Labels(),
             run,
-            config.teacher.made(config, labels, first),
+            teacher,
             config.at_once,
         )
         ways = len(set(config.holds)) * len(set(config.ignore_below)) + config.rounds - 1
@@ -194,6 +204,11 @@ class Judging:
         """The best way to label, of all holds with all thresholds, then of as many rounds as help."""
         config = self.config
         holds = [hold for hold in dict.fromkeys(config.holds) if not self.is_as_held(hold)]
+        named = share_named(config.pairs, config.slice, config.pictures, self.proving.task.labels)
+        log.info("label: the captions of %.0f %% of the pictures name a class", 100 * named)
+        if not named and holds != ["free"]:
+            log.warning("label: so nothing holds the teacher, and free is all that is tried")
+            holds = ["free"]
         tries = [(hold, below) for hold in holds for below in dict.fromkeys(config.ignore_below)]
         self.proving.train([self.named(*one) for one in tries])
         ways = [self.judged(*one) for one in tries]

@@ -244,6 +244,18 @@ def _picture(content: bytes) -> dict[str, Any]:
     return {"bytes": content, "path": None}
 
 
+def share_named(folder: str, part: str, which: Which, labels: LabelSpace) -> float:
+    """Of how many pictures the captions, or what their prompt asked for, name a class; in [0, 1].
+
+    Args:
+        folder, part, which: the pictures, as of `ids_of`.
+        labels: the classes.
+    """
+    wanted = set(ids_of(folder, part, which))
+    rows = [row for row in read_texts([folder]).to_pylist() if row["pair_id"] in wanted]
+    return sum(bool(named_classes(row, labels)) for row in rows) / max(len(rows), 1)
+
+
 def left_unnamed(folder: str, part: str, labels: LabelSpace) -> float:
     """How often captions leave out a class that the mask of their picture holds, in [0, 1]: the weight of hold "soft".
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import Folder
+from pipeline.base.places import Folder, as_given
 from pipeline.runs.config import saved_config
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import Which, read_columns
@@ -146,6 +146,14 @@ def pictures_of(folder: str, part: str = ":", *, labelled: bool = False) -> set[
         for row in table.to_pylist()
         if row["pair_id"] in ids and row["key"] and (row["origin"] == "labelled" or not labelled)
     }
+
+
+def require_real(key: str, folder: str) -> None:
+    """Raises ConfigError where masks of a run, which something is judged on, are a generator's or a teacher's; `key` is
+    that of the config. "" is no run."""
+    if folder and (others := origins(folder) - {"real"}):
+        kind = "labels of a teacher" if others == {"labelled"} else "generated pairs"
+        raise ConfigError(f"{key}: {as_given(folder)} holds {kind}; give real pairs that people have labelled")
 
 
 def is_synthetic(folder: str) -> bool:

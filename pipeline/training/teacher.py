@@ -9,8 +9,12 @@ from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
 from models.segmenters import JOINT, SegmenterName
+from models.weights import WeightsError
 from pipeline.base.config import Config
-from pipeline.base.places import Folder, NameOrPlace
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.places import Folder, NameOrPlace, as_given
+from pipeline.storage.copies import local_copy
+from pipeline.tables.label_space import load_labels
 from pipeline.training.sets import TrainingSet
 from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.terms import SegmenterKeys, Terms
@@ -28,6 +32,30 @@ class Teacher:
     task: SegmenterTask
     terms: Terms
     weights: str = ""
+
+    def check(self) -> None:
+        """Looks at what it begins with before anything is trained.
+
+        Raises:
+            ConfigError: its weights are of another network.
+            DataError: its bundle has other classes.
+        """
+        if self.task.segmenter in JOINT:
+            bundle = str(local_copy(self.task.pretrained))
+            if load_labels(bundle).classes != self.task.labels.classes:
+                raise DataError(
+                    f"teacher.pretrained: {self.task.pretrained} has other classes than the pictures; one number would "
+                    "mean two things. Give a bundle of the same label space"
+                )
+        if self.weights:
+            try:
+                self.task.load(local_copy(self.weights))
+            except WeightsError as error:
+                why = " ".join(str(error).split())[:200]
+                raise ConfigError(
+                    f"teacher.weights: {as_given(self.weights)} do not fit {self.task.segmenter} of width "
+                    f"{self.task.width}: {why} ...; give the segmenter and width they were made with"
+                ) from error
 
     @property
     def is_trained(self) -> bool:

@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
 
 import pipeline.label as verb
-from models.labels import GARMENTS
-from pipeline.base.errors import ConfigError, DataError
+from models.labels import GARMENTS, VOC
+from pipeline.base.errors import ConfigError, DataError, ShardError
+from pipeline.base.log import log
 from pipeline.evaluation.metrics import class_ious, confusion_matrix, mean_iou
 from pipeline.evaluation.results import Proof
 from pipeline.evaluation.spread import cells, to_bytes
@@ -30,10 +32,10 @@ from pipeline.training.judging import ALONE
 from pipeline.training.labelling import Labelling, labelled, write_labels
 from pipeline.training.order import ids_of
 from pipeline.training.sets import Labels
-from pipeline.training.tasks.segmenter import CELLS
+from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.worker import SCORES, WEIGHTS_FOLDER
 from pipeline.verify import verify
-from tests.tiny import save_pairs
+from tests.tiny import save_pairs, save_tiny_bundle
 
 KINDS = (GARMENTS.num_classes + 1, GARMENTS.ignore_index)
 
@@ -224,6 +226,48 @@ def test_what_cannot_be_judged_is_refused(place, changes, told):
     }
     with pytest.raises(ConfigError, match=told):
         label(config(place, **changes))
+
+
+def test_a_teacher_that_does_not_fit_is_told_before_anything_is_trained(place, tmp_path):
+    with pytest.raises(ConfigError, match="no picture of .* has a mask; give another"):
+        label(config(place, validation=str(save_pairs(tmp_path / "bare", 8, "validation", num_labelled=0))))
+    other = SegmenterTask(GARMENTS, "unet_small", 8)
+    other.save(other.build(), {}, tmp_path / "weights")
+    with pytest.raises(ConfigError, match="weights: .* do not fit unet_small of width 4: .*width they"):
+        label(config(place, teacher={"weights": str(tmp_path / "weights")}))
+    save_tiny_bundle(tmp_path / "bundle")
+    VOC.save(tmp_path / "bundle" / "label_space.json")
+    with pytest.raises(DataError, match="teacher.pretrained: .* has other classes than the pictures"):
+        label(config(place, teacher={"segmenter": "joint", "pretrained": str(tmp_path / "bundle")}))
+    with pytest.raises(ShardError, match="asks for more than its 60 pairs"):
+        label(config(place, labelled=(place.pairs,), slices=("0:900",)))
+    assert not place.trained
+
+
+def test_labels_of_the_held_out_pictures_and_of_their_teacher_teach_nothing(place, tmp_path, written):
+    place.wrong |= {"held": 2, "free": 2}
+    label(config(place, run="first", validation=place.validation, even_if_worse=True, ignore_below=(0.0,)))
+    made = next(one for one in place.asked if one.pairs == place.validation)
+    GARMENTS.save(made.folder / "label_space.json")
+    with pytest.raises(ConfigError, match="validation: .* holds labels of a teacher; give real pairs"):
+        label(config(place, run="second", validation=str(made.folder)))
+    with pytest.raises(ConfigError, match="validation and .* share 8 pairs"):
+        label(config(place, run="third", validation=place.validation, labelled=(str(made.folder),)))
+
+
+def test_where_no_caption_names_a_class_free_alone_is_tried(place, written, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    rows = read_shards([place.pairs])
+    for name, values in (("prompt", ["a nice photograph"] * 60), ("captions", [None] * 60)):
+        field = rows.schema.field(name)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
+    for shard in list_shards(place.pairs):
+        Path(shard).unlink()
+    write_table(rows, f"{place.pairs}/shards")
+    label(config(place, validation=place.validation, even_if_worse=True, ignore_below=(0.0,)))
+    assert {name for name, _ in place.trained} >= {"free"} and "held" not in {name for name, _ in place.trained}
+    assert any("free is all that is tried" in text for text in said)
 
 
 def test_keys_that_do_not_fit_are_refused(place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
+from pipeline.base.log import log
 from pipeline.datasets.folder import Folder
 from tests.pipeline.datasets.trees import mask_of, picture, read_all, save_json, save_mask, save_picture
 
@@ -285,6 +287,15 @@ def test_pictures_without_masks_are_read_where_that_is_asked_for(tree):
     assert (some["b"]["height"], some["b"]["width"]) == picture().shape[:2]
     np.testing.assert_array_equal(some["a"]["mask"], mask_of(2))
     assert [row["mask"] for row in none.values()] == [None, None] and not any(row["error"] for row in none.values())
+
+
+def test_masks_that_belong_to_no_picture_are_told_where_some_may_lack(tree, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    save_picture(tree / "images/b.jpg", picture(3))
+    shutil.copy(tree / "masks/a.png", tree / "masks/b_mask.png")
+    Folder(str(tree), LABELS, labelled="some").entries()
+    assert "1 masks in masks/ belong to no picture in images/, such as b_mask" in said[0]
 
 
 def test_masks_of_other_names_are_a_mistake_even_where_some_may_lack(tree):

@@ -253,3 +253,14 @@ def test_a_picture_without_a_mask_is_shown_alone(tmp_path: Path) -> None:
     bare = write(tmp_path / "bare", 2, mask=[b""] * 2, class_ids=[[]] * 2, class_pixels=[[]] * 2)
     html = page(bare)
     assert html.count("no mask") == 2 and "background only" not in html
+    assert "2 pictures, 2 without masks" in html
+
+
+def test_the_page_says_where_its_pairs_come_from(tmp_path: Path) -> None:
+    for origin, words in (
+        ("synthetic", "Pictures and masks made from text"),
+        ("real", "Real pictures and their masks"),
+        ("labelled", "Pictures that a teacher labelled"),
+    ):
+        html = page(write(tmp_path / origin, 2, origin))
+        assert words in html and ("denoising" in html) == (origin == "synthetic")

@@ -52,6 +52,19 @@ def test_a_picture_without_a_mask_has_the_classes_that_it_is_said_to_show():
     ]  # fmt: skip
 
 
+def test_a_colour_that_is_a_class_is_not_named():
+    image, _ = scene()
+    orange = np.full_like(image, (250, 130, 20))
+    labels = LabelSpace.custom("fruit", ("orange", "dog"))
+    stage = CaptionByRule(labels, keep=False)
+    assert (
+        stage.caption({"pair_id": "a", "image": {"bytes": encode_image(orange)}, "mask": None, "prompt": ""})
+        == "a picture"
+    )
+    bare = {"pair_id": "a", "image": {"bytes": encode_image(image)}, "mask": None, "prompt": "a dog"}
+    assert stage.caption(bare) == "a dog, mostly green"
+
+
 def test_captions_that_are_there_are_kept_and_damaged_pictures_told():
     image, mask = scene()
     broken = {**row("c", image, None, "a dog"), "image": b"?"}
