@@ -28,6 +28,7 @@ from pipeline.storage.files import is_file, is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import map_shards, some_shards
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -83,11 +84,19 @@ def export(config: ExportConfig) -> str:
     if not folders:
         raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
     labels = common_labels([folder for some in folders.values() for folder in some])
-    shards = {split: [path for folder in some for path in some_shards(folder)] for split, some in folders.items()}
+    found = {
+        split: [(path, view) for view in map(view_of, some) for path in some_shards(view.folder)]
+        for split, some in folders.items()
+    }
+    shards = {split: [path for path, _ in some] for split, some in found.items()}
+    views = {split: [view for _, view in some] for split, some in found.items()}
     names = {split: list(map(_name, paths)) for split, paths in shards.items()}
+    for split, some in folders.items():
+        kept = [view.kept for view in map(view_of, some) if view.kept is not None]
+        names[split] += [text_digest(one.to_pylist()) for one in kept]
     with Run.open(config, "export", facts={"shards": text_digest(names)}, on_store=True) as run:
         require(config.workers)
-        parts = parts_of(shards, min_confidence=config.min_confidence, pairs=config.pairs)
+        parts = parts_of(shards, views, min_confidence=config.min_confidence, pairs=config.pairs)
         tree = Tree(
             folder=f"{run.folder}/export",
             name=config.name or config.run,

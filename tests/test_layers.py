@@ -35,10 +35,12 @@ MAY_IMPORT = {
     "formats": "storage pictures tables",
     "cluster": "storage tables runs prompts",
     "evaluation": "tables prompts",
-    "stages": "storage pictures tables datasets prompts evaluation",
+    "curation": "tables",
+    "stages": "storage pictures tables datasets prompts evaluation curation",
     "pages": "storage pictures tables runs evaluation",
     "training": "storage pictures tables runs prompts reader cluster evaluation",
-    "verb": "storage pictures tables datasets runs prompts reader formats cluster evaluation stages pages training",
+    "verb": "storage pictures tables datasets runs prompts reader formats cluster evaluation curation stages pages "
+    "training",
 }
 """Room -> the rooms that it may import. No verb imports another; `jobs` and `benchmarks` import whatever they need."""
 
@@ -68,6 +70,7 @@ WITHOUT_TEST = {
     "pipeline/base/errors.py": "types alone",
     "pipeline/base/log.py": "run by tests/pipeline/runs/test_run.py and by every job that a test starts",
     "pipeline/base/strict_yaml.py": "run by tests/pipeline/base/test_command_line.py",
+    "pipeline/curate.py": "run by tests/pipeline/test_score.py, on what was scored",
     "pipeline/cluster/finish.py": "run by tests/pipeline/test_compact.py and test_generate.py",
     "pipeline/cluster/progress.py": "run by tests/pipeline/cluster/test_guard.py, test_processes.py and test_drive.py",
     "pipeline/cluster/submission.py": "run by tests/jobs/test_submit.py, on a cluster of its own",
@@ -83,7 +86,11 @@ WITHOUT_TEST = {
     "pipeline/prompts/sources.py": "run by tests/pipeline/test_plan_prompts.py",
     "pipeline/reader/__init__.py": "run by tests/pipeline/reader/test_ray_data.py and tests/test_walkthrough.py",
     "pipeline/runs/config.py": "run by tests/pipeline/base/test_command_line.py and tests/pipeline/runs/test_run.py",
+    "pipeline/stages/embed.py": "run by tests/pipeline/curation/test_planted.py and tests/models/test_embedder.py",
     "pipeline/stages/read.py": "run by the test of each data set in tests/pipeline/datasets",
+    "pipeline/stages/score_nearest.py": "run by tests/pipeline/test_score.py and curation/test_nearest.py",
+    "pipeline/tables/scores.py": "run by tests/pipeline/test_score.py",
+    "pipeline/training/judging.py": "run by tests/pipeline/test_label.py",
     "pipeline/training/choosing.py": "run by tests/pipeline/training/test_proving.py",
     "pipeline/training/config.py": "run by tests/jobs/test_configs.py and tests/pipeline/training/test_proving.py",
     "pipeline/training/sets.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",

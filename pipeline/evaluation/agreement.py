@@ -66,10 +66,19 @@ def agreement(
 
 def sharpness(images: np.ndarray) -> float:
     """Mean squared Laplacian of the grey values of images (B, H, W, 3) uint8."""
-    grey = images.mean(-1, dtype=np.float32)
+    grey = grey_values(images)
     inner = grey[:, 1:-1, 1:-1]
     edges = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
     return float(np.square(edges).mean(dtype=np.float64)) if edges.size else 0.0
+
+
+def grey_values(images: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> (...) float32, the means of the three colours; several times as fast as numpy's own mean."""
+    red, green, blue = (images[..., one] for one in range(3))
+    total = red.astype(np.float32)
+    total += green
+    total += blue
+    return total / 3
 
 
 def prompt_match(rows: pa.Table, labels: LabelSpace) -> float:

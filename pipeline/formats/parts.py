@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +14,25 @@ from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.formats.part import Part
 from pipeline.tables.rows import has_classes, read_columns
+from pipeline.tables.selection import View
 from pipeline.tables.shards import map_shards
 
 NAME = "^[A-Za-z0-9_-]+$"
 """What a pair id must be, because files are named by it."""
 
 
-def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0, pairs: int = 0) -> list[Part]:
+def parts_of(
+    shards: Mapping[str, Sequence[str]],
+    views: Mapping[str, Sequence[View]] = MappingProxyType({}),
+    *,
+    min_confidence: float = 0.0,
+    pairs: int = 0,
+) -> list[Part]:
     """A part for every shard of which something is taken; the small columns are read, no picture is touched.
 
     Args:
         shards: paths or URLs by split. A pair that is there twice is taken where it comes first.
+        views: what is kept of each, by split; a split that is not there keeps all.
         min_confidence: leaves out pairs of a lower mean confidence; those without one stay.
         pairs: takes at most so many of each split, those whose ids are lowest: ids are hashes, so this is a draw, and
             the same one however the pairs are spread over shards. 0 takes all. Pictures without masks are none.
@@ -31,7 +40,7 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
     Raises:
         DataError: a pair in two splits, a split of which nothing is left, or an id that cannot be a file's name.
     """
-    found = {split: _rows(paths) for split, paths in shards.items()}
+    found = {split: _rows(paths, views.get(split, ())) for split, paths in shards.items()}
     _refuse_common(found)
     parts: list[Part] = []
     first = 1
@@ -55,7 +64,7 @@ def parts_of(shards: Mapping[str, Sequence[str]], *, min_confidence: float = 0.0
     return parts
 
 
-def _rows(paths: Sequence[str]) -> pa.Table:
+def _rows(paths: Sequence[str], views: Sequence[View]) -> pa.Table:
     """One row per picture, in order: `pair_id`, `confidence_mean`, `has_mask`, `shard` (a place in `paths`), `row` (a
     place there)."""
     tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean", "class_ids"]), paths)
@@ -68,7 +77,9 @@ def _rows(paths: Sequence[str]) -> pa.Table:
         "shard": np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
         "row": np.concatenate([np.arange(one.num_rows) for one in tables]),
     }
-    rows = pa.table(columns)
+    views = views or [View(path) for path in paths]
+    kept = [view.within(one["pair_id"]) for view, one in zip(views, tables, strict=True)]
+    rows = pa.table(columns).filter(pa.chunked_array([chunk for one in kept for chunk in one.chunks], pa.bool_()))
     wrong = rows.filter(pc.invert(pc.match_substring_regex(rows["pair_id"], NAME)))
     if wrong.num_rows:
         raise DataError(

@@ -28,6 +28,7 @@ from pipeline.reader.order import Positions, piece_of_worker
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.pairs import unpack_confidence, unpack_pair
 from pipeline.tables.rows import has_classes, with_masks
+from pipeline.tables.selection import View, view_of
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 Example = dict[str, Any]
@@ -47,7 +48,7 @@ class PairDataset(Dataset[Any]):
     was seen once; the others repeat, evenly in between: `shares=(1, 1)` makes real : synthetic 1 : 1.
 
     Args:
-        sets: each the folder of a run (a path or an fsspec URL), or several folders that count as one set.
+        sets: each the folder of a run or of a selection (a path or an fsspec URL), or several that count as one set.
         shares: of each set in an epoch, above 0, in any unit; none takes the sets as they are.
         ignore_below: pixels of synthetic pairs of which the model was less sure, from 0 to 1, get the ignore index. For
             pairs that were generated with `keep_confidence`.
@@ -83,10 +84,12 @@ class PairDataset(Dataset[Any]):
         if not all(folders):
             raise ConfigError("PairDataset: each set is the folder of a run, or several; one of them is empty")
         self.transform, self.ignore_below, self.columns = transform, ignore_below, tuple(columns)
-        paths = [[path for folder in one for path in some_shards(folder)] for one in folders]
+        found = [[(path, view) for view in map(view_of, one) for path in some_shards(view.folder)] for one in folders]
+        paths = [[path for path, _ in one] for one in found]
+        self._views = [view for one in found for _, view in one]
         self.labels = common_labels([folder for one in folders for folder in one])
         self.paths = [path for one in paths for path in one]
-        scanned = map_shards(_scan, self.paths)
+        scanned = map_shards(lambda one: _scan(*one), list(zip(self.paths, self._views, strict=True)))
         if unknown := set(self.columns).difference(*(one.columns for one in scanned)):
             raise ConfigError(f"columns: no shard has {', '.join(sorted(unknown))}")
         rows = iter([one.rows for one in scanned])
@@ -149,7 +152,8 @@ class PairDataset(Dataset[Any]):
         with open_shard(self.paths[self._file_of[group]]) as file:
             present = [name for name in wanted if name in file.schema_arrow.names]
             rows = file.read_row_group(int(self._group_of[group]), present, use_threads=False)
-        return rows.filter(has_classes(rows)) if is_partial else rows
+        view = self._views[self._file_of[group]]
+        return view.filter(rows.filter(has_classes(rows)) if is_partial else rows)
 
     def decode(self, group: int, table: pa.Table, row: int) -> Any:
         """The example in `row` of what `read_group` gave, transformed."""
@@ -310,11 +314,14 @@ class _Scanned(NamedTuple):
     is_partial: bool
 
 
-def _scan(path: str) -> _Scanned:
+def _scan(path: str, view: View) -> _Scanned:
     with open_shard(path) as file:
         names = file.schema_arrow.names
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         usable = with_masks(file)
+        if view.kept is not None:
+            ids = file.read(columns=["pair_id"], use_threads=False)["pair_id"]
+            usable = usable & view.within(ids).to_numpy()
     if absent := [name for name in NEEDED if name not in names]:
         raise ShardError(f"{path}: holds no pairs, it has no {', '.join(absent)}; give a run of ingest or generate")
     rows = np.array([one.sum() for one in np.split(usable, np.cumsum(sizes)[:-1])], np.int64)

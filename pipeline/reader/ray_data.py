@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.storage.files import filesystem_of, is_local
+from pipeline.tables.selection import View, view_of
 from pipeline.tables.shards import open_shard, some_shards
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     import ray.data
 
     parts: dict[Any, list[str]] = {}
+    views = [view_of(folder) for folder in folders]
+    if any(view.kept is not None for view in views):
+        read = [_kept(view, columns) for view in views]
+        return read[0].union(*read[1:]) if len(read) > 1 else read[0]
     for folder in folders:
         shards = some_shards(folder)
         with open_shard(shards[0]) as first:  # a run of an older release may have fewer columns
@@ -39,3 +44,12 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
         for (store, names), paths in parts.items()
     ]
     return read[0].union(*read[1:]) if len(read) > 1 else read[0]
+
+
+def _kept(view: View, columns: list[str] | None) -> Dataset:
+    """The rows of a view; ids are read with them."""
+    needed = columns if view.kept is None or columns is None else list(dict.fromkeys([*columns, "pair_id"]))
+    rows = read_pairs([view.folder], needed)
+    if view.kept is None:
+        return rows
+    return rows.map_batches(view.filter, batch_format="pyarrow", max_retries=MAX_RETRIES)

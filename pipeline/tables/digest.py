@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from pipeline.storage.files import filesystem_of, reaching
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import open_shard, some_shards
 
 
@@ -34,7 +35,8 @@ class DataDigest:
         Raises:
             ShardError: there are no shards, or the first one is broken.
         """
-        shards = some_shards(folder)
+        view = view_of(folder)
+        shards = some_shards(view.folder)
         with open_shard(shards[0]) as shard:
             encoders = (shard.schema_arrow.metadata or {}).get(b"encoders", b"").decode()
         parent = shards[0].rpartition("/")[0]
@@ -42,5 +44,8 @@ class DataDigest:
         with reaching(parent):
             found = {info["name"].rpartition("/")[2]: int(info["size"]) for info in filesystem.ls(path, detail=True)}
         sizes = [(name, found[name]) for name in (shard.rpartition("/")[2] for shard in shards)]
-        total = blake2b(repr((encoders, sizes)).encode(), digest_size=8).hexdigest()
+        content: tuple[object, ...] = (encoders, sizes)
+        if view.kept is not None:
+            content += (blake2b("".join(view.kept.to_pylist()).encode()).hexdigest(),)
+        total = blake2b(repr(content).encode(), digest_size=8).hexdigest()
         return cls(folder, total, len(sizes), sum(size for _, size in sizes), encoders)

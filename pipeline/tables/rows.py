@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.base.errors import ShardError
 from pipeline.tables.conform import conform
 from pipeline.tables.schema import PAIR
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, some_shards
 
 Which = Literal["all", "labelled", "unlabelled"]
@@ -77,14 +79,12 @@ def remaining(plan: pa.Table, folder: str, retry_errors: bool = False, key: str 
 
 
 def read_shards(folders: Sequence[str], columns: list[str] | None = None) -> pa.Table:
-    """All rows of the runs `folders`, in memory: for small sets or few columns.
+    """All rows of runs and selections, in memory: for small sets or few columns.
 
     Raises:
         ShardError: a folder without shards, a broken shard, or a column that no shard has.
     """
-    paths = [path for folder in folders for path in some_shards(folder)]
-    tables = map_shards(lambda path: read_columns(path, columns), paths)
-    rows = pa.concat_tables(tables, promote_options="permissive")
+    rows = pa.concat_tables(_read(folders, columns), promote_options="permissive")
     absent = set(columns or ()).difference(rows.column_names)
     if absent:
         raise ShardError(f"no shard in {', '.join(folders)} has a column {', '.join(sorted(absent))}")
@@ -97,9 +97,18 @@ def read_texts(folders: Sequence[str]) -> pa.Table:
     Raises:
         ShardError: a folder without shards, or a broken shard.
     """
-    paths = [path for folder in folders for path in some_shards(folder)]
-    tables = map_shards(lambda path: conform(read_columns(path, TEXTS.names), TEXTS), paths)
-    return pa.concat_tables(tables).sort_by("pair_id")
+    return pa.concat_tables(conform(one, TEXTS) for one in _read(folders, TEXTS.names)).sort_by("pair_id")
+
+
+def _read(folders: Sequence[str], columns: list[str] | None) -> list[pa.Table]:
+    """The rows of each shard of runs and selections."""
+    tables: list[pa.Table] = []
+    for folder in folders:
+        view = view_of(folder)
+        needed = columns if view.kept is None or columns is None else list(dict.fromkeys([*columns, "pair_id"]))
+        read = map_shards(partial(read_columns, columns=needed), some_shards(view.folder))
+        tables += [view.filter(one) if needed == columns else view.filter(one).select(columns) for one in read]
+    return tables
 
 
 def left_out(folder: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from pipeline.storage.publish import publish
 from pipeline.tables.schema import PICTURE
 
 Result = TypeVar("Result")
+Shard = TypeVar("Shard")
 
 MADE, FAILED, BROKEN = "shards", "errors", "broken"
 MAX_ROWS_PER_GROUP = 100  # a reader of one row decodes its whole group
@@ -117,10 +118,10 @@ def open_shard(path: str, checksums: bool = False) -> Iterator[pq.ParquetFile]:
         raise ShardError(f"cannot reach shard {path}: {describe(error)}; check your access to it") from error
 
 
-def map_shards(function: Callable[[str], Result], paths: Iterable[str]) -> list[Result]:
-    """`function` of each path, in order, in threads."""
+def map_shards(function: Callable[[Shard], Result], shards: Iterable[Shard]) -> list[Result]:
+    """`function` of each path, or of whatever says a shard, in order, in threads."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return list(pool.map(function, paths))
+        return list(pool.map(function, shards))
 
 
 def shard_bytes(path: str) -> int:

@@ -26,6 +26,7 @@ from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks
+from pipeline.tables.selection import View, view_of
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 LEAST_HELD_OUT = 30
@@ -126,12 +127,13 @@ def groups_of(
     """
     parts: list[tuple[list[str], list[list[int]], np.ndarray]] = []
     for number, folder in enumerate(folders):
-        paths = some_shards(folder)
+        view = view_of(folder)
+        paths = some_shards(view.folder)
         scanned = map_shards(partial(_scan, labelled=labelled), paths)
         counts = [rows for rows, _ in scanned]
         times = np.ones(sum(map(sum, counts)), np.int64)
-        if slices and slices[number] not in ("", ":"):
-            times *= _in_slice(paths, slices[number], folder)
+        if view.kept is not None or (slices and slices[number] not in ("", ":")):
+            times *= _in_slice(paths, (slices[number] if slices else "") or ":", view)
         if labelled:
             times *= np.concatenate([usable for _, usable in scanned])
             if not times.any():
@@ -246,14 +248,20 @@ def _scan(path: str, *, labelled: bool) -> tuple[list[int], np.ndarray]:
         return rows, with_masks(file) if labelled else np.ones(sum(rows), bool)
 
 
-def _in_slice(paths: list[str], text: str, folder: str) -> np.ndarray:
-    """(N,) whether a row is of a pair in a slice."""
+def _in_slice(paths: list[str], text: str, view: View) -> np.ndarray:
+    """(N,) whether a row is of a pair in a slice of what a view keeps."""
     start, stop = bounds(text)
     ids = pa.concat_tables(map_shards(lambda path: read_columns(path, ["pair_id"]), paths))["pair_id"]
-    place = pc.rank(ids.combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    kept = view.within(ids).to_numpy()
+    place = np.full(len(ids), -1)
+    place[kept] = (
+        pc.rank(ids.filter(pa.array(kept)).combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    )
     there = int(place.max()) + 1 if len(place) else 0
     if (stop if math.isfinite(stop) else start + 1) > there:
-        raise ShardError(f"{folder}: the slice {text} asks for more than its {there:,} pairs; make more, or correct it")
+        raise ShardError(
+            f"{view.folder}: the slice {text} asks for more than its {there:,} pairs; make more, or correct it"
+        )
     return (place >= start) & (place < stop)
 
 

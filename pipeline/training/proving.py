@@ -25,6 +25,7 @@ from pipeline.storage.files import read_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
 from pipeline.tables.rows import Which, read_columns
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
@@ -283,7 +284,11 @@ class Proving:
         """Of a set's pairs when they are decoded."""
         height = width = self.terms.size_px
         if not height:
-            rows = read_columns(some_shards(chosen.train[0])[0], ["height", "width"]).slice(0, 1).to_pylist()
+            rows = (
+                read_columns(some_shards(view_of(chosen.train[0]).folder)[0], ["height", "width"])
+                .slice(0, 1)
+                .to_pylist()
+            )
             height, width = rows[0]["height"], rows[0]["width"]
         return sum(chosen.sizes()) * height * width * (3 + np.dtype(self.task.labels.dtype).itemsize)
 

@@ -16,6 +16,7 @@ from pipeline.runs.config import saved_config
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.schema import PAIR
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import some_shards
 from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold
@@ -110,7 +111,7 @@ class Labels:
         """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's."""
         if "labelled" not in origins(folder):
             return cls(frozenset(ids_of(folder, part, "labelled")))
-        config = saved_config(folder)
+        config = saved_config(view_of(folder).folder)
         learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
         if not learned or any((config.get("teacher") or {}).values()):
             return cls(least=None)
@@ -123,7 +124,7 @@ class Labels:
 
 def origins(folder: str) -> set[str]:
     """The kinds of pairs in a run: "real", "synthetic" of a generator, "labelled" by a teacher."""
-    tables = [read_columns(path, ["origin"]) for path in some_shards(folder)]
+    tables = [read_columns(path, ["origin"]) for path in some_shards(view_of(folder).folder)]
     return {one for table in tables if "origin" in table.column_names for one in table["origin"].unique().to_pylist()}
 
 
@@ -138,7 +139,7 @@ def pictures_of(folder: str, part: str = ":", *, labelled: bool = False) -> set[
     columns = ["pair_id", "origin", "dataset", "split", "key"]
     tables = (
         conform(read_columns(path, columns), pa.schema([PAIR.field(one) for one in columns]))
-        for path in some_shards(folder)
+        for path in some_shards(view_of(folder).folder)
     )
     return {
         f"{row['dataset']}/{row['split']}/{row['key']}"

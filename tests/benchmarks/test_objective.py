@@ -28,7 +28,7 @@ SHAPES = {"image_latent": (4, 4, 4), "mask_latent": (4, 4, 4), "image_embedding"
 def options(tmp_path):
     """What the demo's training leaves behind, and the smallest study."""
     torch.set_num_threads(1)
-    for split, name in (("train", "real-train"), ("test", "real-test2")):
+    for split, name in (("train", "real-train"), ("test", "real-validation")):
         save_pairs(tmp_path / name, 8, split)
     rows = read_shards([str(tmp_path / "real-train")], ["pair_id", "prompt", "captions", "image", "mask"])
     encoders = tiny_encoders()

@@ -21,6 +21,7 @@ from tests.tiny import save_tiny_bundle
 INPUTS = {
     "caption": "pairs",
     "compact": "pairs",
+    "curate": "pairs scores",
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
     "evaluate": "sets test judged validation generator_train",
@@ -32,6 +33,7 @@ INPUTS = {
     "refine": "pairs",
     "regenerate": "pairs bundle",
     "report": "pairs real proof trainings",
+    "score": "pairs real validation",
     "train_clip": "train validation",
     "train_joint": "train validation initial",
     "train_vae": "train validation",

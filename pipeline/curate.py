@@ -1,0 +1,94 @@
+"""Curate: a selection of a run's pairs by their scores, and a table of what goes and why. Nothing is deleted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.base.errors import DataError
+from pipeline.base.log import log
+from pipeline.base.places import Folder, as_given
+from pipeline.curation.rules import Rules, reasons
+from pipeline.runs.config import RunConfig
+from pipeline.runs.run import Run
+from pipeline.storage.publish import write_bytes
+from pipeline.tables.label_space import LABELS, load_labels
+from pipeline.tables.rows import read_shards
+from pipeline.tables.scores import read_scores
+from pipeline.tables.selection import write_selection
+from pipeline.tables.shards import list_shards
+
+TABLE = "selection.md"
+UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "nearest"}
+"""Scores that are looked at where they are known, and their kinds."""
+
+
+class CurateConfig(RunConfig):
+    """Chooses pairs by their scores. The run stands for the pairs that are kept wherever a job reads pairs."""
+
+    pairs: Folder
+    """Run whose pairs are chosen."""
+    scores: Folder
+    """Run of jobs.score with their scores."""
+    rules: Rules = Rules()
+    """What a pair must be to be kept."""
+
+
+def curate(config: CurateConfig) -> None:
+    """Writes the selection and its table; again with other rules where it is there already.
+
+    Raises:
+        ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it.
+    """
+    with Run.open(config, "curate", frozenset({"rules", "scores"}), on_store=True) as run:
+        labels = load_labels(config.pairs)
+        rows = read_shards([config.pairs], ["pair_id", "class_ids"]).sort_by("pair_id")
+        scores, copy_ratio = scores_of(config, rows["pair_id"])
+        for name, values in scores.items():
+            rows = rows.append_column(name, values)
+        why = reasons(rows, config.rules, copy_ratio)
+        left = why.count(None)
+        if not left:
+            raise DataError(
+                f"no pair is left of {rows.num_rows:,}: {dict(Counter(why))}; lower what you ask for in `rules`"
+            )
+        folder = str(run.folder)
+        write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
+        chosen = {"pair_id": rows["pair_id"], "reason": pa.array(why, pa.string())}
+        write_selection(folder, config.pairs, pa.table(chosen))
+        text = markdown(why, rows["class_ids"].to_pylist(), labels)
+        write_bytes(f"{folder}/{TABLE}", text.encode())
+        run.tracker.text(TABLE, text)
+        run.tracker.metrics({"kept": left, "left_out": rows.num_rows - left})
+        for reason, num in Counter(one for one in why if one).most_common():
+            log.info("curate: %s left out: %s", f"{num:,}", reason)
+        log.info("curate: %s of %s pairs are kept; %s/%s", f"{left:,}", f"{rows.num_rows:,}", folder, TABLE)
+
+
+def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.ChunkedArray], float]:
+    """The scores of pairs that the rules look at, and below which ratio a pair is a copy."""
+    there = [name for name, kind in UNASKED.items() if list_shards(f"{config.scores}/{kind}")]
+    copy_ratio = 0.0
+    if "nearest_ratio" in there:
+        made_by = read_shards([f"{config.scores}/nearest"], ["nearest_by"])["nearest_by"][0].as_py()
+        copy_ratio = float(json.loads(made_by)["copy_ratio"])
+    elif config.rules.drop_copies:
+        log.warning("curate: copies are not looked for: %s has no scores of the kind nearest", as_given(config.scores))
+    return read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids), copy_ratio
+
+
+def markdown(why: list[str | None], class_ids: list[list[int]], labels: LabelSpace) -> str:
+    """What goes and why, and every class before and after."""
+    lines = [f"{why.count(None):,} of {len(why):,} pairs are kept.", "", "| left out | pairs |", "|---|--:|"]
+    lines += [f"| {reason} | {num:,} |" for reason, num in Counter(one for one in why if one).most_common()]
+    before = Counter(one for ids in class_ids for one in ids or ())
+    after = Counter(one for ids, reason in zip(class_ids, why, strict=True) if reason is None for one in ids or ())
+    lines += ["", "| class | pairs with it | kept | share |", "|---|--:|--:|--:|"]
+    for number, name in enumerate(labels.classes):
+        if before[number]:
+            share = after[number] / before[number]
+            lines.append(f"| {name} | {before[number]:,} | {after[number]:,} | {share:.2f} |")
+    return "\n".join(lines) + "\n"

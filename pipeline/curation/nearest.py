@@ -1,0 +1,114 @@
+"""The real pair that a generated one is most like, and whether it is a copy of it.
+
+What is near depends on the embedding, so no distance is small by itself: it is compared with the distance from that
+real pair to the real one that is nearest to it. A picture that is much nearer to a real one than any other real picture
+is has been copied (as the authenticity of Alaa et al., ICML 2022, has it).
+
+Legend: N real pairs, B others, D numbers of an embedding, K classes with 0.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+ROWS_AT_ONCE = 1024
+COPIES = 0.001
+"""Share of the real pairs that are as near to another one as what is called a copy."""
+TINY = 1e-6
+
+
+class Found(NamedTuple):
+    """What is nearest to B pictures: `place` of the real pair (B,), `distance` to it and `ratio` (B,), and `rarity`
+    (B,), NaN where no real pair holds any of the classes."""
+
+    place: np.ndarray
+    distance: np.ndarray
+    ratio: np.ndarray
+    rarity: np.ndarray
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """What generated pairs are compared with.
+
+    Attributes:
+        ids: (N,) of the pairs, text.
+        mean: (D,) of the embeddings as they were given.
+        embeddings: (N, D) float32 without that mean, of length 1.
+        hashes: (N,) int64 of the pictures; 0 for flat ones.
+        holds: (N, K) bool: the classes of each.
+        apart: (N,) float32: distance to the real pair that is nearest, at least TINY.
+        ratios: (N,) float32: the ratio that each would have if it were generated, and not one of these.
+    """
+
+    ids: np.ndarray
+    mean: np.ndarray
+    embeddings: np.ndarray
+    hashes: np.ndarray
+    holds: np.ndarray
+    apart: np.ndarray
+    ratios: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray, embeddings: np.ndarray, hashes: np.ndarray, holds: np.ndarray) -> RealPairs:
+        """With their distances to each other; at least three pairs.
+
+        Args:
+            ids, hashes, holds: as the attributes.
+            embeddings: (N, D), of any length.
+        """
+        mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
+        unit = _unit(embeddings - mean)
+        place, nearest, second = np.empty(len(ids), np.int64), *np.empty((2, len(ids)), np.float32)
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            distance = 1 - unit[rows] @ unit.T
+            distance[np.arange(len(distance)), np.arange(len(ids))[rows]] = np.inf
+            two = np.argpartition(distance, 1, axis=1)[:, :2]
+            near = np.take_along_axis(distance, two, 1)
+            order = near.argsort(1)
+            place[rows] = np.take_along_axis(two, order, 1)[:, 0]
+            nearest[rows], second[rows] = np.take_along_axis(near, order, 1).T
+        apart, further = np.maximum(nearest, TINY), np.maximum(second, TINY)
+        # As if it were not there: its neighbour is then apart from the next one, where it was the nearest itself.
+        without = np.where(place[place] == np.arange(len(ids)), further[place], apart[place])
+        return cls(ids, mean, unit, hashes, holds, apart, apart / without)
+
+    @property
+    def copy_ratio(self) -> float:
+        """Below it a pair is nearer to a real one than real ones are to each other, but for COPIES of them."""
+        return float(np.quantile(self.ratios, COPIES))
+
+    def nearest(self, embeddings: np.ndarray, holds: np.ndarray) -> Found:
+        """What is nearest to B others, of embeddings (B, D) and classes (B, K)."""
+        distance = np.maximum(1 - _unit(embeddings - self.mean) @ self.embeddings.T, 0)
+        place = distance.argmin(1)
+        least = distance[np.arange(len(place)), place]
+        each = np.full(holds.shape, np.nan, np.float32)
+        for one in np.flatnonzero(holds.any(0) & self.holds.any(0)).tolist():
+            each[:, one] = distance[:, self.holds[:, one]].min(1)
+        counted = holds & ~np.isnan(each)
+        rarity = np.where(counted, each, 0).sum(1) / np.maximum(counted.sum(1), 1)
+        return Found(place, least, least / self.apart[place], np.where(counted.any(1), rarity, np.nan))
+
+    def to_bytes(self) -> bytes:
+        """As an archive of numpy."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **{one.name: getattr(self, one.name) for one in fields(self)})
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> RealPairs:
+        """What `to_bytes` gave."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            return cls(**{one.name: found[one.name] for one in fields(cls)})
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32; one without length stays as it is."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(length, TINY)).astype(np.float32)

@@ -1,0 +1,103 @@
+"""Scores: what is said about pairs, in tables of their own that have a row for each pair.
+
+A run of scores holds a folder for each kind of score, such as `<run>/plain`, which is made, resumed and made anew by
+itself: a further kind touches no other one. `read_scores` brings them together. A score is null where it means nothing,
+such as words for a pair without a prompt; `<kind>_by` says what a kind was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base.errors import ShardError
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import CATEGORY, PICTURE
+from pipeline.tables.shards import list_shards
+
+Kind = Literal["plain", "judge", "nearest"]
+
+_F, _I = pa.float32(), pa.int32()
+COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
+    "plain": {
+        "sharpness": _F,
+        "contrast": _F,
+        "dark": _F,
+        "regions": _I,
+        "edge_contrast": _F,
+        "unknown": _F,
+        "classes_found": _F,
+        "classes_unasked": _I,
+        "blocked": pa.bool_(),
+        "picture_hash": pa.int64(),
+    },
+    "judge": {"agreement": _F, "agreement_held": _F, "loss": _F, "noisy": _F, "noise_map": PICTURE},
+    "nearest": {
+        "nearest_id": pa.string(),
+        "nearest_distance": _F,
+        "nearest_ratio": _F,
+        "nearest_bits": _I,
+        "rarity": _F,
+    },
+}
+"""What each kind says of a pair; docs/curation.md tells how each is made.
+
+plain: `sharpness` of the picture (mean squared Laplacian of grey values), `contrast` (their standard deviation, 0 to
+0.5), `dark` (share of nearly black pixels), `regions` (connected parts of classes in the mask), `edge_contrast` (how
+much the picture changes where the mask does, over how much a little beside), `unknown` (share of pixels without a
+class), `classes_found` (share of the classes that the prompt names which the mask holds), `classes_unasked` (classes
+that it holds beside them), `blocked` (whether words or classes are that were not wanted), `picture_hash` (64 bits,
+equal in all but a few for pictures that look alike).
+
+judge: how a segmenter that learned from real pairs sees it. `agreement`: mean over the mask's classes of their IoU with
+what it sees; `agreement_held` the same where it may answer the prompt's classes alone; `loss`: its mean cross-entropy;
+`noisy`: share of pixels whose loss is above 1.25 times the mean one of their class in real pairs, and `noise_map` says
+which (FreeMask, section 3.3).
+
+nearest: the real pair it is most like, and `nearest_distance` to it (1 - cosine of embeddings); `nearest_ratio`: that
+distance over the one from there to the next real pair, so that a copy is near 0; `nearest_bits` of the hashes that
+differ; `rarity`: mean over its classes of the distance to the nearest real pair that holds the class."""
+BETTER: Mapping[str, int] = {
+    "sharpness": 1, "contrast": 1, "dark": -1, "regions": -1, "edge_contrast": 1, "unknown": -1, "classes_found": 1,
+    "classes_unasked": -1, "agreement": 1, "agreement_held": 1, "loss": -1, "noisy": -1, "nearest_distance": 1,
+    "nearest_ratio": 1, "nearest_bits": 1, "rarity": -1, "confidence_mean": 1,
+}  # fmt: skip
+"""Score -> 1 where more of it is better, -1 where less is."""
+
+
+def score_schema(kind: Kind) -> pa.Schema:
+    """The table of a kind: `pair_id`, its scores, and what they were made with."""
+    fields = [pa.field(name, type_) for name, type_ in COLUMNS[kind].items()]
+    key = pa.field("pair_id", pa.string(), metadata={"required": "true"})
+    return pa.schema([key, *fields, pa.field(f"{kind}_by", CATEGORY)])
+
+
+def kind_of(score: str) -> Kind | None:
+    """The kind that a score belongs to; None for what is none."""
+    return next((kind for kind, columns in COLUMNS.items() if score in columns), None)
+
+
+def read_scores(folder: str, scores: Sequence[str], ids: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """Some scores of pairs, in their order; null where a kind has no row for one.
+
+    Args:
+        folder: of a run of scores.
+        scores: names.
+        ids: of the pairs.
+
+    Raises:
+        ShardError: a name that is no score, a kind that was not made yet, or a broken shard.
+    """
+    found: dict[str, pa.ChunkedArray] = {}
+    for name in scores:
+        if not (kind := kind_of(name)):
+            raise ShardError(f"{name}: no score; there are {', '.join(sorted(BETTER))}")
+        part = f"{folder.rstrip('/')}/{kind}"
+        if not list_shards(part):
+            raise ShardError(f"{folder} has no scores of the kind {kind} ({name}); make them: jobs.score")
+        rows = read_shards([part], ["pair_id", name])
+        found[name] = rows[name].take(pc.index_in(ids, rows["pair_id"].combine_chunks()))
+    return found

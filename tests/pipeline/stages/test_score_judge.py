@@ -1,0 +1,73 @@
+"""A judge's scores worked out by hand: agreement by class, loss, and pixels that are noise beside what is usual."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.pictures.codec import decode_mask, encode_image, encode_mask
+from pipeline.stages.score_judge import balanced, judge_scores, judged, losses, usual_losses
+
+LABELS = LabelSpace.custom("mine", ("dog", "apple"))
+VOID = LABELS.ignore_index
+
+
+def shares(ids: np.ndarray, sure: float = 0.8) -> np.ndarray:
+    """(B, 3, H, W) of a network that is so sure of ids (B, H, W)."""
+    found = np.full((len(ids), 3, *ids.shape[1:]), (1 - sure) / 2)
+    np.put_along_axis(found, ids[:, None], sure, 1)
+    return found
+
+
+def test_agreement_is_the_mean_over_the_classes_of_the_mask():
+    mask, seen = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 2]])
+    assert balanced(mask, seen, mask >= 0) == (1 / 2 + 1 / 3) / 2
+    assert balanced(mask, seen, np.array([[True, False, True, False]])) == 1.0
+    assert math.isnan(balanced(mask, seen, np.zeros_like(mask, bool)))
+
+
+def test_losses_and_noise_are_of_known_pixels():
+    masks = np.array([[[0, 1], [2, VOID]]])
+    sees = shares(np.array([[[0, 1], [0, 0]]]))
+    loss = losses(sees, masks, VOID)
+    np.testing.assert_allclose(loss[0], [[-math.log(0.8)] * 2, [-math.log(0.1), 0]], rtol=1e-5)
+    usual = usual_losses(sees, masks, VOID)
+    np.testing.assert_allclose(usual, [-math.log(0.8), -math.log(0.8), -math.log(0.1)], rtol=1e-5)
+    found = judged(sees, masks, np.array([[True, True, False]]), np.array([0.3, np.nan, 0.3]), VOID)
+    assert found.noise.tolist() == [[[False, False], [True, False]]], "class 1 has no usual loss, void is unknown"
+    np.testing.assert_allclose(found.noisy, [1 / 3])
+    np.testing.assert_allclose(found.loss, [(-2 * math.log(0.8) - math.log(0.1)) / 3], rtol=1e-5)
+
+
+def test_a_held_judge_answers_what_it_may():
+    masks = np.full((2, 2, 2), 1)
+    sees = shares(np.full((2, 2, 2), 2), 0.6)
+    may = np.array([[True, True, False], [False, False, False]])
+    found = judged(sees, masks, may, np.full(3, 1.0), VOID)
+    assert found.agreement.tolist() == [0, 0]
+    assert found.agreement_held[0] in (0.0, 1.0) and np.isnan(found.agreement_held[1])
+
+
+def test_rows_without_masks_have_no_scores_and_noise_is_kept_as_a_map():
+    image = np.zeros((2, 2, 3), np.uint8)
+    mask = np.array([[0, 1], [2, VOID]], np.uint8)
+    rows: list[dict[str, Any]] = [
+        {"pair_id": "a", "mask": {"bytes": encode_mask(mask)}, "class_ids": [0, 1, 2, VOID], "prompt": "a dog"},
+        {"pair_id": "b", "mask": None, "class_ids": [], "prompt": ""},
+    ]
+    table = pa.Table.from_pylist([{**one, "image": {"bytes": encode_image(image)}} for one in rows])
+    made = judge_scores(
+        table,
+        sees=lambda images: shares(np.zeros((len(images), 2, 2), int)),
+        labels=LABELS,
+        usual=np.array([0.5, 0.5, 0.5]),
+        size_px=0,
+        made_by="{}",
+    ).to_pylist()
+    assert made[1] == {**dict.fromkeys(made[1]), "pair_id": "b", "judge_by": "{}"}
+    assert made[0]["noisy"] == np.float32(2 / 3)
+    assert decode_mask(made[0]["noise_map"]["bytes"], "map").tolist() == [[0, 255], [255, 0]]

@@ -1,0 +1,122 @@
+"""Scores of a run, kind by kind, through Ray: gone on with, bound to what made them; and a selection by them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.curate import CurateConfig, curate
+from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.export import ExportConfig, export
+from pipeline.reader import PairDataset
+from pipeline.score import ScoreConfig, score
+from pipeline.tables.rows import read_ids, read_shards
+from pipeline.tables.scores import read_scores
+from pipeline.tables.shards import list_shards, write_table
+from pipeline.training import proving
+from tests.pipeline.fabricated import fit_at_once
+from tests.tiny import save_pairs
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, ray_session):
+    """Scores of all kinds of twenty pairs, two of which are copies of real ones."""
+    folder = tmp_path_factory.mktemp("scores")
+    real = save_pairs(folder / "real", 40, size_px=32)
+    pairs = save_pairs(folder / "pairs", 20, "validation", size_px=32, num_labelled=19)
+    copied = read_shards([str(real)]).sort_by("pair_id").slice(0, 2)
+    ids = pa.array(["f" * 32, "e" * 32])
+    column = copied.schema.get_field_index("pair_id")
+    write_table(copied.set_column(column, copied.schema.field(column), ids), f"{pairs}/shards")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proving, "fit", fit_at_once)
+        patch.setattr("pipeline.training.order.LEAST_HELD_OUT", 8)
+        score(config(folder))
+    return folder
+
+
+def config(folder, **changes) -> ScoreConfig:
+    values = {
+        "run": "scores", "runs": str(folder), "pairs": str(folder / "pairs"), "real": (str(folder / "real"),),
+        "width": 4, "steps": 2, "unwanted": {"words": ["nothing like this"]}, "workers": {"threads": 1},
+    }  # fmt: skip
+    return ScoreConfig.model_validate({**values, **changes})
+
+
+def test_every_pair_has_its_scores_of_each_kind(place):
+    ids = read_ids(str(place / "pairs"))
+    names = ["sharpness", "blocked", "agreement", "noisy", "nearest_id", "nearest_ratio", "nearest_bits"]
+    found = {name: values.to_pylist() for name, values in read_scores(str(place / "scores"), names, ids).items()}
+    assert all(one is not None for name in ("sharpness", "blocked", "nearest_ratio") for one in found[name])
+    assert sum(one is None for one in found["agreement"]) == 1, "one picture has no mask"
+    copies = [place for place, one in enumerate(ids.to_pylist()) if one in ("f" * 32, "e" * 32)]
+    originals = sorted(read_ids(str(place / "real")).to_pylist())[:2]
+    assert sorted(found["nearest_id"][one] for one in copies) == originals
+    assert max(found["nearest_ratio"][one] for one in copies) < 0.01
+    assert [found["nearest_bits"][one] for one in copies] == [0, 0]
+
+
+def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch):
+    monkeypatch.setattr(proving, "fit", fit_at_once)
+    folder = str(place / "scores/plain")
+    before = read_shards([folder]).sort_by("pair_id")
+    half = before.slice(0, 9)
+    for one in list_shards(folder):
+        Path(one).unlink()
+    write_table(half, f"{folder}/shards")
+    score(config(place, kinds=("plain",)))
+    assert read_shards([folder]).sort_by("pair_id").equals(before) and len(list_shards(folder)) == 2
+    made = {one: Path(one).stat().st_mtime_ns for one in list_shards(folder)}
+    score(config(place, kinds=("plain",)))
+    assert made == {one: Path(one).stat().st_mtime_ns for one in list_shards(folder)}
+    with pytest.raises(ConfigError, match="begun with another config:\n  made_with: "):
+        score(config(place, kinds=("plain",), unwanted={"words": ["other"]}))
+
+
+def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(proving, "fit", fit_at_once)
+    values = {"run": "chosen", "runs": str(place), "pairs": str(place / "pairs"), "scores": str(place / "scores")}
+    curate(CurateConfig.model_validate({**values, "rules": {"best": {"agreement": 0.5}, "within": "all"}}))
+    chosen = str(place / "chosen")
+    text = (place / "chosen" / "selection.md").read_text()
+    assert "| a copy of a real pair | 2 |" in text and "agreement not among the best 50 %" in text
+    kept = read_shards([chosen], ["pair_id"])["pair_id"].to_pylist()
+    assert not {"f" * 32, "e" * 32} & set(kept) and 9 <= len(kept) <= 11
+    labelled = set(kept) - set(read_bare(place))
+    assert {example["pair_id"] for example in PairDataset(chosen)} == labelled
+    proof = evaluate(
+        EvaluateConfig.model_validate(
+            {
+                "run": "proof", "runs": str(tmp_path), "sets": {"real": [str(place / "real")], "chosen": [chosen]},
+                "test": str(save_pairs(tmp_path / "test", 6, "test", size_px=32)), "steps": 2, "width": 4,
+                "batch_size": 4,
+            }
+        )
+    )  # fmt: skip
+    assert proof.sets[1].pairs == len(labelled)
+    export(ExportConfig.model_validate({"run": "out", "runs": str(tmp_path), "train": (chosen,), "format": "coco"}))
+    written = json.loads(next((tmp_path / "out/export").rglob("*train*.json")).read_text())
+    assert len(written["images"]) == len(labelled)
+    curate(CurateConfig.model_validate({**values, "rules": {"target": 5}}))
+    assert read_shards([chosen], ["pair_id"]).num_rows == 5, "another rule makes another view of the same pairs"
+    with pytest.raises(DataError, match=r"no pair is left of 22: .*sharpness below 1e\+09"):
+        curate(CurateConfig.model_validate({**values, "rules": {"at_least": {"sharpness": 1e9}}}))
+
+
+def read_bare(place) -> list[str]:
+    rows = read_shards([str(place / "pairs")], ["pair_id", "class_ids"]).to_pylist()
+    return [row["pair_id"] for row in rows if not row["class_ids"]]
+
+
+def test_what_cannot_be_scored_is_told(place):
+    with pytest.raises(ValidationError, match="judge needs real labelled pairs: give `real`"):
+        config(place, kinds=("judge",), real=())
+    with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
+        score(config(place, unwanted={"classes": ["kilt"]}))
