@@ -27,7 +27,7 @@ from pipeline.cluster.tasks import MAX_RETRIES, get
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages import score_judge, score_nearest, score_plain
+from pipeline.stages import score_judge, score_nearest, score_plain, score_text
 from pipeline.stages.score_plain import Unwanted
 from pipeline.storage.copies import local_copy
 from pipeline.tables.digest import DataDigest
@@ -55,7 +55,8 @@ class ScoreConfig(SegmenterKeys):
     pairs: Folder
     """Run whose pairs get scores."""
     kinds: tuple[Kind, ...] = ()
-    """Which kinds: "plain" needs nothing else, "judge" and "nearest" need `real`. Empty takes all that can be made."""
+    """Which kinds: "plain" needs nothing else, "text" needs `clip`, "judge" and "nearest" need `real`. Empty takes all
+    that can be made."""
     real: tuple[Folder, ...] = ()
     """Runs of real labelled pairs: the judge learns from them, and what generated pairs are like is looked for there.
     Give what the generator learned from, or copies of it are not found."""
@@ -65,6 +66,11 @@ class ScoreConfig(SegmenterKeys):
     """Run of further real labelled pairs that say how sure the judge usually is. Empty holds a fifth of `real` out."""
     validation_rows: int = Field(1024, ge=1)
     """Of these, at most."""
+    clip: NameOrPlace = ""
+    """A whole CLIP as a folder or a name on the Hugging Face hub, such as that of `jobs.train_clip` in
+    <run>/weights/clip, for what pictures and words have to do with each other."""
+    shuffles: int = Field(3, ge=0)
+    """Of each picture, that `clip_perturbation` is the mean over."""
     embedder: NameOrPlace = ""
     """CLIP, its image tower or DINOv2, as a folder or a name on the Hugging Face hub, for what is near; without it
     pictures are compared at 16 x 16 pixels, which finds copies but not what is alike in kind."""
@@ -76,14 +82,18 @@ class ScoreConfig(SegmenterKeys):
     @model_validator(mode="after")
     def _can_be_made(self) -> ScoreConfig:
         require_one_each(self.real, self.slices, ())
-        if needing := [kind for kind in self.kinds if kind != "plain" and not self.real]:
-            raise ValueError(f"kinds: {', '.join(needing)} needs real labelled pairs: give `real`")
+        needs = {"text": ("clip", self.clip), "judge": ("real", self.real), "nearest": ("real", self.real)}
+        for kind in self.kinds:
+            key, given = needs.get(kind, ("", True))
+            if not given:
+                raise ValueError(f"kinds: {kind} needs `{key}`: give it, or leave the kind out")
         return self
 
     @property
     def wanted(self) -> tuple[Kind, ...]:
         """The kinds that are made."""
-        return self.kinds or tuple(kind for kind in COLUMNS if kind == "plain" or self.real)
+        can = {"plain": True, "text": bool(self.clip), "judge": bool(self.real), "nearest": bool(self.real)}
+        return self.kinds or tuple(kind for kind in COLUMNS if can[kind])
 
 
 class KindOfScores(RunConfig):
@@ -130,7 +140,7 @@ def score(config: ScoreConfig) -> None:
         raise ConfigError(f"real: {', '.join(made)} holds generated pairs; give real ones")
     with Run.open(config, "score", frozenset(ScoreConfig.model_fields), on_store=True) as run:
         log.info("score: %s of %s", ", ".join(config.wanted), as_given(config.pairs))
-        scorers = {"plain": plain_scorer, "judge": judge_scorer, "nearest": nearest_scorer}
+        scorers = {"plain": plain_scorer, "text": text_scorer, "judge": judge_scorer, "nearest": nearest_scorer}
         for kind in config.wanted:
             score_kind(kind, scorers[kind](config, labels, run), config)
 
@@ -191,6 +201,14 @@ def plain_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     made_with = canonical_json({"version": 1, "unwanted": config.unwanted.dump()})
     stage = partial(score_plain.plain_scores, labels=labels, unwanted=config.unwanted, made_by=made_with)
     return Scorer(score_plain.READ, made_with, lambda: stage)
+
+
+def text_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
+    """Scores by a CLIP."""
+    made_with = canonical_json({"version": 1, "clip": config.clip, "shuffles": config.shuffles})
+    device = "cuda" if config.workers.gpus else "cpu"
+    make = partial(score_text.make_text, config.clip, labels, config.shuffles, made_with, device)
+    return Scorer(score_text.READ, made_with, make)
 
 
 def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:

@@ -18,7 +18,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
 
-Kind = Literal["plain", "judge", "nearest"]
+Kind = Literal["plain", "text", "judge", "nearest"]
 
 _F, _I = pa.float32(), pa.int32()
 COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
@@ -34,6 +34,7 @@ COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
         "blocked": pa.bool_(),
         "picture_hash": pa.int64(),
     },
+    "text": {"clip_similarity": _F, "clip_perturbation": _F},
     "judge": {"agreement": _F, "agreement_held": _F, "loss": _F, "noisy": _F, "noise_map": PICTURE},
     "nearest": {
         "nearest_id": pa.string(),
@@ -52,6 +53,10 @@ class), `classes_found` (share of the classes that the prompt names which the ma
 that it holds beside them), `blocked` (whether words or classes are that were not wanted), `picture_hash` (64 bits,
 equal in all but a few for pictures that look alike).
 
+text: `clip_similarity` of picture and prompt (cosine), and `clip_perturbation`: how much a CLIP's surprise over the
+mask's classes and what else a picture may show changes when the picture's parts are shuffled; little where it shows
+nothing clearly (SDS).
+
 judge: how a segmenter that learned from real pairs sees it. `agreement`: mean over the mask's classes of their IoU with
 what it sees; `agreement_held` the same where it may answer the prompt's classes alone; `loss`: its mean cross-entropy;
 `noisy`: share of pixels whose loss is above 1.25 times the mean one of their class in real pairs, and `noise_map` says
@@ -62,8 +67,9 @@ distance over the one from there to the next real pair, so that a copy is near 0
 differ; `rarity`: mean over its classes of the distance to the nearest real pair that holds the class."""
 BETTER: Mapping[str, int] = {
     "sharpness": 1, "contrast": 1, "dark": -1, "regions": -1, "edge_contrast": 1, "unknown": -1, "classes_found": 1,
-    "classes_unasked": -1, "agreement": 1, "agreement_held": 1, "loss": -1, "noisy": -1, "nearest_distance": 1,
-    "nearest_ratio": 1, "nearest_bits": 1, "rarity": -1, "confidence_mean": 1,
+    "classes_unasked": -1, "clip_similarity": 1, "clip_perturbation": 1, "agreement": 1, "agreement_held": 1,
+    "loss": -1, "noisy": -1, "nearest_distance": 1, "nearest_ratio": 1, "nearest_bits": 1, "rarity": -1,
+    "confidence_mean": 1,
 }  # fmt: skip
 """Score -> 1 where more of it is better, -1 where less is."""
 

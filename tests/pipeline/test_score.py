@@ -116,7 +116,7 @@ def read_bare(place) -> list[str]:
 
 
 def test_what_cannot_be_scored_is_told(place):
-    with pytest.raises(ValidationError, match="judge needs real labelled pairs: give `real`"):
+    with pytest.raises(ValidationError, match="kinds: judge needs `real`: give it"):
         config(place, kinds=("judge",), real=())
     with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
         score(config(place, unwanted={"classes": ["kilt"]}))

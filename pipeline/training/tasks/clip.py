@@ -152,7 +152,9 @@ class ClipTask:
             part.load_state_dict({name: _find(tensors, name) for name in own})
         text.save_pretrained(folder / "text_encoder")
         vision.save_pretrained(folder / "image_encoder")
-        _tokenizer(self.tokenizer).save_pretrained(folder / "tokenizer")
+        clip.save_pretrained(folder / "clip")  # whole, for `jobs.score`
+        for part_of in ("tokenizer", "clip"):
+            _tokenizer(self.tokenizer).save_pretrained(folder / part_of)
 
 
 @lru_cache(1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from models.clip import load_clip
 from models.frozen import TextEncoder
 from pipeline.training.tasks.clip import ClipTask
 from tests.pipeline.training.tasks.fabricated import learn, text_config
@@ -18,5 +21,11 @@ def test_text(rows, tmp_path):
         AutoTokenizer.from_pretrained(tmp_path / "weights" / "tokenizer"),
         CLIPTextModel.from_pretrained(tmp_path / "weights" / "text_encoder"),
     )
+    clip = load_clip(str(tmp_path / "weights" / "clip"))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
+    with torch.no_grad():
+        seen, read = clip.pictures(image), clip.texts(["a red bag", "a boot"])
+        torch.testing.assert_close(seen.norm(dim=1), torch.ones(2))
+        torch.testing.assert_close(read.norm(dim=1), torch.ones(2))
     assert text(["a red bag"]).shape == (1, 24, 16)
     assert CLIPVisionModelWithProjection.from_pretrained(tmp_path / "weights" / "image_encoder").config.image_size == 32
