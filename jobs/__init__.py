@@ -134,5 +134,15 @@ def _is_program() -> bool:
     return bool(module and module[0].partition(".")[0] == "jobs") or os.path.basename(sys.argv[0]) == "jodiffusion"
 
 
+def _refuse_without_docstrings() -> None:
+    """Ray Data reads docstrings as it is imported, and would end in a trace where `python -OO` took them away."""
+    job = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
+    if sys.flags.optimize > 1 and job.startswith("jobs."):
+        sys.stderr.write("error: Ray Data needs the docstrings that -OO takes away; leave it out, or take -O\n")
+        sys.exit(2)
+
+
 IS_PROGRAM = _is_program()
 _on_signals(_leave)
+if IS_PROGRAM:
+    _refuse_without_docstrings()

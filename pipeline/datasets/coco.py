@@ -165,7 +165,8 @@ class COCO:
         own = [f"{self.root}/annotations/instances_{self.split}{year}.json" for year in dict.fromkeys(("", year))]
         roboflow = f"{self.root}/{self.split}/_annotations.coco.json"
         alone = [path.replace("/instances_", "/image_info_") for path in own] if self.labelled == "none" else []
-        if there := [path for path in (*own, roboflow, *alone) if is_file(path)]:
+        label_studio = f"{self.root}/result.json"  # beside images/, of no split
+        if there := [path for path in (*own, roboflow, *alone, label_studio) if is_file(path)]:
             return there[0]
         filesystem, inner = filesystem_of(self.root)
         with reaching(self.root):

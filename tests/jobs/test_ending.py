@@ -40,6 +40,12 @@ def test_a_mistake_of_ours_keeps_its_trace():
         _ = 1 / 0
 
 
+def test_a_python_without_docstrings_is_told():
+    job = subprocess.run([sys.executable, "-OO", "-m", "jobs.generate", "--help"], capture_output=True, text=True)
+    assert job.returncode == 2 and job.stderr.startswith("error: Ray Data needs the docstrings")
+    assert subprocess.run([sys.executable, "-OO", "-m", "jobs"], capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("wait_s", [0, 0.5])
 def test_a_stop_among_the_imports_is_one_line(number, wait_s):

@@ -268,8 +268,18 @@ def told(caplog, monkeypatch):
         ("train", "annotations/instances_train.json", "images\\1.jpg", "images/1.jpg"),
         ("train", "annotations/instances_train.json", "images\\1.jpg", "train/images/1.jpg"),
         ("train", "annotations/instances_train.json", "train/1.jpg", "train/1.jpg"),
+        ("train", "result.json", "images/1.jpg", "images/1.jpg"),
+        ("train", "result.json", "images\\1.jpg", "images/1.jpg"),
     ],
-    ids=["CVAT", "Roboflow", "Label Studio", "Label Studio, moved", "names from the root"],
+    ids=[
+        "CVAT",
+        "Roboflow",
+        "Label Studio",
+        "Label Studio, moved",
+        "names from the root",
+        "Label Studio as it is",
+        "Label Studio as it is on Windows",
+    ],
 )
 def test_layouts_of_other_programs_are_read(tmp_path, split, annotations, file_name, picture):
     save_picture(tmp_path / picture)
