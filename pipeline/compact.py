@@ -25,6 +25,7 @@ from pipeline.storage.files import read_bytes
 from pipeline.storage.sole_driver import sole_driver
 from pipeline.tables.healing import merge, remove_shards
 from pipeline.tables.manifest import Manifest
+from pipeline.tables.selection import require_run
 from pipeline.tables.shards import list_shards, map_shards, remove_drafts, shard_bytes
 
 
@@ -47,6 +48,7 @@ def compact(config: CompactConfig) -> Manifest:
     """
     set_up_logging()
     folder = config.pairs
+    require_run(folder)
     try:
         yaml.safe_load(read_bytes(f"{folder}/config.yaml"))["job"]
     except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError) as error:

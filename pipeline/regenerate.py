@@ -17,6 +17,7 @@ from pipeline.storage.copies import local_copy
 from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.rows import read_columns, read_keys
 from pipeline.tables.schema import Batch
+from pipeline.tables.selection import require_run
 from pipeline.tables.shards import list_shards, map_shards
 
 
@@ -42,6 +43,7 @@ def find_row(folder: str, pair_id: str) -> dict[str, object]:
     Raises:
         DataError: the run has no such pair.
     """
+    require_run(folder)
     paths = list_shards(folder)
     for path, keys in zip(paths, map_shards(read_keys, paths), strict=True):
         if pc.any(pc.equal(keys, pair_id)).as_py():

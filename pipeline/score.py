@@ -39,7 +39,7 @@ from pipeline.tables.shards import MADE, open_shard, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
 from pipeline.training.judging import HELD_OUT_SHARE
-from pipeline.training.order import groups_of, parted
+from pipeline.training.order import groups_of, ids_of, parted
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet, origins
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -160,7 +160,7 @@ def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
     with Run.open(own, "score", frozenset({"rows_per_shard"}), on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        planned = len(pc.unique(read_ids(config.pairs, kinds=[MADE])))
+        planned = len(ids_of(config.pairs))
 
         def left() -> Left:
             done = pc.unique(read_ids(folder, kinds=[MADE]))

@@ -33,6 +33,7 @@ from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.pairs import encoded, has_mask, unpack_pair
 from pipeline.tables.rows import read_shards
+from pipeline.tables.selection import require_run
 from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
 
 TEMPLATE = "report.html.j2"
@@ -87,6 +88,8 @@ def render(
     Raises:
         DataError, ShardError: an input is missing or broken; the folder, file or row is named.
     """
+    for one in filter(None, (pairs, real)):
+        require_run(one)
     folder = Path(pairs)
     shown = _choose(str(folder), num_shown)
     labels, manifest = load_labels(str(folder)), Manifest.scan(str(folder))

@@ -61,6 +61,14 @@ def view_of(folder: str) -> View:
         raise ShardError(f"{path}: not a selection ({error}); make it again with jobs.curate") from error
 
 
+def require_run(folder: str) -> None:
+    """Raises ShardError where a folder is a selection, but the run itself is needed."""
+    if is_file(f"{folder.rstrip('/')}/{FILE}"):
+        raise ShardError(
+            f"{folder} is a selection; here the run is needed whose pairs it selects: {view_of(folder).folder}"
+        )
+
+
 def write_selection(folder: str, pairs: str, rows: pa.Table) -> None:
     """Writes the selection in `folder`, whole or not at all.
 

@@ -26,6 +26,7 @@ from pipeline.base.errors import JoDiffusionError, ShardError
 from pipeline.storage.files import describe, filesystem_of, is_local, reaching
 from pipeline.storage.publish import publish
 from pipeline.tables.schema import PICTURE
+from pipeline.tables.selection import require_run
 
 Result = TypeVar("Result")
 Shard = TypeVar("Shard")
@@ -139,6 +140,7 @@ def some_shards(folder: str) -> list[str]:
     """
     paths = list_shards(folder)
     if not paths:
+        require_run(folder)
         raise ShardError(
             f"no shards in {folder}/{MADE}; give the folder of a run that has made some, or run the job that makes them"
         )

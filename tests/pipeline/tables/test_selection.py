@@ -7,10 +7,13 @@ import pytest
 
 from models.labels import GARMENTS
 from pipeline.base.errors import ShardError
+from pipeline.compact import CompactConfig, compact
 from pipeline.formats.parts import parts_of
+from pipeline.pages.report_page import render
 from pipeline.reader.pair_dataset import PairDataset
+from pipeline.regenerate import find_row
 from pipeline.tables.digest import DataDigest
-from pipeline.tables.rows import read_ids, read_shards, read_texts
+from pipeline.tables.rows import read_ids, read_keys, read_shards, read_texts
 from pipeline.tables.selection import FILE, view_of, write_selection
 from pipeline.tables.shards import list_shards, some_shards
 from pipeline.training.order import groups_of, ids_of
@@ -57,9 +60,11 @@ def test_trainings_and_loaders_take_those_alone(chosen):
     assert len(pictures_of(folder)) == 8
 
 
-def read_shard_ids(path: str) -> list[str]:
-    from pipeline.tables.rows import read_keys
+def render_of(folder: str) -> str:
+    return render("a", folder)
 
+
+def read_shard_ids(path: str) -> list[str]:
     return read_keys(path).to_pylist()
 
 
@@ -76,8 +81,14 @@ def test_exports_leave_the_others_out_and_digests_tell_selections_apart(chosen, 
 
 def test_what_knows_no_selections_finds_no_shards_and_a_broken_one_is_told(chosen, tmp_path):
     folder, _, _ = chosen
-    with pytest.raises(ShardError, match="chosen"):
-        some_shards(folder)
+    for reads in (
+        some_shards,
+        lambda one: find_row(one, "a"),
+        lambda one: compact(CompactConfig(pairs=one)),
+        render_of,
+    ):
+        with pytest.raises(ShardError, match="chosen is a selection; here the run is needed .*/pairs$"):
+            reads(folder)
     (tmp_path / "chosen" / FILE).write_bytes(b"damaged")
     with pytest.raises(ShardError, match="not a selection .*jobs.curate"):
         view_of(folder)
