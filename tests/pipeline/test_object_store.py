@@ -239,7 +239,8 @@ def test_pictures_on_a_store_are_labelled_there(store, ray_session, soon_mine, t
     monkeypatch.setattr(proving, "fit", fit)
     values = {
         "run": "labels", "runs": f"{store}/labelled", "pairs": f"{store}/some", "validation": f"{store}/held-out",
-        "holds": ["held"], "ignore_below": [0.0], "steps": 2, "batch_size": 4, "width": 4, "even_if_worse": True,
+        "seeds": 2, "holds": ["held"], "ignore_below": [0.0], "steps": 2,
+        "batch_size": 4, "width": 4, "even_if_worse": True,
         "workers": {"threads": 1}, "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
 

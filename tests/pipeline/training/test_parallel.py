@@ -30,6 +30,10 @@ UNEVEN = {"batch_size": 5, "num_examples": 5 * STEPS, "accumulation": 3}
 """Two workers have two and three rows, and must cut them into as many parts."""
 
 
+STEPS_OF = {"fsdp-recompute": 20, "fsdp-muon": 20, "fsdp-bfloat16": 20}
+"""Of ways that are another one but for how a step is computed; 50 of the others."""
+
+
 def fresh(group: Group, settings: Optimisation, sharded: bool = False) -> TrainState:
     torch.manual_seed(0)
     return TrainState(JoDiffusion(NET), settings, group, sharded=sharded)
@@ -67,7 +71,7 @@ def worker(rank: int, port: int, folder: str) -> None:
         state = fresh(sharing, settings, sharded)
         if name.endswith("recompute"):
             recompute_activations(state.net)
-        losses = losses_of(state, settings, sharing)
+        losses = losses_of(state, settings, sharing, STEPS_OF.get(name, STEPS))
         kept = state.snapshot(group)
         if rank == 0:
             save_file({"losses": losses, **kept}, f"{folder}/{name}.safetensors")
@@ -167,7 +171,7 @@ def in_two_workers(folder: Path) -> None:
 )
 def test_two_workers_train_as_one_does(results, way, changes):
     state = fresh(Group(), latent_recipe(**changes))
-    losses = losses_of(state, latent_recipe(**changes), Group())
+    losses = losses_of(state, latent_recipe(**changes), Group(), STEPS_OF.get(way, STEPS))
     found = load_file(results / f"{way}.safetensors")
 
     # Muon makes its matrices orthogonal in bfloat16, which magnifies any rounding.
@@ -179,7 +183,8 @@ def test_two_workers_train_as_one_does(results, way, changes):
 
 
 def test_slices_in_bfloat16_train_as_autocast_does(results):
-    losses = losses_of(fresh(Group(), latent_recipe()), latent_recipe(precision="bfloat16"), Group())
+    steps = STEPS_OF["fsdp-bfloat16"]
+    losses = losses_of(fresh(Group(), latent_recipe()), latent_recipe(precision="bfloat16"), Group(), steps)
     found = load_file(results / "fsdp-bfloat16.safetensors")
 
     torch.testing.assert_close(found["losses"], losses, rtol=0, atol=0.02)
