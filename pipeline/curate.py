@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
@@ -16,9 +17,9 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, load_labels
-from pipeline.tables.rows import read_shards
-from pipeline.tables.scores import read_scores
-from pipeline.tables.selection import write_selection
+from pipeline.tables.rows import read_ids, read_shards
+from pipeline.tables.scores import kind_of, read_scores
+from pipeline.tables.selection import view_of, write_selection
 from pipeline.tables.shards import list_shards
 
 TABLE = "selection.md"
@@ -45,7 +46,7 @@ def curate(config: CurateConfig) -> None:
     """
     with Run.open(config, "curate", frozenset({"rules", "scores"}), on_store=True) as run:
         labels = load_labels(config.pairs)
-        rows = read_shards([config.pairs], ["pair_id", "class_ids"]).sort_by("pair_id")
+        rows = read_shards([config.pairs], ["pair_id", "class_ids", *config.rules.columns]).sort_by("pair_id")
         scores, copy_ratio = scores_of(config, rows["pair_id"])
         for name, values in scores.items():
             rows = rows.append_column(name, values)
@@ -58,7 +59,7 @@ def curate(config: CurateConfig) -> None:
         folder = str(run.folder)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         chosen = {"pair_id": rows["pair_id"], "reason": pa.array(why, pa.string())}
-        write_selection(folder, config.pairs, pa.table(chosen))
+        write_selection(folder, view_of(config.pairs).folder, pa.table(chosen))  # of what another one keeps, too
         text = markdown(why, rows["class_ids"].to_pylist(), labels)
         write_bytes(f"{folder}/{TABLE}", text.encode())
         run.tracker.text(TABLE, text)
@@ -77,7 +78,15 @@ def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.
         copy_ratio = float(json.loads(made_by)["copy_ratio"])
     elif config.rules.drop_copies:
         log.warning("curate: copies are not looked for: %s has no scores of the kind nearest", as_given(config.scores))
-    return read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids), copy_ratio
+    found = read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids)
+    for kind in dict.fromkeys(map(kind_of, found)):
+        scored = pc.is_in(ids, pc.unique(read_ids(f"{config.scores}/{kind}")))
+        if bare := pc.sum(pc.invert(scored)).as_py():
+            raise DataError(
+                f"{as_given(config.scores)}: {bare:,} of {len(ids):,} pairs have no scores of the kind {kind} yet; run "
+                "the same jobs.score again"
+            )
+    return found, copy_ratio
 
 
 def markdown(why: list[str | None], class_ids: list[list[int]], labels: LabelSpace) -> str:

@@ -63,16 +63,24 @@ class Rules(Config):
     @property
     def scores(self) -> list[str]:
         """The scores that are looked at."""
-        named = [*self.at_least, *self.at_most, *self.best, *([self.rank_by] if self.rank_by else [])]
-        return [name for name in dict.fromkeys(named) if kind_of(name)]
+        return [name for name in self._named if kind_of(name)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the pairs themselves that are looked at."""
+        return [name for name in self._named if not kind_of(name)]
+
+    @property
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys([*self.at_least, *self.at_most, *self.best, *([self.rank_by] * bool(self.rank_by))]))
 
 
 def reasons(rows: pa.Table, rules: Rules, copy_ratio: float) -> list[str | None]:
     """Why each pair is left out; None where it is kept.
 
     Args:
-        rows: `pair_id`, `class_ids`, `rules.scores`, and where they are known `blocked`, `picture_hash` and
-            `nearest_ratio`; in the order of ids.
+        rows: `pair_id`, `class_ids`, `rules.scores`, `rules.columns`, and where they are known `blocked`,
+            `picture_hash` and `nearest_ratio`; in the order of ids.
         rules: what is wanted.
         copy_ratio: a pair below it is a copy.
     """

@@ -29,7 +29,7 @@ def make_embed(embedder: str, device: str) -> Embed:
     """The embedding by a network: `embedder` is a folder, or a name on the Hugging Face hub.
 
     Raises:
-        ConfigError: it cannot be loaded, or is none of CLIP and DINOv2.
+        WeightsError: it cannot be loaded, or is none of CLIP and DINOv2.
     """
     if not embedder:
         return small_pictures

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.labels import LabelSpace
+from pipeline.base.errors import DataError
 from pipeline.curation.nearest import RealPairs
 from pipeline.pictures.codec import decode_image
 from pipeline.pictures.picture_hash import picture_hash
@@ -18,6 +19,8 @@ from pipeline.tables.pairs import encoded
 from pipeline.tables.scores import score_schema
 
 READ = ("pair_id", "image", "class_ids")
+FEWEST = 3
+"""Real pairs: each needs two others."""
 
 
 def nearest_scores(rows: pa.Table, *, embed: Embed, real: RealPairs, made_by: str) -> pa.Table:
@@ -66,6 +69,8 @@ def real_pairs(tables: Iterator[pa.Table], labels: LabelSpace, embedder: str, de
     for rows in tables:
         ids += rows["pair_id"].to_pylist()
         parts.append(_described(rows, embed, labels.num_classes + 1))
+    if len(ids) < FEWEST:
+        raise DataError(f"real: {len(ids)} labelled pairs do not say how far real ones are apart; give {FEWEST}")
     embeddings, hashes, holds = (np.concatenate(one) for one in zip(*parts, strict=True))
     return RealPairs.of(np.array(ids), embeddings, hashes, holds)
 
@@ -76,7 +81,8 @@ def _described(rows: pa.Table, embed: Embed, num_classes: int) -> tuple[np.ndarr
         decode_image(encoded(row, "image"), f"pair {row['pair_id']}, image")
         for row in rows.select(["pair_id", "image"]).to_pylist()
     ]
-    embeddings = np.concatenate([embed(one[None]) for one in images])
+    alike = len({one.shape for one in images}) == 1  # then a network sees them together
+    embeddings = embed(np.stack(images)) if alike else np.concatenate([embed(one[None]) for one in images])
     hashes = np.array([picture_hash(one) or 0 for one in images], np.int64)
     holds = np.zeros((len(images), num_classes), bool)
     for number, ids in enumerate(rows["class_ids"].to_pylist()):

@@ -104,6 +104,13 @@ def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monke
     export(ExportConfig.model_validate({"run": "out", "runs": str(tmp_path), "train": (chosen,), "format": "coco"}))
     written = json.loads(next((tmp_path / "out/export").rglob("*train*.json")).read_text())
     assert len(written["images"]) == len(labelled)
+    again = {**values, "run": "again", "pairs": chosen, "rules": {"target": 3}}
+    curate(CurateConfig.model_validate(again))
+    narrowed = set(read_shards([str(place / "again")], ["pair_id"])["pair_id"].to_pylist())
+    assert len(narrowed) == 3 and narrowed <= set(kept), "a selection of what another one keeps"
+    by_column = {**values, "run": "sure", "rules": {"at_least": {"confidence_mean": 0.5}}}
+    curate(CurateConfig.model_validate(by_column))  # a column of the pairs, null here, which leaves none out
+    assert read_shards([str(place / "sure")], ["pair_id"]).num_rows == 20
     curate(CurateConfig.model_validate({**values, "rules": {"target": 5}}))
     assert read_shards([chosen], ["pair_id"]).num_rows == 5, "another rule makes another view of the same pairs"
     with pytest.raises(DataError, match=r"no pair is left of 22: .*sharpness below 1e\+09"):
@@ -120,3 +127,9 @@ def test_what_cannot_be_scored_is_told(place):
         config(place, kinds=("judge",), real=())
     with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
         score(config(place, unwanted={"classes": ["kilt"]}))
+
+
+def test_pairs_that_are_not_scored_yet_are_not_kept_in_silence(place, tmp_path):
+    more = {"run": "more", "runs": str(tmp_path), "pairs": str(place / "real"), "scores": str(place / "scores")}
+    with pytest.raises(DataError, match="40 of 40 pairs have no scores of the kind plain yet; run the same jobs.score"):
+        curate(CurateConfig.model_validate(more))
