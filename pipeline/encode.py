@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.weights import ENCODERS, Encoders, WeightsError, digest
 from pipeline.base.config import Config, Workers
@@ -32,9 +34,11 @@ from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder
 from pipeline.storage.publish import upload
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.rows import Which, has_classes, left_out, read_ids, read_shards, read_texts, remaining
+from pipeline.tables.rows import Which, left_out, read_ids, read_shards, read_texts, remaining
 from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
+from pipeline.training.config import require_one_each
+from pipeline.training.order import ids_of
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask", "origin"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log_every_s"})
@@ -56,6 +60,8 @@ class EncodeConfig(RunConfig):
 
     pairs: tuple[Folder, ...] = Field(min_length=1)
     """Folders of runs whose pairs are encoded; several count as one set."""
+    slices: tuple[str, ...] = ()
+    """Which pairs of each, as START:STOP in the order of their ids; empty takes all."""
     encoders: EncoderFolders
     """The encoders; they are copied into <run>/encoders, and training takes them from there."""
     size_px: int = Field(0, ge=0)
@@ -86,6 +92,11 @@ class EncodeConfig(RunConfig):
     log_every_s: float = Field(10.0, gt=0)
     """Seconds between progress lines, and between points in MLflow."""
 
+    @model_validator(mode="after")
+    def _one_slice_for_each_folder(self) -> EncodeConfig:
+        require_one_each(self.pairs, self.slices, key="pairs")
+        return self
+
     @property
     def views(self) -> Views:
         """What is encoded of a pair."""
@@ -108,9 +119,11 @@ def encode(config: EncodeConfig) -> None:
         def find(config: EncodeConfig) -> tuple[Left, int]:
             # The list of all latents takes gigabytes where there are millions; a task gives them back.
             todo, planned = map(get, beside_driver(find_todo, num_returns=2).remote(sources, config, folder))
-            chosen = None if todo.num_rows == planned and config.pictures == "all" else todo
+            whole = config.pictures == "all" and not config.slices
+            chosen = None if todo.num_rows == planned and whole else todo
             return Left(
-                todo.num_rows, lambda shared: graph(read_pairs(sources, COLUMNS), chosen, config, shared)
+                todo.num_rows,
+                lambda shared: graph(read_pairs(list(dict.fromkeys(sources)), COLUMNS), chosen, config, shared),
             ), planned
 
         left, planned = find(config)
@@ -197,21 +210,25 @@ def _holds(folder: str, wanted: str) -> bool:
 
 def find_todo(sources: list[str], config: EncodeConfig, folder: str) -> tuple[pa.Table, int]:
     """The latents that the run does not hold, and how many there will be."""
-    planned = latents_of(sources, config.views, config.pictures)
+    planned = latents_of(sources, config.views, config.pictures, config.slices)
     return remaining(planned, folder, config.retry_errors, key="latent_id"), planned.num_rows
 
 
-def latents_of(sources: list[str], views: Views, pictures: Which = "all") -> pa.Table:
+def latents_of(sources: list[str], views: Views, pictures: Which = "all", slices: Sequence[str] = ()) -> pa.Table:
     """One row per latent: `latent_id`, `pair_id`.
 
     Raises:
         ConfigError: a prompt that cannot be mirrored, or no such pictures.
+        ShardError: a slice that asks for more pairs than there are.
     """
     rows: list[tuple[str, str]] = []
     silent = 0
-    pairs = read_texts(sources)
-    if pictures != "all":
-        pairs = pairs.filter(has_classes(pairs) == (pictures == "labelled"))
+    pairs = read_texts(list(dict.fromkeys(sources)))
+    if pictures != "all" or slices:
+        taken = {
+            one for args in zip(sources, slices or [":"] * len(sources), strict=True) for one in ids_of(*args, pictures)
+        }
+        pairs = pairs.filter(pc.is_in(pairs["pair_id"], pa.array(taken, pa.string())))
         if not pairs.num_rows:
             raise ConfigError(f"pictures: {', '.join(sources)} hold no {pictures} pictures; give other runs, or all")
     for pair in pairs.to_pylist():

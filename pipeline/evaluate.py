@@ -85,7 +85,7 @@ class EvaluateConfig(SegmenterKeys):
                 "try_steps and validation belong together, and try_learning_rates needs both: what is tried is judged "
                 "on validation pairs"
             )
-        require_one_each(self.generator_train, self.generator_slices, ())
+        require_one_each(self.generator_train, self.generator_slices, key="generator_train")
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self

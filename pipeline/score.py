@@ -81,7 +81,7 @@ class ScoreConfig(SegmenterKeys):
 
     @model_validator(mode="after")
     def _can_be_made(self) -> ScoreConfig:
-        require_one_each(self.real, self.slices, ())
+        require_one_each(self.real, self.slices, key="real")
         needs = {"text": ("clip", self.clip), "judge": ("real", self.real), "nearest": ("real", self.real)}
         for kind in self.kinds:
             key, given = needs.get(kind, ("", True))

@@ -131,7 +131,8 @@ def _connect(address: str) -> None:
     except Exception as error:  # of whatever kind Ray has for what is wrong
         raise ClusterError(
             f"RAY_ADDRESS is {address}, but no Ray cluster can be reached by it ({_first_line(error)}); give HOST:PORT "
-            "of its head (6379 is the usual port), or unset the variable to work on this machine alone"
+            "of its head (6379 is the usual port), with RAY_AUTH_MODE=token where it asks for one (ray get-auth-token "
+            "shows it), or unset the variable to work on this machine alone"
         ) from error
 
 

@@ -86,12 +86,19 @@ class TrainingConfig(RunConfig):
 
 
 def require_one_each(
-    train: Sequence[str], slices: Sequence[str], shares: Sequence[float], masks: Sequence[str] = ()
+    folders: Sequence[str],
+    slices: Sequence[str],
+    shares: Sequence[float] = (),
+    masks: Sequence[str] = (),
+    *,
+    key: str = "train",
 ) -> None:
-    """Raises ValueError unless the others are empty, or right and as many as the folders `train`."""
+    """Raises ValueError unless the others are empty, or right and as many as the folders, which are those of `key`."""
     for name, given in (("slices", slices), ("shares", shares), ("masks", masks)):
-        if given and len(given) != len(train):
-            raise ValueError(f"{name} has {len(given)} entries, but train has {len(train)} folders; give one for each")
+        if given and len(given) != len(folders):
+            raise ValueError(
+                f"{name} has {len(given)} entries, but {key} has {len(folders)} folders; give one for each"
+            )
     if shares and not (min(shares) > 0 and max(shares) < math.inf):
         raise ValueError(f"shares must be more than 0, got {' '.join(f'{one:g}' for one in shares)}")
     for text in slices:

@@ -75,7 +75,7 @@ class JudgingKeys(SegmenterKeys):
 
     @model_validator(mode="after")
     def _judged(self) -> JudgingKeys:
-        require_one_each(self.labelled or (self.pairs,), self.slices, ())
+        require_one_each(self.labelled or (self.pairs,), self.slices, key="labelled" if self.labelled else "pairs")
         bounds(self.slice or ":")
         if not all(0 <= one < 1 for one in self.ignore_below):
             raise ValueError(f"ignore_below: shares from 0 to less than 1, got {self.ignore_below}")

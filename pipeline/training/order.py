@@ -57,15 +57,23 @@ def bounds(text: str) -> tuple[int, float]:
     return start, stop
 
 
+def _bounds_within(there: int, text: str, folder: str) -> tuple[int, float]:
+    """The bounds of a slice of a folder of so many pairs; a ShardError where they ask for more."""
+    start, stop = bounds(text)
+    if (stop if math.isfinite(stop) else start + (text != ":")) > there:
+        raise ShardError(f"{folder}: the slice {text} asks for more than its {there:,} pairs; make more, or correct it")
+    return start, stop
+
+
 def ids_of(folder: str, part: str = ":", which: Which = "all") -> list[str]:
     """The ids of the pairs in a slice of a folder, ascending: of all, of those with masks, or of those without.
 
     Raises:
-        ShardError: a folder without shards, or a broken shard.
+        ShardError: a folder without shards, a broken shard, or a slice that asks for more than there is.
     """
     rows = read_shards([folder], ["pair_id", "class_ids"] if which != "all" else ["pair_id"])
     ids = rows["pair_id"].unique().sort()
-    start, stop = bounds(part or ":")
+    start, stop = _bounds_within(len(ids), part or ":", folder)
     ids = ids[start : int(min(stop, len(ids)))]
     if which != "all":
         these = rows["pair_id"].filter(has_classes(rows) == (which == "labelled"))
@@ -250,18 +258,13 @@ def _scan(path: str, *, labelled: bool) -> tuple[list[int], np.ndarray]:
 
 def _in_slice(paths: list[str], text: str, view: View) -> np.ndarray:
     """(N,) whether a row is of a pair in a slice of what a view keeps."""
-    start, stop = bounds(text)
     ids = pa.concat_tables(map_shards(lambda path: read_columns(path, ["pair_id"]), paths))["pair_id"]
     kept = view.within(ids).to_numpy()
     place = np.full(len(ids), -1)
     place[kept] = (
         pc.rank(ids.filter(pa.array(kept)).combine_chunks(), tiebreaker="dense").to_numpy().astype(np.int64) - 1
     )
-    there = int(place.max()) + 1 if len(place) else 0
-    if (stop if math.isfinite(stop) else start + 1) > there:
-        raise ShardError(
-            f"{view.folder}: the slice {text} asks for more than its {there:,} pairs; make more, or correct it"
-        )
+    start, stop = _bounds_within(int(place.max()) + 1 if len(place) else 0, text, view.folder)
     return (place >= start) & (place < stop)
 
 

@@ -43,6 +43,8 @@ TYPES: dict[str, Any] = {
     "evaluate": EvaluateConfig,
     "equal_labels": EvaluateConfig,
     "few_labels": EvaluateConfig,
+    "proof": EvaluateConfig,
+    "proof_variants": EvaluateConfig,
     "segmenters": EvaluateConfig,
     "unnamed": EvaluateConfig,
     **{f"table{number}": PaperTableConfig for number in range(1, 6)},

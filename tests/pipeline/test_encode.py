@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.weights import ENCODERS, digest
-from pipeline.base.errors import ConfigError
-from pipeline.encode import collect_encoders, find_todo, latents_of
+from pipeline.base.errors import ConfigError, ShardError
+from pipeline.encode import EncodeConfig, collect_encoders, find_todo, latents_of
 from pipeline.stages.encode import Views
 from pipeline.training.order import ids_of
 from tests.pipeline.fabricated import encode_config, save_latents, train_other_encoders
@@ -68,6 +68,21 @@ def test_labelled_pictures_and_others_can_be_encoded_apart(config, tmp_path):
     assert set(found["labelled"].to_pylist() + found["unlabelled"].to_pylist()) == set(found["all"].to_pylist())
     with pytest.raises(ConfigError, match="hold no unlabelled pictures"):
         latents_of(list(config.pairs), config.views, "unlabelled")
+
+
+def test_a_slice_of_a_run_is_encoded_alone(config, tmp_path):
+    folder = str(save_pairs(tmp_path / "some", 6, num_labelled=2))
+    sliced = config.model_copy(update={"slices": ("2:5",)})
+
+    todo, planned = find_todo([folder], sliced, str(config.folder))
+
+    assert planned == 3 and sorted(todo["pair_id"].to_pylist()) == ids_of(folder, "2:5")
+    unlabelled = latents_of([folder, folder], config.views, "unlabelled", ["0:3", "3:"])["pair_id"].to_pylist()
+    assert sorted(unlabelled) == ids_of(folder, which="unlabelled")
+    with pytest.raises(ShardError, match="the slice 2:9 asks for more than its 6 pairs"):
+        latents_of([folder], config.views, slices=["2:9"])
+    with pytest.raises(ValueError, match="slices has 2 entries, but pairs has 1 folders"):
+        EncodeConfig(**config.dump() | {"slices": ["0:2", "2:"]})
 
 
 def test_a_prompt_that_cannot_be_mirrored_is_told_before_anything_is_made(tmp_path):

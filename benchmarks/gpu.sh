@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# The generator of jobs/configs/few on one GPU, and what it is compared with, trainings beside each other where none
+# needs another: benchmarks/gpu.sh [RUNS [SHARE]]. Every step goes on where it stopped: start it again.
+#   RUNS   where everything goes (runs/few); RUNS/logs has a log of each job, RUNS/proof/proof.md the table
+#   SHARE  of all lengths; 0.02 tries in some minutes whether everything runs
+# Environment: GPUS (0.05) of each process, 0 without one; IMAGE_EXAMPLES, JOINT_EXAMPLES: lengths; SEEDS (3), AT_ONCE (10)
+# of the segmenters; READERS (2) processes that read; PROOF=0 leaves these out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job.
+set -uo pipefail
+runs=${1:-runs/few} share=${2:-1} python=${PYTHON:-python3}
+few=jobs/configs/few
+mkdir -p "$runs/logs"
+export PYTHONUNBUFFERED=1
+
+whole() { "$python" -c "import sys; print(max(int(sys.argv[2]), round(float(sys.argv[1]) * $share)))" "$@"; }
+
+declare -A began
+job() { # job NAME MODULE ARGUMENTS...: a job beside the others, unless it is done
+    local name=$1 module=$2
+    shift 2
+    [[ -e $runs/logs/$name.done ]] && return
+    "$python" -m "jobs.$module" "$@" --runs "$runs" >"$runs/logs/$name.log" 2>&1 &
+    began[$name]=$!
+}
+
+together() { # waits for the jobs that began, and ends with the first that failed
+    local name failed=0
+    for name in "${!began[@]}"; do
+        if wait "${began[$name]}"; then
+            touch "$runs/logs/$name.done"
+            echo "$SECONDS s: $name is done"
+        else
+            echo "$SECONDS s: $name failed; $runs/logs/$name.log ends:" && tail -n 25 "$runs/logs/$name.log"
+            failed=1
+        fi
+    done
+    began=()
+    ((failed)) && exit 1
+    return 0
+}
+
+beside="--workers.gpus ${GPUS:-0.05} --workers.threads 1"
+pairs=$(whole 12288 1024)
+
+job pictures ingest --run pictures --dataset builtin2 --split train --pairs $pairs --workers.num "${READERS:-2}" --labelled none
+job train ingest --run train --dataset builtin2 --split train --pairs $pairs --workers.num "${READERS:-2}"
+job validation ingest --run validation --dataset builtin2 --split validation --pairs "$(whole 1024 128)"
+job test ingest --run test --dataset builtin2 --split test --pairs "$(whole 1024 128)"
+together
+
+job image-vae train_vae $few/image_vae.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
+    --optimisation.num_examples "$(whole "${IMAGE_EXAMPLES:-200000}" 960)" --log_every_s "${LOG_EVERY:-5}"
+job text train_clip $few/clip.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
+    --optimisation.num_examples "$(whole 64000 1280)"
+job labels label $few/label.yaml --pairs "$runs/pictures" --labelled "$runs/train" --validation "$runs/validation" $beside \
+    --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
+together
+
+job annotation-vae train_vae $few/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
+    --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
+together
+
+encoders="--encoders.text $runs/text/weights --encoders.image_vae $runs/image-vae/weights
+    --encoders.annotation_vae $runs/annotation-vae/weights"
+latents() { # latents NAME PAIRS ARGUMENTS...
+    local name=$1 pairs=$2
+    shift 2
+    job "$name" encode $few/encode.yaml --run "$name" --pairs "$pairs" $encoders $beside --workers.num 3 --batch_size 256 "$@"
+}
+latents latents-labelled "$runs/train" --slices 0:512
+latents latents-labels "$runs/labels"
+latents latents-pictures "$runs/pictures" --slices 512:
+latents latents-true "$runs/train"
+latents latents-validation "$runs/validation" --flip False
+together
+
+joint() { # joint NAME SHARES LATENTS...
+    local name=$1 shares=$2
+    shift 2
+    job "$name" train_joint $few/joint.yaml --run "$name" --train "$@" --shares $shares \
+        --validation "$runs/latents-validation" $beside --optimisation.batch_size 128 \
+        --optimisation.num_examples "$(whole "${JOINT_EXAMPLES:-700000}" 512)" --checkpoint_examples 100000 \
+        --evaluate_examples 200000 --log_every_s "${LOG_EVERY:-5}"
+}
+joint joint "1 3" "$runs/latents-labelled" "$runs/latents-labels"
+joint joint-unlabelled "1 3" "$runs/latents-labelled" "$runs/latents-pictures"
+joint joint-true "1" "$runs/latents-true"
+together
+
+synthetic() { # synthetic NAME BUNDLE
+    job "$1" generate $few/generate.yaml --run "$1" --bundle "$runs/$2/weights" --prompts "$runs/pictures" \
+        --pairs "$(whole 4096 64)" --sampler.batch_size "${SAMPLE_BATCH:-256}" $beside
+}
+synthetic synthetic joint
+synthetic synthetic-unlabelled joint-unlabelled
+synthetic synthetic-true joint-true
+together
+
+[[ ${PROOF:-1} == 0 ]] && exit 0
+
+# The segmenters. A config names its sets by their folders, so it is written anew for other RUNS.
+here() { sed "s#runs/few/#$runs/#g; s#runs/proof/train2#$runs/train#; s#runs/proof/test#$runs/test#; s#0:4096#0:$(whole 4096 32)#" \
+    "jobs/configs/$1" >"$runs/logs/$(basename "$1")" && echo "$runs/logs/$(basename "$1")"; }
+steps="--steps $(whole 3072 20) $beside"
+for name in proof proof_variants; do
+    job $name evaluate "$(here few/$name.yaml)" $steps --seeds "${SEEDS:-3}" --at_once "${AT_ONCE:-10}"
+done
+for kind in deeplabv3_r50 mask2former_r50 mask2former_swin_s segformer_b0; do
+    job $kind evaluate "$(here demo/segmenters.yaml)" --run $kind --segmenter $kind --steps "$(whole 400 4)" $beside
+done
+together
