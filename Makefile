@@ -9,6 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 STAMP := $(VENV)/.installed
+BESIDE := tests/chaos tests/test_walkthrough.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,10 +40,10 @@ demo-train: $(STAMP)  ## train the demo's networks from nothing
 	$(RUN) -m jobs.demo_train
 
 test: $(STAMP)  ## run the tests
-	@echo "test: tests/chaos runs beside the others, since both mostly wait; it is shown last"
-	@$(RUN) -m pytest tests/chaos > .chaos.log 2>&1 & chaos=$$!; \
-	$(RUN) -m pytest --ignore=tests/chaos; others=$$?; \
-	wait $$chaos; killed=$$?; cat .chaos.log; exit $$((others | killed))
+	@echo "test: $(BESIDE) run beside the others, since both mostly wait; they are shown last"
+	@$(RUN) -m pytest $(BESIDE) > .beside.log 2>&1 & beside=$$!; \
+	$(RUN) -m pytest $(BESIDE:%=--ignore=%); others=$$?; \
+	wait $$beside; those=$$?; cat .beside.log; exit $$((others | those))
 
 lint: $(STAMP)  ## check style, format and types
 	$(RUN) -m ruff check

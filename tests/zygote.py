@@ -2,8 +2,9 @@
 which imports them for two to five seconds.
 
 Ray starts `python tests/zygote.py default_worker.py ...` in place of its own `setup_worker.py`. That asks the process
-of `Zygote` for a child, lends it its own output, and lives and dies with it. What needs more than variables of the
-environment goes Ray's own way. Only the Ray of tests does so (tests/conftest.py), not jobs that they start.
+of `Zygote` for a child, lends it its own output, and lives and dies with it. What needs more than a folder and
+variables of the environment goes Ray's own way. Only the Ray of tests does so (tests/conftest.py), not jobs that they
+start.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def ask() -> None:
     """What Ray starts: passes its arguments, environment and output on, and waits for the child to end."""
     context = next((one.removeprefix(CONTEXT) for one in sys.argv if one.startswith(CONTEXT)), "{}")
     wanted = {key: value for key, value in json.loads(context).items() if value and key != "py_executable"}
-    if set(wanted) - {"env_vars"}:
+    first: list[str] = wanted.pop("command_prefix", ["cd", os.getcwd()])
+    if set(wanted) - {"env_vars"} or first[0] != "cd":
         setup = os.path.join(os.path.dirname(sys.argv[1]), "setup_worker.py")
         os.execv(sys.executable, [sys.executable, setup, *sys.argv[1:]])
     arguments = [one for one in sys.argv[1:] if not one.startswith((CONTEXT, "--language="))]
-    order = {"argv": arguments, "env": {**os.environ, **wanted.get("env_vars", {})}, "cwd": os.getcwd()}
+    order = {"argv": arguments, "env": {**os.environ, **wanted.get("env_vars", {})}, "cwd": first[1]}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(os.environ[ADDRESS])
         lent = array.array("i", [0, 1, 2])
@@ -102,7 +104,9 @@ def become(order: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(told["env"])
     sys.argv = told["argv"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
+    # A submitted job's own files come first, as in a Python that is started there.
+    own = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one and one not in sys.path]
+    sys.path[:1] = [os.path.dirname(sys.argv[0]), *own]
     numpy.random.seed()  # Python's own numbers are drawn anew in a child
     threading.Thread(target=end_with, args=(order,), daemon=True).start()
     try:

@@ -16,12 +16,12 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: str, log: Path, forked: bool = True) -> subprocess.Popen[bytes]:
-    """`python -m ARGUMENTS`, with its output in `log`; `forked` spares the imports of its Ray's workers, which then are
-    no descendants of it, but end with what is."""
+def start(*arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    """`python -m ARGUMENTS`, with its output in `log`. Its Ray's workers are forked, which spares their imports: they
+    are no descendants of it, but end with what is."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *(["tests.chaos.forked"] if forked else []), *arguments],
+            [sys.executable, "-m", "tests.chaos.forked", *arguments],
             cwd=ROOT,
             stdout=output,
             stderr=output,
@@ -29,9 +29,9 @@ def start(*arguments: str, log: Path, forked: bool = True) -> subprocess.Popen[b
         )
 
 
-def finish(*arguments: str, log: Path, forked: bool = True) -> None:
+def finish(*arguments: str, log: Path) -> None:
     """Runs a job to its end, which must be a good one."""
-    process = start(*arguments, log=log, forked=forked)
+    process = start(*arguments, log=log)
     assert process.wait(timeout=300) == 0, log.read_text(errors="replace")[-3000:]
 
 

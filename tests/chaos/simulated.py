@@ -12,6 +12,7 @@ from typing import Any
 
 os.environ.update(
     {
+        "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9",  # no dashboard runs; who asks for it would ask every second
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_health_check_initial_delay_ms": "1000",

@@ -32,7 +32,7 @@ def submit(*arguments: str, address: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def head(tmp_path_factory):
+def head(tmp_path_factory, ray_session):
     """The address of a cluster of one machine, this one."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = (
@@ -44,7 +44,8 @@ def head(tmp_path_factory):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # jobs run the `python` of the head's environment
     with log.open("w") as output:
         process = subprocess.Popen(
-            [Path(sys.executable).parent / "ray", *command.split()[1:]],
+            [sys.executable, "-m", "tests.chaos.forked", "ray.scripts.scripts", *command.split()[1:]],
+            cwd=ROOT,
             stdout=output,
             stderr=output,
             env={**os.environ, "PATH": path},

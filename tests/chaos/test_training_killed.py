@@ -136,7 +136,7 @@ def test_a_training_takes_in_a_machine_and_outlives_another(tmp_path, ray_sessio
     path, log = tmp_path / "vae.yaml", tmp_path / "log.txt"
     two = {"workers": {"threads": 1, "num": 2}, "min_workers": 1, "strategy": "fsdp"}
     path.write_text(yaml.safe_dump({**settings(tmp_path, 10**6), **two}))
-    finish("tests.chaos.training_elastic", str(path), log=log, forked=False)
+    finish("tests.chaos.training_elastic", str(path), log=log)
 
     text = log.read_text()
     added, removed = text.index("added a node"), text.index("removed a node")

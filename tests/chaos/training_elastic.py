@@ -22,6 +22,7 @@ from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.tasks.latents import VAEConfig
 from pipeline.training.tasks.vae import train_vae
 from tests.chaos.kill import descendants
+from tests.zygote import PROCESS
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def wait_for_checkpoints(config: VAEConfig) -> None:
 
 def wait_for_workers(num: int) -> None:
     def count() -> int:
-        found = [Path(f"/proc/{pid}/cmdline") for pid in descendants(os.getpid())]
+        found = [Path(f"/proc/{pid}/cmdline") for pid in descendants(int(os.environ[PROCESS]))]
         return sum(b"RayTrainWorker" in one.read_bytes() for one in found if one.exists())
 
     while count() != num:
