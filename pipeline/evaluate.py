@@ -19,12 +19,12 @@ from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_shards
-from pipeline.training.choosing import choose
+from pipeline.training.choosing import choose, choose_augmentation
 from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic, pictures_of, refuse_common, require_real
+from pipeline.training.sets import Labels, TrainingSet, Varied, is_synthetic, pictures_of, refuse_common, require_real
 from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
@@ -61,6 +61,9 @@ class EvaluateConfig(SegmenterKeys):
     within 0.005 mIoU."""
     try_learning_rates: tuple[float, ...] = ()
     """Peaks of the learning rate that are tried with each; empty takes `learning_rate`."""
+    try_augmentations: tuple[Varied, ...] = ()
+    """Ways to vary pictures that are tried with the first set at these steps and this rate; of equal ones, to within
+    0.005 mIoU, the one that stands first is taken for all sets that name none."""
     try_seeds: int = Field(1, ge=1)
     """Trainings of each that is tried."""
 
@@ -80,11 +83,14 @@ class EvaluateConfig(SegmenterKeys):
 
     @model_validator(mode="after")
     def _chosen_on_validation(self) -> EvaluateConfig:
-        if bool(self.try_steps) != bool(self.validation) or (self.try_learning_rates and not self.try_steps):
+        tried = bool(self.try_steps or self.try_augmentations)
+        if tried != bool(self.validation) or (self.try_learning_rates and not self.try_steps):
             raise ValueError(
-                "try_steps and validation belong together, and try_learning_rates needs both: what is tried is judged "
-                "on validation pairs"
+                "validation goes with try_steps or try_augmentations, and try_learning_rates needs try_steps: what is "
+                "tried is judged on validation pairs"
             )
+        if self.try_augmentations and next(iter(self.sets.values())).augmentation:
+            raise ValueError("try_augmentations: the first set names its augmentation already; leave one of both out")
         require_one_each(self.generator_train, self.generator_slices, key="generator_train")
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
@@ -108,6 +114,8 @@ def evaluate(config: EvaluateConfig) -> Proof:
             tried = (config.try_steps, config.try_learning_rates, config.try_seeds)
             choices, told = choose(proving, config.validation, *tried)
             warnings += [told] * bool(told)
+        if config.try_augmentations:
+            choices += choose_augmentation(proving, config.validation, config.try_augmentations, config.try_seeds)
         log.info(
             "evaluate: %d sets with %d seeds each, %d steps of every training",
             len(config.sets),

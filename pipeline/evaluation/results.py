@@ -51,10 +51,12 @@ class TrainedSet(BaseModel):
 
 
 class Choice(BaseModel):
-    """A length and a learning rate that were tried with the first set; its mIoU on validation pairs, by seed."""
+    """A length, a learning rate and a way to vary pictures that were tried with the first set; its mIoU on validation
+    pairs, by seed."""
 
     steps: int
     learning_rate: float
+    augmentation: str = "usual"
     miou: list[float] = Field(min_length=1)
 
     @property
@@ -98,7 +100,7 @@ class Proof(BaseModel):
     rare: list[str] = []
     """Classes whose mean IoU is told apart."""
     choices: list[Choice] = []
-    """What was tried on validation pairs to choose steps and learning rate; empty where they were given."""
+    """What was tried on validation pairs to choose steps, rate and augmentation; empty where all were given."""
     warnings: list[str] = []
     """What speaks against a comparison."""
     agreement: Agreement | None = None

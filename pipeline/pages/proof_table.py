@@ -83,10 +83,12 @@ def markdown(proof: Proof) -> str:
         )
     if proof.choices:
         best = max(proof.choices, key=lambda one: one.mean)
+        ways = {one.augmentation for one in proof.choices}
         lines.append(
-            f"Steps and learning rate were chosen on validation pairs, with “{first.name}” alone, from "
-            f"{_count(len(proof.choices), 'try', 'tries')} of {_count(len(best.miou), 'seed')} each; the best reached "
-            f"{best.mean:.4f} with {best.steps:,} steps."
+            f"Steps, learning rate{' and augmentation' if len(ways) > 1 else ''} were chosen on validation pairs, with "
+            f"“{first.name}” alone, from {_count(len(proof.choices), 'try', 'tries')} of "
+            f"{_count(len(best.miou), 'seed')} each; the best reached {best.mean:.4f} with {best.steps:,} steps"
+            f"{f', {best.augmentation} augmentation' if len(ways) > 1 else ''}."
         )
     lines += [f"**Mind:** {text}." for text in proof.warnings]
     scales = bool(first.miou_multi_scale)
@@ -114,6 +116,8 @@ def charts_of(proof: Proof) -> list[Chart]:
     folders. None of what has one point alone."""
     over_steps: dict[str, Series] = {}
     for one in sorted(proof.choices, key=lambda one: one.steps):
+        if one.augmentation != proof.choices[0].augmentation:
+            continue
         over_steps.setdefault(f"rate {one.learning_rate:g}", []).append((float(one.steps), 100 * one.mean))
     over_pairs: dict[str, list[TrainedSet]] = {}
     for row in sorted(proof.sets, key=lambda row: row.pairs):

@@ -75,6 +75,18 @@ def is_file(path: str) -> bool:
         return bool(filesystem.isfile(inner))
 
 
+def names_in(folder: str) -> list[str]:
+    """Names of what lies in a folder, on this machine or a store, as it is now, sorted; none where there is no
+    folder."""
+    filesystem, inner = filesystem_of(folder)
+    with reaching(folder):
+        filesystem.invalidate_cache(inner)
+        try:
+            return sorted(str(one).rstrip("/").rsplit("/", 1)[-1] for one in filesystem.ls(inner, detail=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
 def describe(error: BaseException) -> str:
     """An error in a few words, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import JoDiffusionError, ShardError
-from pipeline.storage.files import describe, filesystem_of, is_local, reaching
+from pipeline.storage.files import describe, filesystem_of, is_local, names_in, reaching
 from pipeline.storage.publish import publish
 from pipeline.tables.schema import PICTURE
 from pipeline.tables.selection import require_run
@@ -74,14 +74,7 @@ def shard_name(keys: pa.ChunkedArray) -> str:
 def list_shards(folder: str, kind: str = MADE) -> list[str]:
     """Paths of a run's shards, sorted by name; `kind` is MADE or FAILED. Empty where there are none, or no folder."""
     folder = f"{folder.rstrip('/')}/{kind}"
-    filesystem, path = filesystem_of(folder)
-    try:
-        with reaching(folder):
-            filesystem.invalidate_cache(path)
-            names = sorted(entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [f"{folder}/{name}" for name in names if name.endswith(".parquet") and not name.startswith(".")]
+    return [f"{folder}/{name}" for name in names_in(folder) if name.endswith(".parquet") and not name.startswith(".")]
 
 
 def remove_drafts(folder: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -28,7 +27,7 @@ from torch import Tensor
 from pipeline.base.errors import DataError, ShardError
 from pipeline.base.log import log
 from pipeline.storage.copies import local_file
-from pipeline.storage.files import describe, filesystem_of, is_local, reaching
+from pipeline.storage.files import describe, filesystem_of, is_local, names_in, reaching
 from pipeline.storage.publish import publish_file
 
 FOLDER = "checkpoints"
@@ -69,14 +68,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that there are, newest first."""
-        filesystem, path = filesystem_of(self.folder)
-        try:
-            with reaching(self.folder):
-                filesystem.invalidate_cache()
-                names = [os.path.basename(name) for name in filesystem.ls(path, detail=False)]
-        except FileNotFoundError:
-            return []
-        found = (re.fullmatch(r"step_(\d+)\.safetensors", name) for name in names)
+        found = (re.fullmatch(r"step_(\d+)\.safetensors", name) for name in names_in(self.folder))
         return sorted((int(one[1]) for one in found if one), reverse=True)
 
     def path(self, step: int) -> str:

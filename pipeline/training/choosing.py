@@ -1,4 +1,4 @@
-"""Steps and learning rate of a proof, chosen on validation pairs."""
+"""Steps, learning rate and augmentation of a proof, chosen on validation pairs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import Choice
 from pipeline.training.config import TrainingConfig
 from pipeline.training.proving import Proving
+from pipeline.training.sets import TrainingSet, Varied
 
 STOPPED_RISING = 0.005
 """mIoU by which a longer training must be better to be worth it, at least; where several seeds were tried, at least the
@@ -63,3 +64,37 @@ def choose(
         warnings.append(f"the learning rate {taken.learning_rate:g} is at the edge of those that were tried")
     proving.terms = replace(proving.terms, learning_rate=taken.learning_rate).of_steps(taken.steps)
     return found, "; ".join(warnings)
+
+
+def choose_augmentation(proving: Proving, validation: str, augmentations: Sequence[Varied], seeds: int) -> list[Choice]:
+    """Tries ways to vary pictures with the first set, at the steps and rate of all rows, and takes the best for all
+    sets that name none; of ways that are equal to within `STOPPED_RISING` the one that was given first.
+
+    Args:
+        proving: whose terms and sets are set.
+        validation: folder of real pairs that nothing is tested on.
+        augmentations: the ways.
+        seeds: trainings of each.
+    """
+    steps = proving.terms.optimisation().num_steps
+    rate = proving.terms.optimisation().learning_rate
+    first = proving.sets[proving.first]
+    tried: list[tuple[TrainingConfig, TrainingSet, str]] = []
+    for augmentation in augmentations:
+        varied = first.model_copy(update={"augmentation": augmentation})
+        for seed in range(seeds):
+            common = proving.common.model_copy(update={"validation": validation, "seed": seed})
+            one = proving.terms.training(common, varied, f"choice-{steps}", first.train, first.slices)
+            tried.append((one, varied, ""))
+    scores = iter(proving.fit_all(tried))
+    found = [
+        Choice(steps=steps, learning_rate=rate, augmentation=one, miou=[next(scores)["miou"] for _ in range(seeds)])
+        for one in augmentations
+    ]
+    top = max(one.mean for one in found)
+    taken = next(one.augmentation for one in found if one.mean >= top - STOPPED_RISING)
+    log.info("chosen on validation: augmentation %s", taken)
+    proving.sets = {
+        name: one.model_copy(update={"augmentation": one.augmentation or taken}) for name, one in proving.sets.items()
+    }
+    return found

@@ -24,6 +24,7 @@ from pipeline.training.order import groups_of, ids_of
 
 Masks = Literal["own"] | Hold
 Varied = Literal["usual", "mild", "strong", "copy_paste"]
+"""How pictures are varied; `TrainingSet.augmentation` says what each is."""
 
 
 class TrainingSet(Config):
@@ -49,9 +50,10 @@ class TrainingSet(Config):
     """Masks that the pictures have, such as a generator's, stay where the teacher agrees and are left out elsewhere."""
     balanced: bool = False
     """Rows with rare classes come more often (repeat factor sampling)."""
-    augmentation: Varied = "usual"
-    """"usual" is the recipe's, "strong" scales to half to twice, crops and distorts colours as mmsegmentation does,
-    "mild" the same at scales of 0.8 to 1.25, "copy_paste" lays objects of other pictures on half of them."""
+    augmentation: Varied | Literal[""] = ""
+    """How pictures are varied: "usual" is the recipe's, "strong" scales to half to twice, crops and distorts colours as
+    mmsegmentation does, "mild" the same at scales of 0.8 to 1.25, "copy_paste" lays objects of other pictures on half
+    of them. "" is what was chosen for all sets, or the usual."""
     after: str = ""
     """Another set, which the first half of the steps trains on; this one gets the other half."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,7 @@ from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import NameOrPlace
 from pipeline.runs.config import RunConfig
+from pipeline.storage.files import is_file, names_in
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
 from pipeline.training.config import TrainingConfig
@@ -21,6 +23,7 @@ from pipeline.training.sets import TrainingSet
 from pipeline.training.tasks.augment import Augmentation
 from pipeline.training.tasks.recipes import Style, recipe_of
 from pipeline.training.tasks.segmenter import SegmenterTask
+from pipeline.training.worker import SCORES
 
 PROTOCOL = 2
 """Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
@@ -85,7 +88,7 @@ class Terms:
         initial: str = "",
     ) -> TrainingConfig:
         """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so
-        that finished ones serve again and changed ones are made anew.
+        that finished ones serve again, also where the row has another name now, and changed ones are made anew.
 
         Args:
             common: of all trainings; `run` is that of the proof.
@@ -111,10 +114,17 @@ class Terms:
             network += [self.pretrained, self.crop_px]
         if self.multi_scale:
             network.append("multi_scale")
-        further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation, initial]
+        further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation or "usual", initial]
         rows = [ready.validation_rows, *([ready.validation_slice] if ready.validation_slice else [])]
         content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
-        return ready.model_copy(update={"run": f"{common.run}/{name}-{common.seed}-{content[:8]}"})
+        ending = f"-{common.seed}-{content[:8]}"
+        return ready.model_copy(update={"run": f"{common.run}/{_finished(common.folder, ending) or name + ending}"})
+
+
+def _finished(folder: Path, ending: str) -> str:
+    """Name of a finished training of a proof that depends on just the same, under whatever row's name; "" for none."""
+    names = [name for name in names_in(str(folder)) if name.endswith(ending)]
+    return next((name for name in names if is_file(f"{folder}/{name}/{SCORES}")), "")
 
 
 class SegmenterKeys(RunConfig):

@@ -72,6 +72,17 @@ def test_a_baseline_that_may_still_rise_is_said_to():
     assert "from 2 tries of 1 seed each; the best reached 0.5000 with 1,000 steps" in text
 
 
+def test_the_augmentation_that_was_chosen_is_told_and_drawn_apart():
+    choices = [Choice(steps=steps, learning_rate=0.003, miou=[miou]) for steps, miou in ((500, 0.4), (1000, 0.5))]
+    mild = Choice(steps=1000, learning_rate=0.003, augmentation="mild", miou=[0.6])
+    chosen = proof(choices=[*choices, mild])
+    assert "Steps, learning rate and augmentation were chosen" in markdown(chosen)
+    assert "from 3 tries of 1 seed each; the best reached 0.6000 with 1,000 steps, mild augmentation" in markdown(
+        chosen
+    )
+    assert charts_of(chosen) == charts_of(proof(choices=choices))
+
+
 def test_one_seed_has_no_spread():
     one = [trained("real", [0.5]), trained("both", [0.6], difference=Difference(miou=[0.1]))]
     text = markdown(proof().model_copy(update={"sets": one, "seeds": [0]}))

@@ -148,12 +148,11 @@ def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place,
     within = proving.fit
 
     def fit(task, training, run):
-        scores = within(task, training, run)
         if training.validation == place.validation:
             assert "/choice-" in training.run and training.train == (place.real,)
             recipe = training.optimisation
-            return {**scores, "miou": reached[recipe.num_steps, recipe.learning_rate]}
-        return scores
+            return {"miou": reached[recipe.num_steps, recipe.learning_rate]}
+        return within(task, training, run)
 
     monkeypatch.setattr(proving, "fit", fit)
     proof = evaluate(chosen)
@@ -169,6 +168,49 @@ def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place,
     reached[16, 1e-3], reached[16, 3e-3] = 0.504, 0.51
     several = evaluate(chosen.model_copy(update={"try_seeds": 2, "run": "several"}))
     assert [len(one.miou) for one in several.choices] == [2] * 6
+
+
+def test_the_augmentation_is_chosen_on_validation_for_all_rows_that_name_none(place, monkeypatch):
+    sets = {
+        "real": {"train": [place.real], "slices": ["0:8"]},
+        "all": [place.real],
+        "plain": {"train": [place.real], "slices": ["0:8"], "augmentation": "usual"},
+    }
+    tried = {"validation": place.validation, "try_augmentations": ["usual", "mild", "copy_paste"]}
+    reached = {"usual": 0.5, "mild": 0.52, "copy_paste": 0.524}
+    within = proving.fit
+
+    def fit(task, training, run):
+        way = "mild" if task.augmentation else "copy_paste" if task.copy_paste else "usual"
+        return {"miou": reached[way]} if training.validation == place.validation else within(task, training, run)
+
+    monkeypatch.setattr(proving, "fit", fit)
+    proof = evaluate(config(place, sets=sets, seeds=1, **tried))
+
+    assert {row.name: row.trained_on["augmentation"] for row in proof.sets} == {
+        "real": "mild",  # copy_paste is better by less than what counts
+        "all": "mild",
+        "plain": "usual",
+    }
+    tested = [task.augmentation for task, one in place.asked if one.validation == place.test]
+    assert [one is not None for one in tested] == [True, True, False]
+    assert {one.augmentation: one.mean for one in proof.choices} == reached
+
+
+def test_a_training_serves_again_where_its_row_has_another_name(place):
+    before = evaluate(config(place, seeds=1))
+    asked = len(place.asked)
+    strong = {"train": [place.real], "slices": ["0:8"], "augmentation": "strong"}
+    sets = {"first": {"train": [place.real], "slices": ["0:8"]}, "varied": strong}
+
+    after = evaluate(config(place, sets=sets, seeds=1))
+
+    assert len(place.asked) == asked + 2 and {one.run for _, one in place.asked[asked:]} <= {
+        one.run for _, one in place.asked[:asked]
+    }, "the same runs are asked for, which are there"
+    old = rows_of(before)
+    assert [row.miou for row in after.sets] == [old["real"].miou, old["strong"].miou]
+    assert after.sets[1].trainings == old["strong"].trainings
 
 
 @pytest.mark.parametrize(
@@ -300,7 +342,7 @@ def test_changed_masks_under_the_same_ids_are_trained_on_anew(place):
 def test_what_is_chosen_on_is_never_what_is_tested_on(place):
     with pytest.raises(ValidationError, match="what is chosen on it would be tested on it too"):
         config(place, validation=place.test, try_steps=[4])
-    with pytest.raises(ValidationError, match="belong together"):
+    with pytest.raises(ValidationError, match="validation goes with try_steps"):
         config(place, try_steps=[4])
 
 
