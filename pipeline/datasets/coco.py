@@ -89,6 +89,11 @@ class COCO:
                     f"{image['id']!r}; give each its own, in their annotations too"
                 )
             files[image["id"]] = str(image["file_name"])
+        if self.labelled == "none" and not self._names and not self.given:
+            log.warning(
+                "%s lists no categories: the classes of these pictures are taken to be COCO's 80; say with --labels "
+                "where they are others", self._path,
+            )  # fmt: skip
         objects = {} if self.labelled == "none" else self._objects(found)
         captions = self._captions(files)
         rows = []
@@ -164,9 +169,11 @@ class COCO:
         year = "" if self.split.endswith("2017") else "2017"
         own = [f"{self.root}/annotations/instances_{self.split}{year}.json" for year in dict.fromkeys(("", year))]
         roboflow = f"{self.root}/{self.split}/_annotations.coco.json"
-        alone = [path.replace("/instances_", "/image_info_") for path in own] if self.labelled == "none" else []
+        alone = [path.replace("/instances_", "/image_info_") for path in own]
         label_studio = f"{self.root}/result.json"  # beside images/, of no split
         if there := [path for path in (*own, roboflow, *alone, label_studio) if is_file(path)]:
+            if there[0] in alone and self.labelled != "none":
+                raise DataError(f"{there[0]}: lists pictures without masks; say --labelled none to read them")
             return there[0]
         filesystem, inner = filesystem_of(self.root)
         with reaching(self.root):

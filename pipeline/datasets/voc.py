@@ -134,6 +134,8 @@ class PascalVOC:
         if self.labelled != "all" and not is_file(own) and is_file(other):
             judged = set(_listed(f"{root}/{LISTS}/val.txt", f"its pictures stay out of {other}", images))
             return [stem for stem in _listed(other, needs, images) if stem not in judged]
+        if self.labelled == "all" and not is_file(own) and (self.split == UNLABELLED or is_file(other)):
+            raise DataError(f"split: {self.split} of VOC has pictures without masks; say --labelled none to read them")
         if self.split != "trainaug" or is_file(own):
             return _listed(own, f"{needs}; splits are the names of the files there", images)
         if not self.sbd:

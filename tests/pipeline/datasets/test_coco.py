@@ -342,7 +342,7 @@ def test_images_without_annotations_have_no_mask_where_only_some_need_one(tmp_pa
     assert none["1"]["mask"] is None and none["2"]["mask"] is None and not none["1"]["error"]
 
 
-def test_a_split_of_images_alone_is_read(tmp_path):
+def test_a_split_of_images_alone_is_read(tmp_path, caplog):
     save_picture(tmp_path / "unlabeled2017/7.jpg")
     images = {"images": [{"id": 7, "file_name": "7.jpg"}]}
     save_json(tmp_path / "annotations/image_info_unlabeled2017.json", images)
@@ -350,5 +350,8 @@ def test_a_split_of_images_alone_is_read(tmp_path):
     source = COCO(str(tmp_path), "unlabeled2017", labelled="none")
 
     assert source.labels.name == "coco" and read_all(source)["7"]["mask"] is None
-    with pytest.raises(DataError, match="instances_unlabeled2017.json: missing"):
+    assert "lists no categories: the classes of these pictures are taken to be COCO's 80" in caplog.text
+    with pytest.raises(
+        DataError, match="image_info_unlabeled2017.json: lists pictures without masks; say --labelled none"
+    ):
         COCO(str(tmp_path), "unlabeled2017").entries()

@@ -218,5 +218,6 @@ def test_pictures_that_no_list_of_segmentation_names_are_read_without_masks(tree
     assert {key: row["mask"] is None for key, row in main.items()} == {"2007_000001": False, "2009_000010": True}, (
         "validation pictures stay out of other lists"
     )
-    with pytest.raises(DataError, match="Segmentation/unlabelled.txt: missing"):
-        PascalVOC(str(tree), "unlabelled").entries()
+    for split in ("unlabelled", "trainval"):
+        with pytest.raises(DataError, match=f"{split} of VOC has pictures without masks; say --labelled none"):
+            PascalVOC(str(tree), split).entries()
