@@ -92,6 +92,8 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
     from ray._private import parameter
 
+    from pipeline.cluster.connection import start_ray
+
     zygote = str(Path(__file__).parent / "zygote.py")
     path = str(tmp_path_factory.mktemp("zygote") / "socket")
     process = subprocess.Popen([sys.executable, zygote, "--serve", path])
@@ -103,10 +105,8 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         while not os.path.exists(path):
             assert process.poll() is None, "the process that workers are forked from did not start"
             time.sleep(0.05)
-        ray.init(
-            address="local",
+        start_ray(
             num_cpus=4,  # slots, not cores: a training worker and the tasks that read for it fit even on two cores
-            include_dashboard=False,
             object_store_memory=300 * 2**20,
             logging_level=logging.ERROR,
         )

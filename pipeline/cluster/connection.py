@@ -9,8 +9,10 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
+import psutil
 import ray
 import ray.data
 from ray._private import utils
@@ -142,12 +144,7 @@ def _start() -> None:
         os.environ.setdefault(name, value)
     try:
         # Slots, not cores: a training worker and the tasks that read for it must fit even on two cores.
-        ray.init(
-            address="local",
-            num_cpus=max(4, os.cpu_count() or 1),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        start_ray(num_cpus=max(4, os.cpu_count() or 1), logging_level=logging.WARNING)
     except Exception as error:  # of whatever kind Ray has for what is wrong
         why = _first_line(error)
         if "AF_UNIX" in why:
@@ -160,6 +157,27 @@ def _start() -> None:
         else:
             todo = "the machine may be overloaded, or out of memory or disk; free some and run the same command again"
         raise ClusterError(f"Ray cannot start on this machine: {todo} ({why})") from error
+
+
+def start_ray(**settings: Any) -> None:
+    """`ray.init` on this machine alone, and once more where that took too long: Ray gives its processes 15 seconds to
+    load, which are too few on a machine that is busy, and their files are at hand the second time.
+
+    Raises:
+        Exception: of whatever kind Ray has for what is wrong.
+    """
+    before = set(psutil.Process().children())
+    try:
+        ray.init(address="local", include_dashboard=False, **settings)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray did not start in time; once more")
+        ray.shutdown()
+        for process in set(psutil.Process().children()) - before:  # what did start
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        ray.init(address="local", include_dashboard=False, **settings)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -73,6 +74,28 @@ def test_a_ray_that_cannot_start_is_told(start, error, words):
     os.environ.pop("RAY_ADDRESS", None)
     start(fail)
     with pytest.raises(ClusterError, match=f"Ray cannot start on this machine: .*{words}"), cluster():
+        pass
+
+
+def test_a_ray_that_did_not_start_in_time_is_started_once_more(start):
+    left: list[subprocess.Popen[bytes]] = []
+
+    def late(**_: object) -> None:
+        left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        if len(left) < 2:
+            raise Exception("The current node timed out during startup. This could happen because some of the raylet")
+
+    start(late)
+    with cluster():
+        assert left[0].wait(timeout=10) == -signal.SIGKILL, "what the first try began is ended"
+        assert len(left) == 2 and left[1].poll() is None
+    left[1].kill()
+
+    def too_late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    start(too_late)
+    with pytest.raises(ClusterError, match="the machine may be overloaded"), cluster():
         pass
 
 
