@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, load_labels
 from pipeline.tables.rows import read_ids, read_shards
-from pipeline.tables.scores import kind_of, read_scores
+from pipeline.tables.scores import kind_of, made_with, read_scores
 from pipeline.tables.selection import view_of, write_selection
 from pipeline.tables.shards import list_shards
 
@@ -74,8 +73,7 @@ def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.
     there = [name for name, kind in UNASKED.items() if list_shards(f"{config.scores}/{kind}")]
     copy_ratio = 0.0
     if "nearest_ratio" in there:
-        made_by = read_shards([f"{config.scores}/nearest"], ["nearest_by"])["nearest_by"][0].as_py()
-        copy_ratio = float(json.loads(made_by)["copy_ratio"])
+        copy_ratio = float(made_with(config.scores, "nearest")["copy_ratio"])
     elif config.rules.drop_copies:
         log.warning("curate: copies are not looked for: %s has no scores of the kind nearest", as_given(config.scores))
     found = read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids)

@@ -13,7 +13,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import publish
 
-SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings"})
+SAFE_TO_CHANGE = frozenset({"real", "proof", "num_shown", "trainings", "scores"})
 
 
 class ReportConfig(RunConfig):
@@ -27,6 +27,9 @@ class ReportConfig(RunConfig):
     """Folder of an evaluate run, which holds `proof.json`; empty leaves the proof out."""
     trainings: tuple[Folder, ...] = ()
     """Folders of training runs whose losses are drawn; those of the bundle's own are where it holds them."""
+    scores: Folder = ""
+    """Folder of a run of jobs.score of these pairs: what they are worth, and copies of real pairs beside their
+    originals; empty leaves that out."""
     num_shown: int = Field(48, ge=1)
     """Pairs to show, taken evenly from all, in order of their ids."""
 
@@ -38,7 +41,15 @@ def report(config: ReportConfig) -> Path:
         DataError, ShardError: an input is missing or broken; the folder, file or row is named.
     """
     with Run.open(config, "report", SAFE_TO_CHANGE) as run:
-        page = render(config.run, config.pairs, config.real, config.proof, config.trainings, num_shown=config.num_shown)
+        page = render(
+            config.run,
+            config.pairs,
+            config.real,
+            config.proof,
+            config.trainings,
+            scores=config.scores,
+            num_shown=config.num_shown,
+        )
         path = run.folder / "report.html"
         publish(str(path), lambda file: file.write(page.encode()))
         run.tracker.artifact(path)

@@ -34,7 +34,7 @@ from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import canonical_json, text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_ids
-from pipeline.tables.scores import COLUMNS, Kind, score_schema
+from pipeline.tables.scores import COLUMNS, Kind, copies_in, score_schema
 from pipeline.tables.shards import MADE, open_shard, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
@@ -143,6 +143,10 @@ def score(config: ScoreConfig) -> None:
         scorers = {"plain": plain_scorer, "text": text_scorer, "judge": judge_scorer, "nearest": nearest_scorer}
         for kind in config.wanted:
             score_kind(kind, scorers[kind](config, labels, run), config)
+        if "nearest" in config.wanted and (found := copies_in(str(run.folder))):
+            run.tracker.metrics({"copies": found.rows.num_rows})
+            told = log.warning if found.some else log.info
+            told("score: in %s, %s", as_given(config.pairs), found)
 
 
 def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:

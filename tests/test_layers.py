@@ -80,6 +80,7 @@ WITHOUT_TEST = {
     "pipeline/evaluation/paper.py": "figures and a table; run by tests/jobs/test_paper_table.py",
     "pipeline/formats/card.py": "run by tests/pipeline/formats/test_huggingface.py, which reads the card",
     "pipeline/formats/registry.py": "a table alone; tests/pipeline/test_export.py writes every format in it",
+    "pipeline/pages/shown.py": "run by tests/pipeline/pages/test_report_page.py and test_scored.py",
     "pipeline/pages/paper_page.py": "run by tests/jobs/test_paper_table.py",
     "pipeline/pictures/colour.py": "run by tests/pipeline/pictures/test_photograph.py, with profiles of every kind",
     "pipeline/prompts/rows.py": "run by tests/pipeline/prompts/test_read.py and tests/pipeline/cluster/test_todo.py",

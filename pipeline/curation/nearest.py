@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.tables.scores import COPIES
+
 ROWS_AT_ONCE = 1024
-COPIES = 0.001
-"""Share of the real pairs that are as near to another one as what is called a copy."""
 TINY = 1e-6
 
 

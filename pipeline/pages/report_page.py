@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -13,12 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from pydantic import BaseModel
 
 from models.labels import LabelSpace
@@ -27,20 +21,16 @@ from pipeline.base.places import absolute, as_given
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
 from pipeline.pages.proof_table import charts_of, rows_of
-from pipeline.pictures.codec import decode_image
+from pipeline.pages.scored import scored
+from pipeline.pages.shown import evenly, picture_row
 from pipeline.runs import history
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.pairs import encoded, has_mask, unpack_pair
 from pipeline.tables.rows import read_shards
 from pipeline.tables.selection import require_run
-from pipeline.tables.shards import MADE, list_shards, map_shards, open_shard
 
 TEMPLATE = "report.html.j2"
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "pyarrow", "numpy", "mlflow")
-COLUMNS = ["pair_id", "prompt", "image", "mask", "origin"]
-MAX_SHOWN_PX = 384  # three times the width of a picture on the page: sharp on dense screens, and the file stays small
-MAX_CRISP_PX = 192  # pictures below it are scaled up on the page; PNG and hard pixels, because smoothing would lie
 T = TypeVar("T")
 WORDS = {
     "real": ("real pairs", "Real pictures and their masks", "Masks that people drew, where there are any."),
@@ -73,6 +63,7 @@ def render(
     proof: str = "",
     trainings: Sequence[str] = (),
     *,
+    scores: str = "",
     num_shown: int = 48,
 ) -> str:
     """The page as HTML text; needs no run and no MLflow.
@@ -83,6 +74,7 @@ def render(
         real: folder of an ingest run to compare class shares with, or "".
         proof: folder of an evaluate run, or "".
         trainings: folders of training runs whose losses are drawn.
+        scores: folder of a run of scores of these pairs, or "".
         num_shown: pairs to show, taken evenly from all.
 
     Raises:
@@ -91,7 +83,7 @@ def render(
     for one in filter(None, (pairs, real)):
         require_run(one)
     folder = Path(pairs)
-    shown = _choose(str(folder), num_shown)
+    shown = evenly(str(folder), num_shown)
     labels, manifest = load_labels(str(folder)), Manifest.scan(str(folder))
     sources = {"synthetic": manifest}
     if real:
@@ -102,7 +94,8 @@ def render(
         sources = {"real": Manifest.scan(compared), **sources}
     proved = _read(Path(proof) / FILE, Proof.model_validate_json, "jobs.evaluate") if proof else None
     made_with = _read(folder / "config.yaml", yaml.safe_load, "jobs.generate") or {}
-    kind, heading, lede = WORDS[max(shown["origin"].to_pylist(), key=list(WORDS).index)]
+    origin = max(shown["origin"].to_pylist(), key=list(WORDS).index)
+    kind, heading, lede = WORDS[origin]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # always: Jinja's own choice goes by the file name, and prompts are text from strangers
@@ -120,8 +113,9 @@ def render(
         folder=str(folder),
         labels=labels,
         manifest=manifest,
-        pairs=[_picture_row(row, labels, f"{folder}: pair {row['pair_id']}") for row in shown.to_pylist()],
+        pairs=[picture_row(row, labels, f"{folder}: pair {row['pair_id']}") for row in shown.to_pylist()],
         sources=[(name, _remainders(one, labels)) for name, one in sources.items()],
+        called={"real": "real", "synthetic": "these" if origin == "real" else origin},
         panels=_shares(list(sources.values()), labels),
         proof=proved,
         proof_rows=rows_of(proved) if proved else [],
@@ -129,6 +123,7 @@ def render(
         throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
         samplers=[_pretty(settings) for settings in manifest.samplers],
         made_with=made_with,
+        scored=scored(scores, str(folder), labels) if scores else None,
         charts=_charts(trainings, str(made_with.get("bundle") or "")),
         size=(chart.WIDTH, chart.HEIGHT),
         plot=(chart.LEFT, chart.WIDTH - chart.RIGHT, chart.TOP, chart.HEIGHT - chart.BOTTOM),
@@ -159,68 +154,6 @@ def _charts(trainings: Sequence[str], bundle: str) -> list[chart.Chart]:
             points = next((points for one in own if (points := history.read(one))), [])
             charts.append(chart.losses_chart(f"bundle {Path(run).name}", points))
     return [one for one in charts if one]
-
-
-def _choose(folder: str, num_shown: int) -> pa.Table:
-    """Rows of `num_shown` pairs, evenly from all by id; of the pictures only those row groups that hold them are read.
-
-    Raises:
-        ShardError: no shards, or a broken one.
-    """
-    ids = pc.unique(read_shards([folder], ["pair_id"])["pair_id"]).sort()
-    places = np.linspace(0, len(ids) - 1, min(num_shown, len(ids))).round().astype(np.int64)
-    chosen = ids.take(pa.array(places))
-
-    def read(path: str) -> list[pa.Table]:
-        found = []
-        with open_shard(path) as file:
-            for group in range(file.num_row_groups):
-                here = pc.is_in(file.read_row_group(group, ["pair_id"], use_threads=False)["pair_id"], chosen)
-                if pc.any(here).as_py():
-                    found.append(file.read_row_group(group, COLUMNS, use_threads=False).select(COLUMNS).filter(here))
-        return found
-
-    rows = pa.concat_tables(table for tables in map_shards(read, list_shards(folder, MADE)) for table in tables)
-    return rows.take(pc.index_in(chosen, rows["pair_id"].combine_chunks()))
-
-
-def _picture_row(row: dict[str, Any], labels: LabelSpace, where: str) -> dict[str, Any]:
-    """What the template shows of one pair.
-
-    Raises:
-        DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes.
-    """
-    if has_mask(row):
-        image, mask, class_ids, _ = unpack_pair(row, labels, where)
-        colours = labels.colours(mask)
-        # The background stays as it is: half black over it would only hide what the mask may have missed.
-        overlay = np.where((mask > 0)[..., None], (image.astype(np.uint16) + colours) // 2, image).astype(np.uint8)
-        masks = [("mask", _data_uri(colours, exact=True)), ("overlay", _data_uri(overlay))]
-        present = [class_id for class_id in class_ids.tolist() if 0 < class_id <= labels.num_classes]
-    else:
-        image, masks, present = decode_image(encoded(row, "image"), f"{where}, image"), [], []
-    height, width = image.shape[:2]
-    return {
-        "id": row["pair_id"],
-        "prompt": row["prompt"] or "",
-        "crisp": max(height, width) <= MAX_CRISP_PX,
-        "height": height,
-        "width": width,
-        "pictures": [("image", _data_uri(image)), *masks],
-        "chips": [(labels.classes[class_id], labels.palette[class_id]) for class_id in present],
-    }
-
-
-def _data_uri(pixels: np.ndarray, exact: bool = False) -> str:
-    """(H, W, 3) uint8 as a data URI; large ones are scaled down, and become JPEG unless colours must stay `exact`."""
-    picture, buffer = Image.fromarray(pixels), io.BytesIO()
-    exact = exact or max(picture.size) <= MAX_CRISP_PX
-    picture.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
-    if exact:
-        picture.save(buffer, "png")
-    else:
-        picture.save(buffer, "jpeg", quality=88)
-    return f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _shares(manifests: Sequence[Manifest], labels: LabelSpace) -> list[dict[str, Any]]:

@@ -7,11 +7,13 @@ such as words for a pair without a prompt; `<kind>_by` says what a kind was made
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.stats import poisson
 
 from pipeline.base.errors import ShardError
 from pipeline.tables.rows import read_shards
@@ -19,6 +21,10 @@ from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
 
 Kind = Literal["plain", "text", "judge", "nearest"]
+COPIES = 0.001
+"""Share of the real pairs that are as near to another one as what is called a copy."""
+CHANCE = 0.01
+"""More copies than `COPIES` gives in so many sets are no chance."""
 
 _F, _I = pa.float32(), pa.int32()
 COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
@@ -107,3 +113,46 @@ def read_scores(folder: str, scores: Sequence[str], ids: pa.ChunkedArray) -> dic
         rows = read_shards([part], ["pair_id", name])
         found[name] = rows[name].take(pc.index_in(ids, rows["pair_id"].combine_chunks()))
     return found
+
+
+def made_with(folder: str, kind: Kind) -> dict[str, Any]:
+    """What a kind of score was made with; nothing where there is none."""
+    part = f"{folder.rstrip('/')}/{kind}"
+    if not list_shards(part):
+        return {}
+    return dict(json.loads(read_shards([part], [f"{kind}_by"])[f"{kind}_by"][0].as_py()))
+
+
+class Copies(NamedTuple):
+    """Pairs that are copies of real ones.
+
+    Attributes:
+        rows: `pair_id`, `nearest_id` and `nearest_ratio` of each, the nearest first.
+        num_pairs: that were looked at.
+        chance: how likely as many are among so many real pairs that are no copies.
+    """
+
+    rows: pa.Table
+    num_pairs: int
+    chance: float
+
+    @property
+    def some(self) -> bool:
+        """Whether the set holds copies, and not just what chance calls so."""
+        return self.chance < CHANCE
+
+    def __str__(self) -> str:
+        found = f"{self.rows.num_rows:,} of {self.num_pairs:,} pairs"
+        if not self.some:
+            return f"no copies of real pairs ({found} are as near to one as one real pair in a thousand is)"
+        return f"{found} are copies of real ones: nearer to one than one real pair in a thousand is"
+
+
+def copies_in(folder: str) -> Copies | None:
+    """The copies that a run of scores found; None where it has no scores of the kind nearest."""
+    made = made_with(folder, "nearest")
+    if not made:
+        return None
+    rows = read_shards([f"{folder.rstrip('/')}/nearest"], ["pair_id", "nearest_id", "nearest_ratio"])
+    near = rows.filter(pc.less(rows["nearest_ratio"], float(made["copy_ratio"]))).sort_by("nearest_ratio")
+    return Copies(near, rows.num_rows, float(poisson.sf(near.num_rows - 1, COPIES * rows.num_rows)))

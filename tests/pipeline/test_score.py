@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,12 @@ def test_every_pair_has_its_scores_of_each_kind(place):
     assert sorted(found["nearest_id"][one] for one in copies) == originals
     assert max(found["nearest_ratio"][one] for one in copies) < 0.01
     assert [found["nearest_bits"][one] for one in copies] == [0, 0]
+
+
+def test_copies_are_called_out_by_name(place, caplog):
+    with caplog.at_level(logging.WARNING):
+        score(config(place, kinds=("nearest",)))
+    assert "pairs, 2 of 22 pairs are copies of real ones" in caplog.text
 
 
 def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch):

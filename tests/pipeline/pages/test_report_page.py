@@ -264,3 +264,6 @@ def test_the_page_says_where_its_pairs_come_from(tmp_path: Path) -> None:
     ):
         html = page(write(tmp_path / origin, 2, origin))
         assert words in html and ("denoising" in html) == (origin == "synthetic")
+        beside = page(tmp_path / origin, real=str(write(tmp_path / f"beside-{origin}", 2, "real")))
+        called = {"synthetic": "synthetic", "real": "these", "labelled": "labelled"}[origin]
+        assert f"in real and in {called} pairs" in beside, "real pairs are not called synthetic"

@@ -1,0 +1,87 @@
+"""What the page says of the scores of pairs, and the copies among them beside their originals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.labels import LabelSpace
+from pipeline.base.errors import DataError
+from pipeline.base.places import as_given
+from pipeline.pages.shown import picture_row, rows_of
+from pipeline.runs.config import saved_config
+from pipeline.storage.files import is_folder
+from pipeline.tables.rows import read_ids, read_shards
+from pipeline.tables.scores import BETTER, COLUMNS, Copies, copies_in
+from pipeline.tables.shards import list_shards
+
+NUM_COPIES = 6
+SHARES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a set of pairs.
+
+    Attributes:
+        given: their folder, as the user has it.
+        rows: name of a score, what is below it in `SHARES` of the pairs, and for how many pairs it says something.
+        copies: None where nobody looked for them.
+        pictures: of the nearest copies: the pair, its original or None where that is not at hand, and the ratio.
+    """
+
+    given: str
+    rows: Sequence[tuple[str, list[float], int]]
+    copies: Copies | None
+    pictures: Sequence[tuple[dict[str, Any], dict[str, Any] | None, float]]
+
+
+def scored(folder: str, pairs: str, labels: LabelSpace) -> Scored:
+    """The scores in a run of jobs.score.
+
+    Raises:
+        DataError: no scores, or of other pairs.
+        ShardError: a broken shard.
+    """
+    rows: list[tuple[str, list[float], int]] = []
+    kinds = [kind for kind in COLUMNS if list_shards(f"{folder}/{kind}")]
+    if not kinds:
+        raise DataError(f"{as_given(folder)}: no scores; jobs.score makes them")
+    ids = read_ids(pairs)
+    for kind in kinds:
+        names = [name for name in COLUMNS[kind] if name in BETTER]
+        table = read_shards([f"{folder}/{kind}"], ["pair_id", *names])
+        if not set(table["pair_id"].slice(0, 1).to_pylist()) <= set(ids.to_pylist()):
+            raise DataError(f"{as_given(folder)}: scores of other pairs than those of {as_given(pairs)}")
+        for name in names:
+            known = table[name].drop_null().to_numpy().astype(np.float64)
+            if len(known):
+                rows.append((name, np.quantile(known, SHARES).tolist(), len(known)))
+    copies = copies_in(folder)
+    pictures = _pictures(copies, pairs, saved_config(folder).get("real") or [], labels) if copies else []
+    return Scored(as_given(folder), rows, copies, pictures)
+
+
+def _pictures(
+    copies: Copies, pairs: str, real: Sequence[str], labels: LabelSpace
+) -> list[tuple[dict[str, Any], dict[str, Any] | None, float]]:
+    first = copies.rows.slice(0, NUM_COPIES)
+    made = _by_id(pairs, first["pair_id"], labels)
+    originals: dict[str, dict[str, Any]] = {}
+    for one in real:
+        if is_folder(one):  # a page outlives what it compares with
+            originals |= _by_id(one, first["nearest_id"], labels)
+    return [
+        (made[row["pair_id"]], originals.get(row["nearest_id"]), row["nearest_ratio"])
+        for row in first.to_pylist()
+        if row["pair_id"] in made
+    ]
+
+
+def _by_id(folder: str, ids: pa.ChunkedArray, labels: LabelSpace) -> dict[str, dict[str, Any]]:
+    rows = rows_of(folder, ids.combine_chunks()).to_pylist()
+    return {row["pair_id"]: picture_row(row, labels, f"{folder}: pair {row['pair_id']}") for row in rows}
