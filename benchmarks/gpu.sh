@@ -22,9 +22,11 @@ job() { # job NAME MODULE ARGUMENTS...: a job beside the others, unless it is do
     began[$name]=$!
 }
 
-together() { # waits for the jobs that began, and ends with the first that failed
-    local name failed=0
-    for name in "${!began[@]}"; do
+together() { # together [NAME...]: waits for these jobs, or all that began, and ends where one failed
+    local name names=("$@") failed=0
+    ((${#names[@]})) || names=("${!began[@]}")
+    for name in "${names[@]}"; do
+        [[ ${began[$name]:-} ]] || continue
         if wait "${began[$name]}"; then
             touch "$runs/logs/$name.done"
             echo "$SECONDS s: $name is done"
@@ -32,8 +34,8 @@ together() { # waits for the jobs that began, and ends with the first that faile
             echo "$SECONDS s: $name failed; $runs/logs/$name.log ends:" && tail -n 25 "$runs/logs/$name.log"
             failed=1
         fi
+        unset "began[$name]"
     done
-    began=()
     ((failed)) && exit 1
     return 0
 }
@@ -48,12 +50,12 @@ job test ingest --run test --dataset builtin2 --split test --pairs "$(whole 1024
 together
 
 job image-vae train_vae $few/image_vae.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
-    --optimisation.num_examples "$(whole "${IMAGE_EXAMPLES:-200000}" 960)" --log_every_s "${LOG_EVERY:-5}"
+    --optimisation.num_examples "$(whole "${IMAGE_EXAMPLES:-76800}" 960)" --log_every_s "${LOG_EVERY:-5}"
 job text train_clip $few/clip.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
     --optimisation.num_examples "$(whole 64000 1280)"
 job labels label $few/label.yaml --pairs "$runs/pictures" --labelled "$runs/train" --validation "$runs/validation" $beside \
     --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
-together
+together labels
 
 job annotation-vae train_vae $few/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
     --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
@@ -77,9 +79,9 @@ joint() { # joint NAME SHARES LATENTS...
     local name=$1 shares=$2
     shift 2
     job "$name" train_joint $few/joint.yaml --run "$name" --train "$@" --shares $shares \
-        --validation "$runs/latents-validation" $beside --optimisation.batch_size 128 \
-        --optimisation.num_examples "$(whole "${JOINT_EXAMPLES:-700000}" 512)" --checkpoint_examples 100000 \
-        --evaluate_examples 200000 --log_every_s "${LOG_EVERY:-5}"
+        --validation "$runs/latents-validation" $beside --optimisation.batch_size 256 \
+        --optimisation.num_examples "$(whole "${JOINT_EXAMPLES:-640000}" 512)" --checkpoint_examples 200000 \
+        --evaluate_examples 400000 --log_every_s "${LOG_EVERY:-5}"
 }
 joint joint "1 3" "$runs/latents-labelled" "$runs/latents-labels"
 joint joint-unlabelled "1 3" "$runs/latents-labelled" "$runs/latents-pictures"
