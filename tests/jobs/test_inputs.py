@@ -32,7 +32,7 @@ INPUTS = {
     "plan_prompts": "pairs file balance",
     "refine": "pairs",
     "regenerate": "pairs bundle",
-    "report": "pairs real proof trainings",
+    "report": "pairs real proof trainings scores",
     "score": "pairs real validation",
     "train_clip": "train validation",
     "train_joint": "train validation initial",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,7 +52,7 @@ def place(tmp_path, monkeypatch):
     def fit(task, config, run):
         name = config.run.split("/")[1].rsplit("-", 2)[0]
         found.trained.append((name, config))
-        torch.manual_seed(config.seed)
+        torch.manual_seed(zlib.crc32(config.run.encode()))  # no two see the same, so that no round is like another
         task.save(task.build(), {}, run.folder / WEIGHTS_FOLDER)
         held_out = Feed((config.validation,), task.columns, task.decode, slices=(config.validation_slice,))
         truth = held_out.head(config.validation_rows)["mask"].numpy()
