@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,8 @@ os.environ.update(
 )
 if shutil.disk_usage("/dev/shm").free > 4 * 2**30:  # MLflow syncs a thousand times to make a database, for each test
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background of a script; jobs would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # a test must never reach the user's cluster or server
     os.environ.pop(name, None)
 
