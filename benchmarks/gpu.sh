@@ -3,8 +3,9 @@
 # needs another: benchmarks/gpu.sh [RUNS [SHARE]]. Every step goes on where it stopped: start it again.
 #   RUNS   where everything goes (runs/few); RUNS/logs has a log of each job, RUNS/proof/proof.md the table
 #   SHARE  of all lengths; 0.02 tries in some minutes whether everything runs
-# Environment: GPUS (0.05) of each process, 0 without one; IMAGE_EXAMPLES, JOINT_EXAMPLES: lengths; SEEDS (3), AT_ONCE (10)
-# of the segmenters; READERS (2) processes that read; PROOF=0 leaves these out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job.
+# Environment: GPUS (0.05) of each process, 0 without one; READERS (2) processes that read; IMAGE_EXAMPLES (76800),
+# JOINT_EXAMPLES (640000); SAMPLE_BATCH (256); LOG_EVERY (5) seconds; SEEDS (3) and AT_ONCE (10) of the segmenters, which
+# PROOF=0 leaves out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job.
 set -uo pipefail
 runs=${1:-runs/few} share=${2:-1} python=${PYTHON:-python3}
 few=jobs/configs/few

@@ -85,7 +85,7 @@ def markdown(proof: Proof) -> str:
         best = max(proof.choices, key=lambda one: one.mean)
         ways = {one.augmentation for one in proof.choices}
         lines.append(
-            f"Steps, learning rate{' and augmentation' if len(ways) > 1 else ''} were chosen on validation pairs, with "
+            f"Steps{', learning rate and augmentation' if len(ways) > 1 else ' and learning rate'} were chosen on validation pairs, with "
             f"“{first.name}” alone, from {_count(len(proof.choices), 'try', 'tries')} of "
             f"{_count(len(best.miou), 'seed')} each; the best reached {best.mean:.4f} with {best.steps:,} steps"
             f"{f', {best.augmentation} augmentation' if len(ways) > 1 else ''}."

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
@@ -17,6 +18,7 @@ from pipeline.runs.config import saved_config
 from pipeline.storage.files import is_folder
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import BETTER, COLUMNS, Copies, copies_in
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import list_shards
 
 NUM_COPIES = 6
@@ -55,7 +57,7 @@ def scored(folder: str, pairs: str, labels: LabelSpace) -> Scored:
     for kind in kinds:
         names = [name for name in COLUMNS[kind] if name in BETTER]
         table = read_shards([f"{folder}/{kind}"], ["pair_id", *names])
-        if not set(table["pair_id"].slice(0, 1).to_pylist()) <= set(ids.to_pylist()):
+        if not pc.all(pc.is_in(table["pair_id"].slice(0, 1), ids.combine_chunks())).as_py():
             raise DataError(f"{as_given(folder)}: scores of other pairs than those of {as_given(pairs)}")
         for name in names:
             known = table[name].drop_null().to_numpy().astype(np.float64)
@@ -74,7 +76,7 @@ def _pictures(
     originals: dict[str, dict[str, Any]] = {}
     for one in real:
         if is_folder(one):  # a page outlives what it compares with
-            originals |= _by_id(one, first["nearest_id"], labels)
+            originals |= _by_id(view_of(one).folder, first["nearest_id"], labels)
     return [
         (made[row["pair_id"]], originals.get(row["nearest_id"]), row["nearest_ratio"])
         for row in first.to_pylist()

@@ -75,6 +75,9 @@ def choose_augmentation(proving: Proving, validation: str, augmentations: Sequen
         validation: folder of real pairs that nothing is tested on.
         augmentations: the ways.
         seeds: trainings of each.
+
+    Returns:
+        All that were tried, in this order.
     """
     steps = proving.terms.optimisation().num_steps
     rate = proving.terms.optimisation().learning_rate

@@ -80,6 +80,7 @@ def test_the_augmentation_that_was_chosen_is_told_and_drawn_apart():
     assert "from 3 tries of 1 seed each; the best reached 0.6000 with 1,000 steps, mild augmentation" in markdown(
         chosen
     )
+    assert "Steps and learning rate were chosen" in markdown(proof(choices=choices))
     assert charts_of(chosen) == charts_of(proof(choices=choices))
 
 
