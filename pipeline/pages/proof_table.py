@@ -83,12 +83,13 @@ def markdown(proof: Proof) -> str:
         )
     if proof.choices:
         best = max(proof.choices, key=lambda one: one.mean)
-        ways = {one.augmentation for one in proof.choices}
+        several = len({one.augmentation for one in proof.choices}) > 1
+        what = "Steps, learning rate and augmentation" if several else "Steps and learning rate"
         lines.append(
-            f"Steps{', learning rate and augmentation' if len(ways) > 1 else ' and learning rate'} were chosen on validation pairs, with "
+            f"{what} were chosen on validation pairs, with "
             f"“{first.name}” alone, from {_count(len(proof.choices), 'try', 'tries')} of "
             f"{_count(len(best.miou), 'seed')} each; the best reached {best.mean:.4f} with {best.steps:,} steps"
-            f"{f', {best.augmentation} augmentation' if len(ways) > 1 else ''}."
+            f"{f', {best.augmentation} augmentation' if several else ''}."
         )
     lines += [f"**Mind:** {text}." for text in proof.warnings]
     scales = bool(first.miou_multi_scale)
