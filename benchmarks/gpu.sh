@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The generator of jobs/configs/few on one GPU, and what it is compared with, trainings beside each other where none
+# The generator of jobs/configs/demo on one GPU, and what it is compared with, trainings beside each other where none
 # needs another: benchmarks/gpu.sh [RUNS [SHARE]]. Every step goes on where it stopped: start it again.
-#   RUNS   where everything goes (runs/few); RUNS/logs has a log of each job, RUNS/proof/proof.md the table
+#   RUNS   where everything goes (runs/garments); RUNS/logs has a log of each job, RUNS/proof/proof.md the table
 #   SHARE  of all lengths; 0.02 tries in some minutes whether everything runs
 # Environment: GPUS (0.05) of each process, 0 without one; READERS (2) processes that read; IMAGE_EXAMPLES (76800),
 # JOINT_EXAMPLES (640000); SAMPLE_BATCH (256); LOG_EVERY (5) seconds; SEEDS (3) and AT_ONCE (10) of the segmenters, which
 # PROOF=0 leaves out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job.
 set -uo pipefail
-runs=${1:-runs/few} share=${2:-1} python=${PYTHON:-python3}
-few=jobs/configs/few
+runs=${1:-runs/garments} share=${2:-1} python=${PYTHON:-python3}
+demo=jobs/configs/demo
 mkdir -p "$runs/logs"
 export PYTHONUNBUFFERED=1
 
@@ -50,15 +50,15 @@ job validation ingest --run validation --dataset builtin2 --split validation --p
 job test ingest --run test --dataset builtin2 --split test --pairs "$(whole 1024 128)"
 together
 
-job image-vae train_vae $few/image_vae.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
+job image-vae train_vae $demo/image_vae.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
     --optimisation.num_examples "$(whole "${IMAGE_EXAMPLES:-76800}" 960)" --log_every_s "${LOG_EVERY:-5}"
-job text train_clip $few/clip.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
+job text train_clip $demo/clip.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
     --optimisation.num_examples "$(whole 64000 1280)"
-job labels label $few/label.yaml --pairs "$runs/pictures" --labelled "$runs/train" --validation "$runs/validation" $beside \
+job labels label $demo/label.yaml --pairs "$runs/pictures" --labelled "$runs/train" --validation "$runs/validation" $beside \
     --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
 together labels
 
-job annotation-vae train_vae $few/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
+job annotation-vae train_vae $demo/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
     --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
 together
 
@@ -67,7 +67,7 @@ encoders="--encoders.text $runs/text/weights --encoders.image_vae $runs/image-va
 latents() { # latents NAME PAIRS ARGUMENTS...
     local name=$1 pairs=$2
     shift 2
-    job "$name" encode $few/encode.yaml --run "$name" --pairs "$pairs" $encoders $beside --workers.num 3 --batch_size 256 "$@"
+    job "$name" encode $demo/encode.yaml --run "$name" --pairs "$pairs" $encoders $beside --workers.num 3 --batch_size 256 "$@"
 }
 latents latents-labelled "$runs/train" --slices 0:512
 latents latents-labels "$runs/labels"
@@ -79,7 +79,7 @@ together
 joint() { # joint NAME SHARES LATENTS...
     local name=$1 shares=$2
     shift 2
-    job "$name" train_joint $few/joint.yaml --run "$name" --train "$@" --shares $shares \
+    job "$name" train_joint $demo/joint.yaml --run "$name" --train "$@" --shares $shares \
         --validation "$runs/latents-validation" $beside --optimisation.batch_size 256 \
         --optimisation.num_examples "$(whole "${JOINT_EXAMPLES:-640000}" 512)" --checkpoint_examples 200000 \
         --evaluate_examples 400000 --log_every_s "${LOG_EVERY:-5}"
@@ -90,7 +90,7 @@ joint joint-true "1" "$runs/latents-true"
 together
 
 synthetic() { # synthetic NAME BUNDLE
-    job "$1" generate $few/generate.yaml --run "$1" --bundle "$runs/$2/weights" --prompts "$runs/pictures" \
+    job "$1" generate $demo/generate.yaml --run "$1" --bundle "$runs/$2/weights" --prompts "$runs/pictures" \
         --pairs "$(whole 4096 64)" --sampler.batch_size "${SAMPLE_BATCH:-256}" $beside
 }
 synthetic synthetic joint
@@ -101,13 +101,12 @@ together
 [[ ${PROOF:-1} == 0 ]] && exit 0
 
 # The segmenters. A config names its sets by their folders, so it is written anew for other RUNS.
-here() { sed "s#runs/few/#$runs/#g; s#runs/proof/train2#$runs/train#; s#runs/proof/test#$runs/test#; s#0:4096#0:$(whole 4096 32)#" \
-    "jobs/configs/$1" >"$runs/logs/$(basename "$1")" && echo "$runs/logs/$(basename "$1")"; }
+here() { sed "s#runs/garments/#$runs/#g; s#0:4096#0:$(whole 4096 32)#" "$demo/$1.yaml" >"$runs/logs/$1.yaml" && echo "$runs/logs/$1.yaml"; }
 steps="--steps $(whole 3072 20) $beside"
-for name in proof proof_variants; do
-    job $name evaluate "$(here few/$name.yaml)" $steps --seeds "${SEEDS:-3}" --at_once "${AT_ONCE:-10}"
-done
+tries="--try_steps $(whole 768 5) $(whole 1536 10) $(whole 3072 20)"
+job few_labels evaluate "$(here few_labels)" $beside --seeds "${SEEDS:-3}" --at_once "${AT_ONCE:-10}" $tries
+job generators evaluate "$(here generators)" $steps --seeds "${SEEDS:-3}" --at_once "${AT_ONCE:-10}"
 for kind in deeplabv3_r50 mask2former_r50 mask2former_swin_s segformer_b0; do
-    job $kind evaluate "$(here demo/segmenters.yaml)" --run $kind --segmenter $kind --steps "$(whole 400 4)" $beside
+    job $kind evaluate "$(here segmenters)" --run $kind --segmenter $kind --steps "$(whole 400 4)" $beside
 done
 together

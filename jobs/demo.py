@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -27,60 +28,63 @@ class DemoConfig(Config):
     """Folder of the demo's runs."""
     bundle: Folder = "bundles/garments"
     """Weights to generate with."""
+    pictures: int = Field(12_288, ge=64)
+    """Pictures with captions. The bundle that ships learned from these 12,288, and from the masks of 512."""
+    labelled: int = Field(512, ge=8)
+    """How many of them lend their masks; of the others four times as many are labelled by a teacher."""
     pairs: int = Field(512, ge=32)
-    """Pairs to generate, and real pairs to compare them with."""
+    """Pairs to generate."""
     test_pairs: int = Field(512, ge=32)
     """Real held-out pairs that segmenters are tested on."""
 
 
 def main(config: DemoConfig) -> None:
     set_up_logging()
-    runs, real, synthetic = config.runs, f"{config.runs}/real-train", f"{config.runs}/synthetic"
-    log.info("demo: read %d real pairs, generate %d, train segmenters, write a page", config.pairs, config.pairs)
-    with cluster():
-        # The second set has more photographs to test on, and says which of them each picture shows.
-        wanted = (
-            ("real-train", "train", "builtin", config.pairs),
-            ("real-test2", "test", "builtin2", config.test_pairs),
-        )
-        for run, split, dataset, pairs in wanted:
-            ingest(
-                load(
-                    IngestConfig,
-                    CONFIGS / "ingest.yaml",
-                    {"runs": runs, "run": run, "dataset": dataset, "split": split, "pairs": pairs},
-                )
-            )
-        generate(
-            load(
-                GenerateConfig,
-                CONFIGS / "generate.yaml",
-                {"runs": runs, "bundle": config.bundle, "prompts": real, "pairs": config.pairs},
-            )
-        )
-        evaluate(
-            load(
-                EvaluateConfig,
-                CONFIGS / "evaluate.yaml",
-                {
-                    "runs": runs,
-                    "sets": {"real": [real], "synthetic": [synthetic], "real + synthetic": [real, synthetic]},
-                    "test": f"{runs}/real-test2",
-                    "judged": synthetic,
-                    "test_rows": config.test_pairs,
-                },
-            )
-        )
-    page = report(
-        load(
-            ReportConfig,
-            CONFIGS / "report.yaml",
-            {"runs": runs, "pairs": synthetic, "real": real, "proof": f"{runs}/proof"},
-        )
+    runs, train, synthetic = config.runs, f"{config.runs}/train", f"{config.runs}/synthetic"
+    log.info(
+        "demo: %d labelled pictures in, %d more labelled by what these teach, %d pairs generated, four segmenters at "
+        "equal steps, a page",
+        config.labelled,
+        4 * config.labelled,
+        config.pairs,
     )
+    with cluster():
+        for split, pairs in (("train", config.pictures), ("test", config.test_pairs)):
+            changes: dict[str, Any] = {"runs": runs, "run": split, "split": split, "pairs": pairs}
+            ingest(load(IngestConfig, CONFIGS / "ingest.yaml", changes))
+        changes = {"runs": runs, "bundle": config.bundle, "prompts": train, "pairs": config.pairs}
+        generate(load(GenerateConfig, CONFIGS / "generate.yaml", changes))
+        changes = {
+            "runs": runs,
+            "sets": _sets(train, synthetic, config.labelled),
+            "test": f"{runs}/test",
+            "test_rows": config.test_pairs,
+            "judged": synthetic,
+            "generator_train": [train],
+            "generator_slices": [f"0:{config.labelled}"],
+            "generator_pictures": config.pictures - config.labelled,
+        }
+        evaluate(load(EvaluateConfig, CONFIGS / "evaluate.yaml", changes))
+    changes = {"runs": runs, "pairs": synthetic, "real": train, "proof": f"{runs}/proof"}
+    page = report(load(ReportConfig, CONFIGS / "report.yaml", changes))
     log.info("shards:  %s/shards", synthetic)
     log.info("numbers: mlflow ui --backend-store-uri sqlite:///%s/mlflow.db", runs)
     log.info("page:    %s", page)
+
+
+def _sets(train: str, synthetic: str, labelled: int) -> dict[str, Any]:
+    """What the segmenters train on, whose masks it has, and how many rows of a batch come from each."""
+    own, others = f"0:{labelled}", f"{labelled}:{5 * labelled}"
+    return {
+        "real": {"train": [train], "slices": [own]},
+        "self-training held": {"train": [train, train], "slices": [own, others], "masks": ["own", "held"]},
+        "real + synthetic": {"train": [train, synthetic], "slices": [own, ":"], "shares": [1, 1]},
+        "held + synthetic": {
+            "train": [train, train, synthetic],
+            "slices": [own, others, ":"],
+            "masks": ["own", "held", "own"],
+        },
+    }
 
 
 if __name__ == "__main__":

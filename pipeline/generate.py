@@ -26,6 +26,7 @@ from pipeline.prompts.files import refuse_unknown
 from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
 from pipeline.stages.pack import refine_and_pack
+from pipeline.stages.redraw import BATCHES, SampleUntilExact
 from pipeline.stages.refine import Refine
 from pipeline.stages.sample import SamplePairs, check_files
 from pipeline.storage.copies import local_copy
@@ -61,6 +62,9 @@ class GenerateConfig(RunConfig):
     the network evaluations (docs/sampling.md has what both cost and give). "own" leaves them as they are."""
     refine: Refine = Refine()
     """What is done to masks afterwards."""
+    redraws: int = Field(0, ge=0, le=100)
+    """How often a pair is drawn again whose mask, refined, does not hold exactly the classes that its prompt names. The
+    last draw stays, whatever it holds; the column `draws` says how many there were."""
     image_format: ImageFormat = "webp"
     """"webp" and "png" are lossless, webp is faster and smaller; "jpeg" is quality 95 in 4:4:4."""
     keep_confidence: bool = False
@@ -104,7 +108,16 @@ class GenerateConfig(RunConfig):
     def provenance(self) -> str:
         """Canonical JSON of all that decides a pair besides prompt, seed and bundle; the column `sampler`."""
         assert self.preset == "own" and self.sampler.guidance is not None, "only a resolved config knows"
-        return canonical_json({"sampler": asdict(self.sampler), "refine": self.refine.dump()})
+        made_with = {"sampler": asdict(self.sampler), "refine": self.refine.dump()}
+        if self.redraws:  # else as in releases that knew nothing of it
+            # Refinement is told twice: later it may be another one, but draws were judged by this one.
+            made_with["redraws"] = {"redraws": self.redraws, "refine": self.refine.dump()}
+        return canonical_json(made_with)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that a sampling process takes."""
+        return self.sampler.batch_size * (BATCHES if self.redraws else 1)
 
 
 def generate(config: GenerateConfig) -> Manifest:
@@ -140,7 +153,7 @@ def generate(config: GenerateConfig) -> Manifest:
         )
 
         def left(work: Work) -> Left:
-            rows = partial(work.dataset, config.sampler.batch_size)
+            rows = partial(work.dataset, config.rows_at_once)
             return Left(
                 work.todo, lambda shared: graph(rows(shared), config, labels, bundle_digest, shared), work.later
             )
@@ -177,9 +190,10 @@ def _in_former_turns(folder: str) -> bool:
     return bool(saved) and "turns" not in saved and bool(list_shards(folder) or list_shards(folder, FAILED))
 
 
-def make_sampler(bundle: str, settings: SamplerSettings, device: str, digest: str) -> Stage:
-    """The stage of a sampling process; `bundle` may lie on a store."""
-    return SamplePairs(str(local_copy(bundle)), settings, device, digest)
+def make_sampler(config: GenerateConfig, device: str, digest: str) -> Stage:
+    """The stage of a sampling process; the bundle may lie on a store."""
+    sample = SamplePairs(str(local_copy(config.bundle)), config.sampler, device, digest)
+    return SampleUntilExact(sample, config.refine.dump(), config.redraws) if config.redraws else sample
 
 
 def graph(
@@ -190,10 +204,10 @@ def graph(
     sampled = in_processes(
         prompts,
         "sample",
-        partial(make_sampler, config.bundle, config.sampler, device, bundle_digest),
+        partial(make_sampler, config, device, bundle_digest),
         shared,
         config.workers,
-        batch_size=config.sampler.batch_size,
+        batch_size=config.rows_at_once,
         reason="sampler_died",
     )
     pack = partial(

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.stages.redraw import SampleUntilExact
 from pipeline.stages.refine import refine_masks
 from pipeline.stages.sample import SamplePairs
 from pipeline.storage.copies import local_copy
+from pipeline.tables.conform import object_column
 from pipeline.tables.pairs import unpack_pair
 from pipeline.tables.rows import read_columns, read_keys
 from pipeline.tables.schema import Batch
@@ -94,5 +96,7 @@ def regenerate(row: dict[str, object], bundle: str, device: str = "cpu") -> Batc
             f"{', '.join(sorted(differing))}; use that version"
         )
     stage = SamplePairs(folder, SamplerSettings(**settings["sampler"]), device)
-    sampled = stage({"prompt": np.array([row["prompt"]], object), "seed": np.array([row["seed"]])})
+    alone: Batch = {name: object_column([row.get(name)]) for name in ("prompt", "prompt_class_ids")}
+    draw = SampleUntilExact(stage, **settings.get("redraws", {"redraws": 0, "refine": settings["refine"]}))
+    sampled = draw({**alone, "seed": np.array([row["seed"]])})
     return refine_masks(sampled, **settings["refine"], ignore_index=stage.sampler.bundle.encoders.labels.ignore_index)

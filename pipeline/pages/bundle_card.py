@@ -10,7 +10,6 @@ from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
 from pipeline.evaluation.results import Proof
 from pipeline.pages.proof_table import markdown
-from pipeline.runs.config import saved_config
 from pipeline.tables.label_space import load_labels
 
 TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
@@ -32,7 +31,6 @@ def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> 
     labels = load_labels(str(bundle))
     scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
     masks = _read(runs / "annotation-vae" / "test.json")
-    configs = {name: saved_config(runs / name) for name in TRAININGS}
     unsure = "the ignore index" if labels.uncertain == "ignore" else "background"
     text = f"""# Bundle `{name}`
 
@@ -46,7 +44,7 @@ unsure of become {unsure}.
 
 | network | examples seen | training time | held-out scores |
 |---|--:|--:|---|
-{_rows(scores, configs)}
+{_rows(scores)}
 
 ## Scores
 
@@ -93,14 +91,13 @@ or the pairs that it makes:
     return path
 
 
-def _rows(scores: dict[str, dict[str, float]], configs: dict[str, dict[str, Any]]) -> str:
+def _rows(scores: dict[str, dict[str, float]]) -> str:
     lines = []
     for name in TRAININGS:
         seconds = scores[name].get("training_s", 0.0)
         facts = ("examples", "training_s")
         shown = ", ".join(f"{key} {value:.4g}" for key, value in scores[name].items() if key not in facts)
-        examples = configs[name]["optimisation"]["num_examples"]
-        lines.append(f"| {name} | {examples:,} | {seconds / 60:.0f} min | {shown} |")
+        lines.append(f"| {name} | {scores[name]['examples']:,} | {seconds / 60:.0f} min | {shown} |")
     return "\n".join(lines)
 
 

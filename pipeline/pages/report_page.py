@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,7 +20,7 @@ from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.places import absolute, as_given
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
-from pipeline.pages.proof_table import charts_of, rows_of
+from pipeline.pages.proof_table import Row, charts_of, rows_of
 from pipeline.pages.scored import scored
 from pipeline.pages.shown import evenly, picture_row
 from pipeline.runs import history
@@ -54,6 +54,18 @@ class Throughput(BaseModel):
     pairs_per_s: float
     seconds: float
     samplers: int
+
+
+class Proved(NamedTuple):
+    """A proof with what its section shows of it."""
+
+    proof: Proof
+    rows: list[Row]
+    charts: list[chart.Chart]
+
+    @classmethod
+    def of(cls, proof: Proof) -> Proved:
+        return cls(proof, rows_of(proof), charts_of(proof))
 
 
 def render(
@@ -117,9 +129,8 @@ def render(
         sources=[(name, _remainders(one, labels)) for name, one in sources.items()],
         called={"real": "real", "synthetic": "these" if origin == "real" else origin},
         panels=_shares(list(sources.values()), labels),
-        proof=proved,
-        proof_rows=rows_of(proved) if proved else [],
-        proof_charts=charts_of(proved) if proved else [],
+        proof=Proved.of(proved) if proved else None,
+        of_bundle=_of_bundle(str(made_with.get("bundle") or "")),
         throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
         samplers=[_pretty(settings) for settings in manifest.samplers],
         made_with=made_with,
@@ -130,6 +141,14 @@ def render(
         versions=_versions(),
         made_at=datetime.now(UTC),
     )
+
+
+def _of_bundle(bundle: str) -> Proved | None:
+    """The proof that lies in the bundle that made the pairs; None where it has none, or is not at hand any more."""
+    found = None
+    with suppress(DataError):  # nobody has asked for it
+        found = _read(Path(absolute(bundle)) / FILE, Proof.model_validate_json, "jobs.evaluate") if bundle else None
+    return Proved.of(found) if found else None
 
 
 def _charts(trainings: Sequence[str], bundle: str) -> list[chart.Chart]:

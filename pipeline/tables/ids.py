@@ -17,6 +17,11 @@ def pair_seed(run_seed: int, prompt_id: str, repeat: int) -> int:
     return int.from_bytes(_digest("seed", 8, str(run_seed), str(repeat), prompt_id)) >> 1
 
 
+def redraw_seed(seed: int, draw: int) -> int:
+    """The noise seed of a pair's draw number `draw`: its own `seed` for the first one, 0; see `generate --redraws`."""
+    return int.from_bytes(_digest("redraw", 8, str(seed), str(draw))) >> 1 if draw else seed
+
+
 def pair_id(prompt: str, seed: int, bundle_digest: str, sampler_settings: str) -> str:
     """32 hex digits that name a generated pair.
 

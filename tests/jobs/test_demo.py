@@ -21,8 +21,12 @@ from tests.tiny import SIZE_PX, save_tiny_bundle
 
 TINY: dict[str, dict[str, Any]] = {
     "ingest": {"workers": {"num": 1}},
-    "generate": {"sampler": {"steps": 2, "batch_size": 16, "confidence_threshold": 0.0}, "refine_on": {"num": 1}},
-    "evaluate": {"epochs": 1, "width": 4, "size_px": SIZE_PX, "batch_size": 16},
+    "generate": {
+        "preset": "own",
+        "sampler": {"steps": 2, "batch_size": 16, "confidence_threshold": 0.0},
+        "refine_on": {"num": 1},
+    },
+    "evaluate": {"steps": 3, "width": 4, "size_px": SIZE_PX, "batch_size": 16},
     "report": {},
 }
 """What makes each job of the demo small."""
@@ -45,17 +49,23 @@ def test_the_demo_goes_from_pairs_to_a_page(tmp_path, tiny_configs, ray_session,
     monkeypatch.setattr(proving, "fit", fit_at_once)
     save_tiny_bundle(tmp_path / "bundle", num_tokens=64)
     runs = tmp_path / "runs"
-    main(DemoConfig(runs=str(runs), bundle=str(tmp_path / "bundle"), pairs=40, test_pairs=32))
+    bundle = tmp_path / "bundle"
+    main(DemoConfig(runs=str(runs), bundle=str(bundle), pictures=80, labelled=8, pairs=40, test_pairs=32))
 
-    wanted = {"real-train": 40, "real-test2": 32, "synthetic": 40}
+    wanted = {"train": 80, "test": 32, "synthetic": 40}
     assert {name: Manifest.load(f"{runs}/{name}/manifest.json").num_pairs for name in wanted} == wanted
     assert all(verify(f"{runs}/{name}", deep=True) == [] for name in wanted)
     prompts = [set(read_shards([f"{runs}/{name}"], ["prompt"])["prompt"].to_pylist()) for name in wanted]
-    assert prompts[2] <= prompts[0], "generated from the prompts of the real pairs"
+    assert prompts[2] <= prompts[0], "generated from the captions of the pictures"
 
     proof = Proof.model_validate(json.loads((runs / "proof" / "proof.json").read_text()))
-    assert {one.name: one.pairs for one in proof.sets} == {"real": 40, "synthetic": 40, "real + synthetic": 80}
-    assert [one.steps for one in proof.sets] == [3, 3, 3], "sets that are compared train for as many steps"
+    told = {one.name: (one.labels, one.unlabelled, one.pairs, one.steps) for one in proof.sets}
+    assert told == {
+        "real": (8, 0, 8, 3),
+        "self-training held": (8, 32, 40, 3),
+        "real + synthetic": (8, 72, 48, 3),
+        "held + synthetic": (8, 72, 80, 3),
+    }, "equal labels and steps"
     assert proof.test.pairs == 32
     assert proof.agreement and proof.agreement.judge == "real" and len(proof.prompt_match) == 1
     page = (runs / "report" / "report.html").read_text()

@@ -12,7 +12,7 @@ from jobs import demo_train
 from jobs.demo_train import DemoTrainConfig, main
 from pipeline.base.places import places
 
-VERBS = ("ingest", "train_vae", "train_clip", "encode", "train_joint", "generate", "refine", "evaluate")
+VERBS = ("ingest", "train_vae", "train_clip", "label", "encode", "train_joint", "generate", "evaluate")
 
 
 class Jobs:
@@ -28,6 +28,7 @@ class Jobs:
         self.configs.append(config)
         (config.folder / "weights").mkdir(parents=True)
         (config.folder / "weights" / "of").write_text(config.run)
+        (config.folder / "proof.json").touch()
 
     def made(self) -> set[str]:
         """Folders of runs and all that lies in their weights."""
@@ -53,45 +54,47 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
 
 
 def test_every_job_finds_its_config_and_reads_what_was_made_before_it(jobs):
-    main(DemoTrainConfig(bundle="made/garments", proof_pairs=100, seeds=2))
+    main(DemoTrainConfig(bundle="made/garments", pairs=100, seeds=2))
 
     assert [config.run for config in jobs.configs] == [
-        *("real-train", "real-validation", "real-test2", "annotation-vae", "image-vae", "text"),
-        *("latents-train", "latents-validation", "joint", "real-proof", "synthetic"),
-        *("synthetic-8px", "synthetic-16px", "synthetic-32px", "proof"),
+        *("pictures", "train", "validation", "test", "image-vae", "text", "labels", "annotation-vae"),
+        *("latents-labelled", "latents-labels", "latents-validation", "joint", "synthetic", "few-labels"),
     ]
-    assert {config.folder.parent for config in jobs.configs} == {Path("runs").absolute()}
-    splits = {name: jobs[name].split for name in ("real-train", "real-validation", "real-test2", "real-proof")}
-    assert splits == {
-        "real-train": "train",
-        "real-validation": "validation",
-        "real-test2": "test",
-        "real-proof": "train",
-    }
+    assert {config.folder.parent for config in jobs.configs} == {Path("runs/garments").absolute()}
+    assert [jobs[name].split for name in ("pictures", "train", "validation", "test")] == [
+        *("train", "train", "validation", "test")
+    ]
+    assert jobs["pictures"].labelled == "none", "networks of pictures never see a mask"
+
+
+def test_nothing_sees_more_masks_than_those_of_the_first_512(jobs):
+    main(DemoTrainConfig())
+    with_masks = str(Path("runs/garments/train").absolute())
+    for config in jobs.configs:
+        if config.run in ("train", "few-labels"):
+            continue
+        folders = {str(place): key for key, place in places(config)}
+        if with_masks in folders:
+            assert tuple(config.slices)[:1] == ("0:512",), config.run
+    teacher, proof = jobs["labels"], jobs["few-labels"]
+    assert (Path(teacher.pairs).name, teacher.slice, teacher.slices) == ("pictures", "512:", ("0:512",))
+    own = [
+        (name, part)
+        for name, chosen in proof.sets.items()
+        for number, (folder, part) in enumerate(zip(chosen.train, chosen.slices or [":"] * 9, strict=False))
+        if str(folder) == with_masks and chosen.own(number) and part != "0:512"
+    ]
+    assert own == [("all true masks", ":")], "the ceiling alone has more labels than the generator"
+    assert (tuple(map(str, proof.generator_train)), proof.generator_slices) == ((with_masks,), ("0:512",))
 
 
 def test_overrides_are_what_the_proof_stands_on(jobs):
-    main(DemoTrainConfig(proof_pairs=100, seeds=2, areas_px=(4, 12)))
+    main(DemoTrainConfig(pairs=100, seeds=2))
 
-    generated, proof = jobs["synthetic"], jobs["proof"]
-    assert (generated.pairs, generated.refine.min_area_px) == (100, 0), "refined masks cannot be refined again"
-    assert (generated.sampler.steps, generated.bundle) == (20, str(Path("runs/joint/weights").absolute()))
-    assert [jobs[f"synthetic-{area}px"].refine.min_area_px for area in (4, 12)] == [4, 12]
-    assert next(iter(proof.sets)) == "real", "what the others are compared with"
-    assert {name: [Path(one).name for one in chosen.train] for name, chosen in proof.sets.items()} == {
-        "real": ["real-proof"],
-        "synthetic": ["synthetic"],
-        "synthetic, refined 4 px": ["synthetic-4px"],
-        "synthetic, refined 12 px": ["synthetic-12px"],
-        "real + synthetic": ["real-proof", "synthetic-12px"],
-    }
-    assert (Path(proof.test).name, Path(proof.judged).name) == ("real-test2", "synthetic-12px")
-    assert (proof.seeds, proof.epochs, proof.test_rows) == (2, 24, jobs["real-test2"].pairs)
-
-
-def test_one_threshold_serves_the_mixture_too(jobs):
-    main(DemoTrainConfig(areas_px=(8,)))
-    assert [Path(one).name for one in jobs["proof"].sets["real + synthetic"].train] == ["real-proof", "synthetic-8px"]
+    generated, proof = jobs["synthetic"], jobs["few-labels"]
+    assert (generated.pairs, generated.bundle) == (100, str(Path("runs/garments/joint/weights").absolute()))
+    assert next(iter(proof.sets)) == "real 512", "what the others are compared with"
+    assert (Path(proof.test).name, Path(proof.judged).name, proof.seeds) == ("test", "synthetic", 2)
 
 
 def test_the_bundle_replaces_the_one_before_when_its_card_is_written(jobs, tmp_path):
@@ -100,8 +103,8 @@ def test_the_bundle_replaces_the_one_before_when_its_card_is_written(jobs, tmp_p
     (old / "stale").touch()
     main(DemoTrainConfig(bundle="made/garments"))
 
-    assert [path.name for path in old.iterdir()] == ["of"] and (old / "of").read_text() == "joint"
+    assert sorted(path.name for path in old.iterdir()) == ["of", "proof.json"] and (old / "of").read_text() == "joint"
     score, card = jobs.told
-    assert score == ("score_annotation_vae", Path("runs/annotation-vae"), "runs/real-test2")
-    assert card[:3] == ("write_card", Path("runs/joint/weights"), "garments") and "Licence" in card[-1]
+    assert score == ("score_annotation_vae", Path("runs/garments/annotation-vae"), "runs/garments/test")
+    assert card[:3] == ("write_card", Path("runs/garments/joint/weights"), "garments") and "Licence" in card[-1]
     assert Path(card[4]).name == "proof.json"

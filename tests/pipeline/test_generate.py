@@ -180,6 +180,24 @@ def test_generate_resume_extend_and_remake(config, bundle, ray_session):
 
 
 @pytest.mark.ray
+def test_pairs_that_were_drawn_again_can_be_made_again(config, bundle, ray_session):
+    assert '"redraws"' not in config.resolved().provenance(), "ids of earlier runs stay valid"
+    config = changed(config, redraws=2)
+    assert generate(config).num_pairs == 10
+    rows = read_shards([str(config.folder)]).sort_by("pair_id")
+    assert {1, 3} & set(rows["draws"].to_pylist()) and max(rows["draws"].to_pylist()) > 1
+    assert verify(str(config.folder), deep=True) == []
+    row = rows.to_pylist()[int(np.argmax(rows["draws"]))]
+    assert compare(row, str(bundle)).equal
+
+    refine(RefineConfig(run="later", runs=config.runs, pairs=str(config.folder), refine=Refine(min_area_px=30)))
+    later = read_shards([str(config.folder.parent / "later")])
+    assert compare(later.to_pylist()[int(np.argmax(later["draws"]))], str(bundle)).equal, (
+        "draws go by the refinement of then"
+    )
+
+
+@pytest.mark.ray
 def test_another_config_in_the_same_run_is_refused_with_the_difference(config, ray_session):
     generate(config)
     with pytest.raises(ConfigError, match="sampler.steps: 2 -> 3"):

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
@@ -45,9 +44,8 @@ def runs(tmp_path: Path) -> Path:
     for number, name in enumerate(TRAININGS, start=1):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        scores = {"miou": 0.9, "examples": 7, "training_s": 60.0 * number}
+        scores = {"miou": 0.9, "examples": 1000 * number, "training_s": 60.0 * number}
         (folder / "scores.json").write_text(json.dumps(scores))
-        (folder / "config.yaml").write_text(yaml.safe_dump({"optimisation": {"num_examples": 1000 * number}}))
     (tmp_path / "runs" / "annotation-vae" / "test.json").write_text('{"miou": 0.98765, "worst_iou": 0.91234}')
     (tmp_path / "runs" / "proof.json").write_text(PROOF.model_dump_json())
     return tmp_path / "runs"

@@ -232,6 +232,20 @@ def test_the_history_beside_the_weights_that_made_the_pairs_is_drawn_unasked(mad
     assert "<svg" not in page(made)
 
 
+def test_the_proof_that_a_bundle_brings_is_shown_unasked_and_apart(made: Path) -> None:
+    assert "measured to be worth" not in page(made)
+    bundle = made.parent / "weights"
+    bundle.mkdir()
+    (bundle / "proof.json").write_text(json.dumps({**PROOF, "warnings": ["of the bundle alone"]}))
+    (made / "config.yaml").write_text(f"bundle: {bundle}\n")
+    html = full(made)
+    assert html.index("of the bundle alone") > html.index("measured to be worth") > html.index('id="proof"')
+    assert html.count("<table>") == 2 and '<th scope="col"><abbr title="Pictures without labels' in html
+    for broken in ("{", '{"format": 99}'):
+        (bundle / "proof.json").write_text(broken)
+        assert "measured to be worth" not in page(made), "nobody has asked for it"
+
+
 @pytest.mark.parametrize("column", ["image", "mask"])
 def test_an_undecodable_picture_names_its_row(tmp_path: Path, column: str) -> None:
     broken: dict[str, Any] = {column: [b"no picture"] * 3}

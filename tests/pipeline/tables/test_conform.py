@@ -54,6 +54,13 @@ def test_conform_takes_what_ray_makes_of_numpy_batches() -> None:
         assert table["confidence"].to_pylist() == [None, {"bytes": b"map", "path": None}]
 
 
+def test_conform_takes_the_nan_of_numpy_for_a_null_and_no_large_number_from_it() -> None:
+    table = conform(pa.table({**_pair_columns(2), "draws": [2.0, np.nan], "changed_pixels": [np.nan] * 2}), PAIR)
+    assert table["draws"].to_pylist() == [2, None] and table["changed_pixels"].null_count == 2
+    with pytest.raises(ShardError, match="'seed': double cannot become int64"):
+        conform(pa.table({**_pair_columns(2), "seed": [2.0**60, np.nan]}), PAIR)  # its last digits are lost
+
+
 def test_conform_names_the_column_that_is_wrong() -> None:
     columns = _pair_columns(2)
     with pytest.raises(ShardError, match="'height': 2 of 2 rows have no value"):
