@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The generator of jobs/configs/demo on one GPU, and what it is compared with, trainings beside each other where none
 # needs another: benchmarks/gpu.sh [RUNS [SHARE]]. Every step goes on where it stopped: start it again.
-#   RUNS   where everything goes (runs/garments); RUNS/logs has a log of each job, RUNS/proof/proof.md the table
+#   RUNS   where everything goes (runs/garments); RUNS/logs has a log of each job, RUNS/few-labels/proof.md the table
 #   SHARE  of all lengths; 0.02 tries in some minutes whether everything runs
 # Environment: GPUS (0.05) of each process, 0 without one; READERS (2) processes that read; IMAGE_EXAMPLES (76800),
 # JOINT_EXAMPLES (640000); SAMPLE_BATCH (256); LOG_EVERY (5) seconds; SEEDS (3) and AT_ONCE (10) of the segmenters, which
