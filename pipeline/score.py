@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,22 +25,24 @@ from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import MAX_RETRIES, get
+from pipeline.curation.coverage import MOST, NEIGHBOURS, coverage_file
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages import score_judge, score_nearest, score_plain, score_text
 from pipeline.stages.score_plain import Unwanted
 from pipeline.storage.copies import local_copy
+from pipeline.storage.publish import write_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import canonical_json, text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_ids
-from pipeline.tables.scores import COLUMNS, Kind, copies_in, score_schema
-from pipeline.tables.shards import MADE, open_shard, remove_drafts
+from pipeline.tables.scores import COLUMNS, COVERAGE, CoverageFile, Kind, copies_in, read_coverage, score_schema
+from pipeline.tables.shards import MADE, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
 from pipeline.training.judging import HELD_OUT_SHARE
-from pipeline.training.order import groups_of, ids_of, parted
+from pipeline.training.order import ids_of, parted, tables_of
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet, origins
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -47,6 +50,8 @@ from pipeline.training.terms import SegmenterKeys
 
 ROWS_PER_BATCH = 64
 JUDGE = "judge"
+Part = tuple[Sequence[str], Sequence[str]]
+"""Folders of runs, and which pairs of each; no slices take all."""
 
 
 class ScoreConfig(SegmenterKeys):
@@ -88,6 +93,11 @@ class ScoreConfig(SegmenterKeys):
             if not given:
                 raise ValueError(f"kinds: {kind} needs `{key}`: give it, or leave the kind out")
         return self
+
+    @property
+    def device(self) -> str:
+        """Where the networks of its processes run."""
+        return "cuda" if self.workers.gpus else "cpu"
 
     @property
     def wanted(self) -> tuple[Kind, ...]:
@@ -147,6 +157,28 @@ def score(config: ScoreConfig) -> None:
             run.tracker.metrics({"copies": found.rows.num_rows})
             told = log.warning if found.some else log.info
             told("score: in %s, %s", as_given(config.pairs), found)
+        if "nearest" in config.wanted and len(ids_of(config.pairs)) > NEIGHBOURS:
+            cover(config, run)
+
+
+def cover(config: ScoreConfig, run: Run) -> None:
+    """Writes how much of the real pairs these cover, and how varied they are, as `coverage.json`; once for the same."""
+    further: list[Part] = [((config.validation,), ())] if config.validation else []
+    sets: list[Part] = [(config.real, config.slices), ((config.pairs,), ()), *further]
+    data = [(DataDigest.of(folder).digest, *slices) for folders, slices in sets for folder in folders]
+    made_with = canonical_json({"version": 1, "sets": data, "embedder": config.embedder})
+    found = read_coverage(str(run.folder))
+    if found is None or found.made_with != made_with:
+        found = get(in_a_task(describe_sets, config).remote(sets, made_with, config.embedder, config.device))
+        write_bytes(f"{run.folder}/{COVERAGE}", found.model_dump_json(indent=1).encode())
+    run.tracker.metrics(found.found.model_dump(exclude={"pictures"}))
+    log.info("score: %s", found)
+
+
+def describe_sets(sets: Sequence[Part], made_with: str, embedder: str, device: str) -> CoverageFile:
+    """What the second set is to the first one, and the third one to it."""
+    read = [partial(tables_of, *one) for one in sets]
+    return coverage_file([score_nearest.embeddings_of(one, MOST, embedder, device) for one in read], made_with)
 
 
 def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
@@ -200,6 +232,12 @@ def not_done(rows: pa.Table, *, done: ray.ObjectRef) -> pa.Table:
     return rows.filter(pc.invert(pc.is_in(rows["pair_id"], ray.get(done))))
 
 
+def in_a_task(function: Callable[..., Any], config: ScoreConfig) -> Any:
+    """`function` as a Ray task that takes what a worker takes."""
+    workers = config.workers
+    return ray.remote(function).options(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)
+
+
 def plain_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores that need nothing else."""
     made_with = canonical_json({"version": 1, "unwanted": config.unwanted.dump()})
@@ -210,19 +248,15 @@ def plain_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
 def text_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores by a CLIP."""
     made_with = canonical_json({"version": 1, "clip": config.clip, "shuffles": config.shuffles})
-    device = "cuda" if config.workers.gpus else "cpu"
-    make = partial(score_text.make_text, config.clip, labels, config.shuffles, made_with, device)
+    make = partial(score_text.make_text, config.clip, labels, config.shuffles, made_with, config.device)
     return Scorer(score_text.READ, made_with, make)
 
 
 def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores by the real pairs; embeds these first."""
     log.info("score nearest: looking at the real pairs")
-    device = "cuda" if config.workers.gpus else "cpu"
-    task = ray.remote(describe_real).options(
-        num_cpus=config.workers.cpus, num_gpus=config.workers.gpus, max_retries=MAX_RETRIES
-    )
-    content, copy_ratio = get(task.remote(config.real, config.slices, labels, config.embedder, device))
+    task = in_a_task(describe_real, config)
+    content, copy_ratio = get(task.remote(config.real, config.slices, labels, config.embedder, config.device))
     data = [DataDigest.of(folder).digest for folder in config.real]
     facts = {"version": 1, "real": data, "slices": config.slices, "embedder": config.embedder, "copy_ratio": copy_ratio}
     made_with = canonical_json(facts)
@@ -230,7 +264,7 @@ def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     return Scorer(
         score_nearest.READ,
         made_with,
-        lambda: score_nearest.make_nearest(ray.get(held), config.embedder, device, made_with),
+        lambda: score_nearest.make_nearest(ray.get(held), config.embedder, config.device, made_with),
     )
 
 
@@ -238,7 +272,9 @@ def describe_real(
     folders: tuple[str, ...], slices: tuple[str, ...], labels: LabelSpace, embedder: str, device: str
 ) -> tuple[bytes, float]:
     """The real pairs as `make_nearest` takes them, and below which ratio a pair is a copy."""
-    real = score_nearest.real_pairs(_tables(folders, slices), labels, embedder, device)
+    real = score_nearest.real_pairs(
+        tables_of(folders, slices, score_nearest.READ, labelled=True), labels, embedder, device
+    )
     return real.to_bytes(), round(real.copy_ratio, 6)
 
 
@@ -257,11 +293,8 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     )
     proving.train([JUDGE])
     weights, digests = zip(*(proving.weights(JUDGE, seed) for seed in range(config.seeds)), strict=True)
-    device = "cuda" if config.workers.gpus else "cpu"
-    measure = ray.remote(usual_losses).options(
-        num_cpus=config.workers.cpus, num_gpus=config.workers.gpus, max_retries=MAX_RETRIES
-    )
-    usual = get(measure.remote(task, weights, *held_out, config.validation_rows, device))
+    arguments = (*held_out, config.validation_rows, config.device)
+    usual = get(in_a_task(usual_losses, config).remote(task, weights, *arguments))
     told = {
         name: None if np.isnan(one) else round(float(one), 4) for name, one in zip(labels.classes, usual, strict=True)
     }
@@ -271,7 +304,7 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     return Scorer(
         score_judge.READ,
         made_with,
-        partial(make_judge, task, weights, labels, usual, config.size_px, made_with, device),
+        partial(make_judge, task, weights, labels, usual, config.size_px, made_with, config.device),
     )
 
 
@@ -309,10 +342,3 @@ def usual_losses(
 def _sees(task: SegmenterTask, weights: tuple[str, ...], device: str) -> score_judge.Sees:
     nets = [task.load(local_copy(one)).to(device) for one in weights]
     return lambda images: task.shares(nets, torch.from_numpy(images).to(device)).float().cpu().numpy()
-
-
-def _tables(folders: Sequence[str], slices: Sequence[str]) -> Iterator[pa.Table]:
-    """The labelled rows of runs, a row group at a time."""
-    for group in groups_of(folders, slices, labelled=True):
-        with open_shard(group.path) as file:
-            yield file.read_row_group(group.number, list(score_nearest.READ), use_threads=False).take(group.rows)

@@ -62,7 +62,7 @@ class RealPairs:
             embeddings: (N, D), of any length.
         """
         mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
-        unit = _unit(embeddings - mean)
+        unit = unit_vectors(embeddings - mean)
         place, nearest, second = np.empty(len(ids), np.int64), *np.empty((2, len(ids)), np.float32)
         for start in range(0, len(ids), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
@@ -85,7 +85,7 @@ class RealPairs:
 
     def nearest(self, embeddings: np.ndarray, holds: np.ndarray) -> Found:
         """What is nearest to B others, of embeddings (B, D) and classes (B, K)."""
-        distance = np.maximum(1 - _unit(embeddings - self.mean) @ self.embeddings.T, 0)
+        distance = np.maximum(1 - unit_vectors(embeddings - self.mean) @ self.embeddings.T, 0)
         place = distance.argmin(1)
         least = distance[np.arange(len(place)), place]
         each = np.full(holds.shape, np.nan, np.float32)
@@ -108,7 +108,7 @@ class RealPairs:
             return cls(**{one.name: found[one.name] for one in fields(cls)})
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Rows of length 1, float32; one without length stays as it is."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(length, TINY)).astype(np.float32)

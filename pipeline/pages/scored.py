@@ -17,7 +17,7 @@ from pipeline.pages.shown import picture_row, rows_of
 from pipeline.runs.config import saved_config
 from pipeline.storage.files import is_folder
 from pipeline.tables.rows import read_ids, read_shards
-from pipeline.tables.scores import BETTER, COLUMNS, Copies, copies_in
+from pipeline.tables.scores import BETTER, COLUMNS, Copies, CoverageFile, copies_in, read_coverage
 from pipeline.tables.selection import view_of
 from pipeline.tables.shards import list_shards
 
@@ -33,12 +33,14 @@ class Scored:
         given: their folder, as the user has it.
         rows: name of a score, what is below it in `SHARES` of the pairs, and for how many pairs it says something.
         copies: None where nobody looked for them.
+        coverage: of the set as a whole; None where nobody looked.
         pictures: of the nearest copies: the pair, its original or None where that is not at hand, and the ratio.
     """
 
     given: str
     rows: Sequence[tuple[str, list[float], int]]
     copies: Copies | None
+    coverage: CoverageFile | None
     pictures: Sequence[tuple[dict[str, Any], dict[str, Any] | None, float]]
 
 
@@ -65,7 +67,7 @@ def scored(folder: str, pairs: str, labels: LabelSpace) -> Scored:
                 rows.append((name, np.quantile(known, SHARES).tolist(), len(known)))
     copies = copies_in(folder)
     pictures = _pictures(copies, pairs, saved_config(folder).get("real") or [], labels) if copies else []
-    return Scored(as_given(folder), rows, copies, pictures)
+    return Scored(as_given(folder), rows, copies, read_coverage(folder), pictures)
 
 
 def _pictures(

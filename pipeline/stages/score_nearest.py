@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
@@ -73,6 +74,22 @@ def real_pairs(tables: Iterator[pa.Table], labels: LabelSpace, embedder: str, de
         raise DataError(f"real: {len(ids)} labelled pairs do not say how far real ones are apart; give {FEWEST}")
     embeddings, hashes, holds = (np.concatenate(one) for one in zip(*parts, strict=True))
     return RealPairs.of(np.array(ids), embeddings, hashes, holds)
+
+
+def embeddings_of(
+    read: Callable[[Sequence[str]], Iterator[pa.Table]], number: int, embedder: str, device: str
+) -> np.ndarray:
+    """(N, D) embeddings of the first `number` pictures in the order of ids, which are digests: of a random sample.
+
+    Args:
+        read: names of columns -> the rows of a set.
+        number: at most.
+        embedder, device: of `make_embed`.
+    """
+    embed = make_embed(embedder, device)
+    ids = sorted(one for rows in read(["pair_id"]) for one in rows["pair_id"].to_pylist())[:number]
+    chosen = (rows.filter(pc.is_in(rows["pair_id"], pa.array(ids))) for rows in read(READ))
+    return np.concatenate([_described(rows, embed, 1)[0] for rows in chosen if rows.num_rows])
 
 
 def _described(rows: pa.Table, embed: Embed, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel
 from scipy.stats import poisson
 
 from pipeline.base.errors import ShardError
+from pipeline.storage.files import read_bytes
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
@@ -23,6 +25,7 @@ from pipeline.tables.shards import list_shards
 Kind = Literal["plain", "text", "judge", "nearest"]
 COPIES = 0.001
 """Share of the real pairs that are as near to another one as what is called a copy."""
+COVERAGE = "coverage.json"
 CHANCE = 0.01
 """More copies than `COPIES` gives in so many sets are no chance."""
 
@@ -156,3 +159,60 @@ def copies_in(folder: str) -> Copies | None:
     rows = read_shards([f"{folder.rstrip('/')}/nearest"], ["pair_id", "nearest_id", "nearest_ratio"])
     near = rows.filter(pc.less(rows["nearest_ratio"], float(made["copy_ratio"]))).sort_by("nearest_ratio")
     return Copies(near, rows.num_rows, float(poisson.sf(near.num_rows - 1, COPIES * rows.num_rows)))
+
+
+class Coverage(BaseModel):
+    """What N generated pictures are to N real ones.
+
+    A ball is around a picture and reaches to the fifth of its own set that is nearest to it.
+    """
+
+    pictures: int
+    """N."""
+    precision: float
+    """Share of the generated ones that lie in the ball of a real one."""
+    recall: float
+    """Share of the real ones that lie in the ball of a generated one."""
+    density: float
+    """In how many balls of real ones a generated one lies, over five; above 1 where they crowd."""
+    coverage: float
+    """Share of the real ones in whose ball a generated one lies."""
+    vendi: float
+    """How many different pictures the generated set is worth, 1 to N."""
+    vendi_real: float
+    """And the real one."""
+
+
+class CoverageFile(BaseModel):
+    """`coverage.json` of a run of scores."""
+
+    made_with: str
+    """Canonical JSON of what it was made of."""
+    found: Coverage
+    """Of the scored pairs."""
+    held_out: Coverage | None = None
+    """Of as many real pictures that are no part of the real set, for comparison."""
+
+    def __str__(self) -> str:
+        one, real = self.found, self.held_out
+        held_out = f"; held-out real ones {real.coverage:.0%} and {real.precision:.0%}" if real else ""
+        return (
+            f"{one.pictures:,} pictures cover {one.coverage:.0%} of as many real ones and {one.precision:.0%} of them "
+            f"lie among real ones{held_out}. They are worth {one.vendi:.0f} different ones, the real ones "
+            f"{one.vendi_real:.0f} (Vendi)"
+        )
+
+
+def read_coverage(folder: str) -> CoverageFile | None:
+    """What a run of scores says of the set as a whole; None where it says nothing.
+
+    Raises:
+        ShardError: a damaged file.
+    """
+    path = f"{folder.rstrip('/')}/{COVERAGE}"
+    try:
+        return CoverageFile.model_validate_json(read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ShardError(f"{path}: damaged; remove it and run jobs.score again") from error

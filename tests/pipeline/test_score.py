@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError, ShardError
 from pipeline.curate import CurateConfig, curate
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.export import ExportConfig, export
 from pipeline.reader import PairDataset
 from pipeline.score import ScoreConfig, score
 from pipeline.tables.rows import read_ids, read_shards
-from pipeline.tables.scores import read_scores
+from pipeline.tables.scores import read_coverage, read_scores
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
 from tests.pipeline.fabricated import fit_at_once
@@ -68,6 +68,28 @@ def test_copies_are_called_out_by_name(place, caplog):
     with caplog.at_level(logging.WARNING):
         score(config(place, kinds=("nearest",)))
     assert "pairs, 2 of 22 pairs are copies of real ones" in caplog.text
+
+
+def test_the_set_as_a_whole_is_compared_once_for_the_same_sets(place, caplog, monkeypatch):
+    found = read_coverage(str(place / "scores"))
+    assert found and found.found.pictures == 22 and found.held_out is None
+    assert 1 <= found.found.vendi <= 22 and 0 <= found.found.coverage <= 1
+    file = place / "scores" / "coverage.json"
+    before = file.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        score(config(place, kinds=("nearest",)))
+    assert "22 pictures cover" in caplog.text and file.stat().st_mtime_ns == before
+
+    score(config(place, run="others", kinds=("nearest",), validation=str(place / "real")))
+    held_out = read_coverage(str(place / "others"))
+    assert held_out and held_out.held_out and held_out.held_out.coverage == 1, "real pictures are among themselves"
+    assert "held-out real ones 100%" in str(held_out)
+
+    file.write_text("{}")
+    with pytest.raises(ShardError, match=r"coverage\.json: damaged; remove it and run jobs\.score again"):
+        read_coverage(str(place / "scores"))
+    file.unlink()
+    assert read_coverage(str(place / "scores")) is None
 
 
 def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch):
