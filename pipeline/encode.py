@@ -25,10 +25,11 @@ from pipeline.cluster.finish import heal_run
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import MAX_RETRIES, beside_driver, get
+from pipeline.prompts.mirror import SIDES
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages.encode import SIDES, EncodePairs, Views
+from pipeline.stages.encode import EncodePairs, Views
 from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder

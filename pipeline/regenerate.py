@@ -13,10 +13,10 @@ from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.stages.redraw import SampleUntilExact
 from pipeline.stages.refine import refine_masks
-from pipeline.stages.sample import SamplePairs
+from pipeline.stages.sample import SamplePairs, SamplePictures
 from pipeline.storage.copies import local_copy
 from pipeline.tables.conform import object_column
-from pipeline.tables.pairs import unpack_pair
+from pipeline.tables.pairs import decode_pairs, unpack_pair
 from pipeline.tables.rows import read_columns, read_keys
 from pipeline.tables.schema import Batch
 from pipeline.tables.selection import require_run
@@ -95,8 +95,12 @@ def regenerate(row: dict[str, object], bundle: str, device: str = "cpu") -> Batc
             f"the row was made by another version of this project, whose sampler settings differ in "
             f"{', '.join(sorted(differing))}; use that version"
         )
-    stage = SamplePairs(folder, SamplerSettings(**settings["sampler"]), device)
     alone: Batch = {name: object_column([row.get(name)]) for name in ("prompt", "prompt_class_ids")}
+    alone["seed"] = np.array([row["seed"]])
+    if "multiply" in settings:
+        alone["mask"] = decode_pairs({"mask": object_column([row["mask"]])})["mask"]
+        return SamplePictures(folder, SamplerSettings(**settings["sampler"]), device)(alone)
+    stage = SamplePairs(folder, SamplerSettings(**settings["sampler"]), device)
     draw = SampleUntilExact(stage, **settings.get("redraws", {"redraws": 0, "refine": settings["refine"]}))
-    sampled = draw({**alone, "seed": np.array([row["seed"]])})
+    sampled = draw(alone)
     return refine_masks(sampled, **settings["refine"], ignore_index=stage.sampler.bundle.encoders.labels.ignore_index)

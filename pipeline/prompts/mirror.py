@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+SIDES = {"left": "right"}
+"""Words that change places where a picture is mirrored."""
 WORD = re.compile(r"[^\W\d_]+")
 
 

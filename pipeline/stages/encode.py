@@ -16,7 +16,7 @@ from models.weights import Encoders
 from pipeline.base.errors import DataError, MaskError
 from pipeline.pictures.codec import decode_image
 from pipeline.pictures.squares import View, centre, require_one_size, seen, seen_mask, somewhere
-from pipeline.prompts.mirror import mirrored_prompt
+from pipeline.prompts.mirror import SIDES, mirrored_prompt
 from pipeline.storage.copies import local_copy
 from pipeline.tables.conform import object_column
 from pipeline.tables.ids import latent_id
@@ -27,7 +27,6 @@ ENCODED_PIXELS = 2**20
 """Of the pictures that the encoders take at once, four of 512 x 512: autoencoders have hundreds of channels."""
 LATENTS = ("image_latent", "mask_latent", "image_embedding", "text_embedding")
 FACTS = ("latent_id", "pair_id", "flipped", "crop", "caption", "box")
-SIDES = {"left": "right"}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,6 @@ class SamplePairs:
 
     def __call__(self, batch: Batch) -> Batch:
         prompts = [str(prompt) for prompt in batch["prompt"]]
-        seeds = [int(seed) for seed in batch["seed"]]
         errors, details = self._refused(prompts)
         for row, error in enumerate(batch.get("error", ())):  # given up before it came here
             if error:
@@ -72,7 +71,7 @@ class SamplePairs:
         image = np.zeros((len(prompts), size, size, 3), np.uint8)
         mask = np.zeros((len(prompts), size, size), labels.dtype)
         confidence = np.zeros((len(prompts), size, size), np.uint8)
-        for rows, pairs in self._sample(good, prompts, seeds, errors, details):
+        for rows, pairs in self._sample(good, batch, errors, details):
             image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
             if not pairs.finite.any() and not self._is_sound():
                 raise DataError(
@@ -111,14 +110,18 @@ class SamplePairs:
                 details[row] = f"{count} tokens with start and end, the text encoder takes {text.num_tokens}"
         return errors, details
 
+    def _draw(self, rows: list[int], batch: Batch) -> Pairs:
+        """The pairs of some rows of a batch."""
+        return self.sampler([str(batch["prompt"][row]) for row in rows], [int(batch["seed"][row]) for row in rows])
+
     def _sample(
-        self, rows: list[int], prompts: list[str], seeds: list[int], errors: list[str], details: list[str]
+        self, rows: list[int], batch: Batch, errors: list[str], details: list[str]
     ) -> list[tuple[list[int], Pairs]]:
         """Samples `rows` together, or one by one where that fails, so that a row that fails fails alone."""
         if not rows:
             return []
         try:
-            return [(rows, self.sampler([prompts[row] for row in rows], [seeds[row] for row in rows]))]
+            return [(rows, self._draw(rows, batch))]
         except torch.OutOfMemoryError as error:
             raise DataError(
                 f"the sampler ran out of memory with sampler.batch_size {self.sampler.settings.batch_size}: lower it "
@@ -126,7 +129,7 @@ class SamplePairs:
             ) from error
         except RuntimeError as error:
             if len(rows) > 1:
-                return [one for row in rows for one in self._sample([row], prompts, seeds, errors, details)]
+                return [one for row in rows for one in self._sample([row], batch, errors, details)]
             if not self._is_sound():
                 raise DataError(
                     f"the sampler fails whatever the prompt is, so the machine, its device or the bundle is broken: "
@@ -134,3 +137,18 @@ class SamplePairs:
                 ) from error
             errors[rows[0]], details[rows[0]] = "sampler_failed", str(error)[:500]
             return []
+
+
+class SamplePictures(SamplePairs):
+    """Stage: `prompt`, `seed` and `mask` (B, H, W) of class ids -> `image` (B, H, W, 3) uint8 for these masks, which
+    stay as they are; otherwise as `SamplePairs`, but without confidence. Exact or approximate: `models.reverse.Known`.
+    """
+
+    def __call__(self, batch: Batch) -> Batch:
+        made = super().__call__(batch)
+        given = {name: values for name, values in made.items() if not name.startswith("confidence")}
+        return {**given, "mask": batch["mask"]}
+
+    def _draw(self, rows: list[int], batch: Batch) -> Pairs:
+        prompts, seeds = [str(batch["prompt"][row]) for row in rows], [int(batch["seed"][row]) for row in rows]
+        return self.sampler.images_of(batch["mask"][rows], prompts, seeds)

@@ -30,7 +30,7 @@ from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.teacher import Teacher
@@ -332,7 +332,7 @@ class Proving:
                 if is_synthetic(folder):
                     found = found | self.generator
             elif is_synthetic(folder):
-                found = found | self.generator
+                found = found | self.generator | multiplied(folder)
             else:
                 found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found

@@ -110,9 +110,10 @@ class Labels:
 
     @classmethod
     def of(cls, folder: str, part: str = ":") -> Labels:
-        """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's."""
+        """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's; where
+        they were taken for other pictures (`jobs.multiply`), the pairs' that they are of too."""
         if "labelled" not in origins(folder):
-            return cls(frozenset(ids_of(folder, part, "labelled")))
+            return cls(frozenset(ids_of(folder, part, "labelled"))) | multiplied(folder)
         config = saved_config(view_of(folder).folder)
         learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
         if not learned or any((config.get("teacher") or {}).values()):
@@ -122,6 +123,12 @@ class Labels:
         for one, its in zip(learned, parts, strict=True):
             found = found | cls.of(one, its)
         return found
+
+
+def multiplied(folder: str) -> Labels:
+    """Those whose masks have pictures in a run of `jobs.multiply`; none for other runs."""
+    config = saved_config(view_of(folder).folder)
+    return Labels.of(config["pairs"], config["slice"]) if config.get("job") == "multiply" else Labels()
 
 
 def origins(folder: str) -> set[str]:

@@ -28,6 +28,7 @@ INPUTS = {
     "export": "train validation test",
     "generate": "bundle prompts",
     "label": "pairs labelled validation teacher.weights",
+    "multiply": "bundle pairs",
     "paper_table": "annotation_vae real synthetic test",
     "plan_prompts": "pairs file balance",
     "refine": "pairs",
