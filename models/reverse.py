@@ -97,6 +97,7 @@ def reverse_process(
     settings: SamplerSettings,
     empty_text: Callable[[], Tensor],
     known: Known | None = None,
+    watch: Callable[[Tensor], None] = lambda difference: None,
 ) -> Joint:
     """Pure noise -> clean latents (JoDiffusion, section "Sampling"; classifier-free guidance in UniDiffuser, Eq. 8).
 
@@ -110,6 +111,7 @@ def reverse_process(
         settings: steps and guidance. A guided step runs the network once, on 2 B rows: with the text, and with
             `empty_text()`, standard-normal (B, T, E) at time 1000.
         known: parts of the result.
+        watch: is told at every guided step how far the predictions with and without text are apart, (B, N).
 
     Returns:
         The latents at time 0, float32.
@@ -141,6 +143,7 @@ def reverse_process(
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
+            watch(with_text - without_text)
             output = scale * with_text + (1 - scale) * without_text
         with without_autocast(text.device):  # solvers multiply matrices too
             state = scheduler.step(output, time, state, return_dict=False)[0]

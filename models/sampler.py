@@ -33,12 +33,16 @@ class Pairs(NamedTuple):
         mask: (B, H, W) class ids, uint8 or uint16.
         confidence: (B, H, W) uint8, top class probability times 255.
         finite: (B,) bool; False where the reverse process left the numbers.
+        guidance_difference: (B,) float32: how far the predictions with and without text are apart, root mean square
+            over the latents, mean over the guided steps; NaN where none is guided. Large where the text alone recalls
+            a picture that was learned by heart (Wen et al., ICLR 2024, section 3).
     """
 
     image: np.ndarray
     mask: np.ndarray
     confidence: np.ndarray
     finite: np.ndarray
+    guidance_difference: np.ndarray
 
 
 class NoiseStreams:
@@ -99,7 +103,7 @@ class PairSampler:
         """As `masks_of`, but the probabilities of classes, (B, K + 1, H, W) float32 on the device."""
         vae = self.bundle.encoders.annotation_vae
         with self._precision():
-            masks = self._latents(prompts, seeds, self._seen(images, prompts)).mask[: len(prompts)]
+            masks = self._latents(prompts, seeds, self._seen(images, prompts))[0].mask[: len(prompts)]
             parts = masks.split(self._rows_at_once())
             return torch.cat([vae.decode(vae.denormalize(part)).float().softmax(1) for part in parts])
 
@@ -139,16 +143,18 @@ class PairSampler:
     @torch.inference_mode()
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Pairs:
         with self._precision():
-            latents = self._latents(prompts, seeds, known)
+            latents, apart = self._latents(prompts, seeds, known)
             chunks = zip(*(value.split(self._rows_at_once()) for value in latents), strict=True)
             decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
         image, mask, confidence, finite = (
             torch.cat(parts)[: len(prompts)].cpu().numpy() for parts in zip(*decoded, strict=True)
         )
-        return Pairs(image, mask.astype(self.bundle.encoders.labels.dtype), confidence, finite)
+        difference = apart[: len(prompts)].float().cpu().numpy()
+        return Pairs(image, mask.astype(self.bundle.encoders.labels.dtype), confidence, finite, difference)
 
-    def _latents(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Joint:
-        """The latents of at most `batch_size` pairs, filled up to so many; asks for `_precision` around it."""
+    def _latents(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> tuple[Joint, Tensor]:
+        """The latents of at most `batch_size` pairs, filled up to so many, and their `guidance_difference`; asks for
+        `_precision` around it."""
         settings, bundle = self.settings, self.bundle
         num_pairs = len(prompts)
         if not 0 < num_pairs <= settings.batch_size or len(seeds) != num_pairs:
@@ -167,7 +173,8 @@ class PairSampler:
             mask=self._on_device(streams.normal(net.mask_channels, net.latent_size, net.latent_size)),
         )
         text = self._text(prompts)
-        return reverse_process(
+        apart: list[Tensor] = []
+        latents = reverse_process(
             self._denoise,
             self._scheduler,
             start,
@@ -175,7 +182,9 @@ class PairSampler:
             settings,
             lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
             self._known(start, known) if known else None,
+            lambda difference: apart.append(difference.square().mean(1).sqrt()),
         )
+        return latents, torch.stack(apart).mean(0) if apart else torch.full((len(text),), torch.nan)
 
     def _known(self, start: Joint, known: dict[str, Tensor]) -> Known:
         clean = [known.get(name, torch.zeros_like(noise)) for name, noise in start._asdict().items()]

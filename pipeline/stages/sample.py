@@ -36,8 +36,9 @@ def check_files(bundle: Path) -> None:
 class SamplePairs:
     """Stage: `prompt`, `seed` -> `image` (B, H, W, 3) uint8, `mask` (B, H, W), `confidence` (B, H, W) uint8.
 
-    Adds `confidence_mean` float32 in [0, 1], and `error` with `error_detail`: "" or why the row could not be made; such
-    rows hold zeros, and rows that come with an `error` keep it. Other columns pass on.
+    Adds `confidence_mean` float32 in [0, 1], `guidance_difference` float32 (of `models.sampler.Pairs`), and `error`
+    with `error_detail`: "" or why the row could not be made; such rows hold zeros, and rows that come with an `error`
+    keep it. Other columns pass on.
 
     Args:
         bundle: folder of the weights.
@@ -71,8 +72,10 @@ class SamplePairs:
         image = np.zeros((len(prompts), size, size, 3), np.uint8)
         mask = np.zeros((len(prompts), size, size), labels.dtype)
         confidence = np.zeros((len(prompts), size, size), np.uint8)
+        difference = np.full(len(prompts), np.nan, np.float32)
         for rows, pairs in self._sample(good, batch, errors, details):
             image[rows], mask[rows], confidence[rows] = pairs.image, pairs.mask, pairs.confidence
+            difference[rows] = pairs.guidance_difference
             if not pairs.finite.any() and not self._is_sound():
                 raise DataError(
                     "every sampled pair is NaN or infinite: other settings may help (sampler.precision "
@@ -85,6 +88,7 @@ class SamplePairs:
             "image": image,
             "mask": mask,
             "confidence": confidence,
+            "guidance_difference": difference,
             "confidence_mean": (confidence.mean((1, 2)) / 255).astype(np.float32),
             "error": np.array(errors, object),
             "error_detail": np.array(details, object),

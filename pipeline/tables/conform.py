@@ -16,7 +16,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`, in its order and types.
 
     Absent columns become null and unknown ones are dropped. A plain binary column is taken as the bytes of a picture
-    where `schema` has one, no bytes as none, Ray's one-dimensional tensors become lists, and NaN is a null of int32.
+    where `schema` has one, no bytes as none, Ray's one-dimensional tensors become lists, and NaN is a null of int32 and
+    float32.
 
     Raises:
         ShardError: a required column is absent or holds nulls, or a column cannot be cast.
@@ -59,8 +60,8 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
             return pa.chunked_array([_picture(chunk) for chunk in column.chunks], PICTURE)
         if pa.types.is_dictionary(field.type) and not pa.types.is_dictionary(column.type):
             return column.cast(field.type.value_type).dictionary_encode()
-        if field.type == pa.int32() and pa.types.is_floating(column.type):  # numpy has no other null for its numbers
-            column = pc.if_else(pc.is_nan(column), None, column)
+        if field.type in (pa.int32(), pa.float32()) and pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)  # numpy has no other null for its numbers
         return column.cast(field.type)
     except pa.ArrowException as error:
         raise ShardError(f"column {field.name!r}: {column.type} cannot become {field.type} ({error})") from error

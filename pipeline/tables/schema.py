@@ -112,6 +112,7 @@ PAIR = viewable(
             pa.field("confidence", PICTURE),
             pa.field("changed_pixels", pa.int32()),
             pa.field("draws", pa.int32()),
+            pa.field("guidance_difference", pa.float32()),
             _required("origin", CATEGORY),
             pa.field("bundle", CATEGORY),
             pa.field("sampler", CATEGORY),
@@ -126,9 +127,10 @@ PAIR = viewable(
 """An image with its mask. `class_ids` are the ids in the mask, ascending, with their areas in `class_pixels`. A picture
 that nobody has labelled has no mask (null), and both lists are empty; those of a mask never are.
 
-`bundle`, `sampler`, `prompt_class_ids` (classes that the prompt is known to ask for) and `draws` (how often it was
-drawn until its mask held them; null where `generate --redraws` was not asked for) are of generated pairs; `captions`
-(all of them; `prompt` is the first), `dataset`, `split` and `key` (the name there) are of real ones."""
+`bundle`, `sampler`, `prompt_class_ids` (classes that the prompt is known to ask for), `draws` (how often it was drawn
+until its mask held them; null where `generate --redraws` was not asked for) and `guidance_difference` (of
+`models.sampler.Pairs`; null where no step was guided) are of generated pairs; `captions` (all of them; `prompt` is the
+first), `dataset`, `split` and `key` (the name there) are of real ones."""
 ERROR = pa.schema(
     [
         _required("pair_id", pa.string()),

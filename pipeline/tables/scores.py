@@ -78,7 +78,7 @@ BETTER: Mapping[str, int] = {
     "sharpness": 1, "contrast": 1, "dark": -1, "regions": -1, "edge_contrast": 1, "unknown": -1, "classes_found": 1,
     "classes_unasked": -1, "clip_similarity": 1, "clip_perturbation": 1, "agreement": 1, "agreement_held": 1,
     "loss": -1, "noisy": -1, "nearest_distance": 1, "nearest_ratio": 1, "nearest_bits": 1, "rarity": -1,
-    "confidence_mean": 1,
+    "confidence_mean": 1, "guidance_difference": -1,
 }  # fmt: skip
 """Score -> 1 where more of it is better, -1 where less is."""
 

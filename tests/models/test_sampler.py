@@ -32,6 +32,19 @@ def test_shapes_and_types(bundle):
     assert pairs.finite.all()
 
 
+def test_how_far_predictions_with_and_without_text_are_apart_is_told(bundle):
+    sampler = PairSampler(bundle, SETTINGS)
+    both = sampler(["a red bag", "a blue dress"], [1, 2]).guidance_difference
+    assert both.shape == (2,) and (both > 0).all() and both[0] != both[1]
+    np.testing.assert_allclose(sampler(["a blue dress"], [2]).guidance_difference, both[1:], rtol=1e-5)
+    unguided = PairSampler(bundle, replace(SETTINGS, guidance=1.0))(["a red bag"], [1])
+    assert np.isnan(unguided.guidance_difference).all()
+    constant = replace(bundle, net=bundle.net)
+    seen = PairSampler(constant, SETTINGS)
+    seen._denoise = lambda noisy, text, *_: (noisy, text)
+    assert seen(["a red bag"], [1]).guidance_difference.tolist() == [0], "the text changes nothing"
+
+
 def test_noise_depends_on_every_bit_of_a_seed():
     drawn = NoiseStreams([7, 7 + 2**32, 7 + 2**62]).normal(100)
     assert len({tuple(row.tolist()) for row in drawn}) == 3

@@ -27,6 +27,7 @@ def test_a_batch_becomes_pairs(stage):
     assert batch["image"].shape == (2, SIZE_PX, SIZE_PX, 3)
     assert batch["error"].tolist() == ["", ""]
     assert (batch["confidence_mean"] > 0).all()
+    assert np.isnan(batch["guidance_difference"]).all(), "which becomes a null: nothing was guided"
     assert batch["pair_id"].tolist() == [0, 1]
 
 
