@@ -30,6 +30,9 @@ class FolderLayout(Config):
     """Folder of pictures, below `root`."""
     masks: str = "masks"
     """Folder of masks, below `root`."""
+    image_suffix: str = ""
+    """What the name of a picture ends with and its mask's does not, before the dot: "_image" of x_image.jpg and
+    x_mask.png. Other pictures are passed over."""
     mask_suffix: str = ""
     """What the name of a mask has more than its picture's, before the dot: "_mask"."""
 
@@ -41,7 +44,7 @@ class Folder:
     Attributes:
         root: holds both.
         images, masks: the folders, below `root`.
-        mask_suffix: what the name of a mask has more than that of its picture, before the dot.
+        image_suffix, mask_suffix: what the names of a picture and of its mask end with beside what they share.
         values: raw value in the masks -> class id; values that it does not name stay.
         captions: JSON file by name; optional.
         labelled: which pictures have masks; where none has, there need be no folder of masks.
@@ -51,6 +54,7 @@ class Folder:
     labels: LabelSpace
     images: str = "images"
     masks: str = "masks"
+    image_suffix: str = ""
     mask_suffix: str = ""
     values: Mapping[int, int] = field(default_factory=dict)
     captions: str = ""
@@ -58,15 +62,15 @@ class Folder:
 
     def entries(self) -> pa.Table:
         root, captions = self.root.rstrip("/"), read_captions(self.captions)
-        images = files_below(f"{root}/{self.images}".rstrip("/"))
+        images = self._pictures(f"{root}/{self.images}".rstrip("/"))
         if self.labelled == "none":
             return entry_table((name, image, "", captions.get(name, [])) for name, image in images.items())
         masks = in_all_forms(files_below(f"{root}/{self.masks}"))
         if not {f"{name}{self.mask_suffix}" for name in images} & masks.keys():
             raise DataError(
                 f"{root}: no mask in {self.masks}/ has the name of a picture in {self.images}/ (such as "
-                f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `folder_layout.masks` "
-                "or `folder_layout.mask_suffix`; pictures alone are read with --labelled none"
+                f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `.masks`, "
+                "`.image_suffix` or `.mask_suffix`; pictures alone are read with --labelled none"
             )
         if self.labelled == "some" and (
             lost := sorted(masks.keys() - {f"{name}{self.mask_suffix}" for name in images})
@@ -88,3 +92,24 @@ class Folder:
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         return read_files(entry, self.values)
+
+    def _pictures(self, folder: str) -> dict[str, str]:
+        """Paths of the pictures by what their names share with those of their masks."""
+        found = files_below(folder)
+        if not self.image_suffix:
+            return found
+        chosen = {
+            name.removesuffix(self.image_suffix): path
+            for name, path in found.items()
+            if name.endswith(self.image_suffix)
+        }
+        if not chosen:
+            raise DataError(
+                f"{folder}: no picture's name ends with {self.image_suffix!r} (such as {next(iter(found))}); correct "
+                "`folder_layout.image_suffix`"
+            )
+        if others := len(found) - len(chosen):
+            log.info(
+                "%s: %s pictures that do not end with %r are passed over", folder, f"{others:,}", self.image_suffix
+            )
+        return chosen

@@ -63,6 +63,20 @@ def test_masks_may_have_a_suffix_and_lie_among_the_pictures_of_another_folder(tr
     np.testing.assert_array_equal(row["mask"], mask_of(1))
 
 
+def test_pictures_may_have_a_suffix_that_their_masks_lack(tree, caplog):
+    """As IDD has them: x_image.jpg and x_label.png; what else lies beside them is no picture of the set."""
+    save_picture(tree / "images/7/1_image.png")
+    save_picture(tree / "images/7/1_depth.png")
+    save_mask(tree / "masks/7/1_label.png", mask_of(1))
+    with caplog.at_level("INFO"):
+        pairs = read_all(Folder(str(tree), LABELS, image_suffix="_image", mask_suffix="_label"))
+    assert list(pairs) == ["7/1"]
+    np.testing.assert_array_equal(pairs["7/1"]["mask"], mask_of(1))
+    assert "2 pictures that do not end with '_image' are passed over" in caplog.text
+    with pytest.raises(DataError, match="no picture's name ends with '_img' .* correct `folder_layout.image_suffix`"):
+        Folder(str(tree), LABELS, image_suffix="_img").entries()
+
+
 def test_values_are_mapped_to_classes(tree):
     save_mask(tree / "masks/a.png", mask_of(255))
 
