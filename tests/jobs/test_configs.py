@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import shlex
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from jobs.demo import DemoConfig
 from jobs.paper_table import PaperTableConfig
 from pipeline.base.command_line import load, parse
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import as_given
+from pipeline.base.places import as_given, places
 from pipeline.caption import CaptionConfig
 from pipeline.encode import EncodeConfig
 from pipeline.evaluate import EvaluateConfig
@@ -29,6 +33,7 @@ CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 DEMO = CONFIGS / "demo"
 TYPES: dict[str, Any] = {
     "annotation_vae": VAEConfig,
+    "baseline": EvaluateConfig,
     "caption": CaptionConfig,
     "demo": DemoConfig,
     "encode": EncodeConfig,
@@ -121,3 +126,23 @@ def test_help_explains_every_key(capsys):
 def test_a_wrong_value_on_the_command_line_is_one_sentence():
     with pytest.raises(ConfigError, match=r"^command line: pairs: .*greater than or equal to 1 \(got -4\)$"):
         parse(GenerateConfig, [str(DEMO / "generate.yaml"), "--pairs", "-4"])
+
+
+def test_every_command_for_ones_own_pictures_is_understood(monkeypatch, tmp_path):
+    """docs/own-data.md, whose jobs tests/test_walkthrough.py runs with others' data."""
+    text = (CONFIGS.parents[1] / "docs" / "own-data.md").read_text()
+    commands = [shlex.split(line) for line in re.findall(r"^\$ python -m jobs\.(.*)$", text, flags=re.MULTILINE)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(CONFIGS.parent)
+    made: set[str] = {"data/mine", "data/mine-validation", "data/mine-test", "mine.yaml", "thu-ml/unidiffuser-v1"}
+    assert len(commands) > 10
+    for job, *arguments in commands:
+        kind = typing.get_type_hints(importlib.import_module(f"jobs.{job}").main)["config"]
+        monkeypatch.setattr(kind, "check_inputs", lambda config: None)
+        config = parse(kind, arguments)
+        makes = as_given(config.bundle) if job == "import_weights" else f"runs/{config.run}"
+        read = {as_given(place) for key, place in places(config) if key != "runs"} - {makes}
+        own = {one for one in read if one.startswith(("runs/", "data/", "bundles/"))}
+        missing = {one for one in own if not any(one == there or one.startswith(f"{there}/") for there in made)}
+        assert not missing, f"{job} reads {sorted(missing)}, which nothing has made yet"
+        made.add(makes)
