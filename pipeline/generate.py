@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 import ray.data
 from pydantic import Field
 
 from models.labels import LabelSpace
-from models.reverse import PRESETS, SamplerSettings, with_preset
+from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.base.config import Workers
 from pipeline.base.log import log
@@ -28,7 +27,7 @@ from pipeline.runs.run import Run
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.redraw import BATCHES, SampleUntilExact
 from pipeline.stages.refine import Refine
-from pipeline.stages.sample import SamplePairs, check_files
+from pipeline.stages.sample import Preset, SamplePairs, check_files, chosen_settings
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json
@@ -57,7 +56,7 @@ class GenerateConfig(RunConfig):
     for more later makes just the difference."""
     sampler: SamplerSettings = SamplerSettings()
     """The reverse process."""
-    preset: Literal["own", "faithful", "fast"] = "own"
+    preset: Preset = "own"
     """"faithful" and "fast" replace steps, solver and guided steps of `sampler`: as in the paper, or with a fifth of
     the network evaluations (docs/sampling.md has what both cost and give). "own" leaves them as they are."""
     refine: Refine = Refine()
@@ -97,13 +96,8 @@ class GenerateConfig(RunConfig):
         Raises:
             WeightsError: no bundle.
         """
-        sampler = self.sampler if self.preset == "own" else with_preset(self.sampler, self.preset)
-        for key in PRESETS.get(self.preset, ()):
-            own, default, taken = (getattr(one, key) for one in (self.sampler, SamplerSettings(), sampler))
-            if own not in (default, taken):
-                log.warning("preset %s takes sampler.%s %s, not %s", self.preset, key, taken, own)
-        guidance = read_facts(local_copy(self.bundle)).guidance
-        return self.model_copy(update={"sampler": sampler.resolved(guidance), "preset": "own"})
+        sampler = chosen_settings(self.sampler, self.preset, local_copy(self.bundle))
+        return self.model_copy(update={"sampler": sampler, "preset": "own"})
 
     def provenance(self) -> str:
         """Canonical JSON of all that decides a pair besides prompt, seed and bundle; the column `sampler`."""

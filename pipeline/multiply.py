@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +11,7 @@ import ray.data
 from pydantic import Field, field_validator
 
 from models.labels import LabelSpace
-from models.reverse import SamplerSettings, with_preset
+from models.reverse import SamplerSettings
 from models.weights import ENCODERS, JOINT, digest, read_facts
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
@@ -28,7 +27,7 @@ from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.mask_views import MaskViews, seen_masks
 from pipeline.stages.pack import pack_pairs
-from pipeline.stages.sample import SamplePictures, check_files
+from pipeline.stages.sample import Preset, SamplePictures, check_files, chosen_settings
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
@@ -60,7 +59,7 @@ class MultiplyConfig(RunConfig):
     """How masks are seen."""
     sampler: SamplerSettings = SamplerSettings()
     """The reverse process."""
-    preset: Literal["own", "faithful", "fast"] = "own"
+    preset: Preset = "own"
     """As of jobs.generate: replaces steps, solver and guided steps of `sampler`."""
     image_format: ImageFormat = "webp"
     """"webp" and "png" are lossless, "jpeg" is quality 95 in 4:4:4."""
@@ -88,9 +87,8 @@ class MultiplyConfig(RunConfig):
 
     def resolved(self) -> MultiplyConfig:
         """This config with the preset's values and the bundle's guidance in `sampler`."""
-        sampler = self.sampler if self.preset == "own" else with_preset(self.sampler, self.preset)
-        guidance = read_facts(local_copy(self.bundle)).guidance
-        return self.model_copy(update={"sampler": sampler.resolved(guidance), "preset": "own"})
+        sampler = chosen_settings(self.sampler, self.preset, local_copy(self.bundle))
+        return self.model_copy(update={"sampler": sampler, "preset": "own"})
 
     def provenance(self) -> str:
         """Canonical JSON of all that decides a picture besides mask, prompt, seed and bundle; the column `sampler`."""

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from models.reverse import SamplerSettings
+from models.reverse import PRESETS, SamplerSettings, with_preset
 from models.sampler import Pairs, PairSampler
-from models.weights import Bundle, WeightsError
+from models.weights import Bundle, WeightsError, read_facts
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
 from pipeline.tables.schema import Batch
 
 HARMLESS = "a"
+Preset = Literal["own", "faithful", "fast"]
+
+
+def chosen_settings(sampler: SamplerSettings, preset: Preset, bundle: Path) -> SamplerSettings:
+    """`sampler` with the values of a preset, told where these replace its own, and with the guidance of the bundle
+    where it names none.
+
+    Raises:
+        WeightsError: no bundle.
+    """
+    chosen = sampler if preset == "own" else with_preset(sampler, preset)
+    for key in PRESETS.get(preset, ()):
+        own, default, taken = (getattr(one, key) for one in (sampler, SamplerSettings(), chosen))
+        if own not in (default, taken):
+            log.warning("preset %s takes sampler.%s %s, not %s", preset, key, taken, own)
+    return chosen.resolved(read_facts(bundle).guidance)
 
 
 def check_files(bundle: Path) -> None:
