@@ -17,6 +17,7 @@ from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
 from pipeline.base.places import FileOrFolder, Folder, LabelsOrPlace
 from pipeline.prompts.balance import balance, shares
+from pipeline.prompts.hardness import by_hardness, failing
 from pipeline.prompts.read import prompts_digest
 from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
 from pipeline.runs.config import RunConfig
@@ -51,6 +52,13 @@ class PromptsConfig(RunConfig):
     """A class is rare that fewer of the set's images show; this share of the weighted prompts will ask for it."""
     max_weight: float = Field(20.0, ge=1)
     """Balancing uses no prompt more often than another by more than this factor."""
+    hardness: Folder = ""
+    """Folder of an evaluate run: prompts for classes that a segmenter fails at come more often. Its test must be
+    validation pairs: what is chosen on test pairs is no longer tested on them. Empty: all prompts alike."""
+    hardness_set: str = ""
+    """Which row of it; empty: the first."""
+    hardest: float = Field(4.0, ge=1)
+    """How often the hardest prompt comes, in multiples of the easiest; the others lie between, by rank."""
 
 
 def plan_prompts(config: PromptsConfig) -> pa.Table:
@@ -82,6 +90,8 @@ def plan_prompts(config: PromptsConfig) -> pa.Table:
         "prompts_without_known_classes": plan["class_ids"].null_count,
         "empty_captions_dropped": num_empty,
     }
+    if config.hardness:
+        plan, report["hardness"] = harder(plan, labels, config)
     if config.balance:
         assert labels is not None, "a pair set has a label space"
         plan, report["balance"] = balanced(plan, labels, config)
@@ -118,6 +128,25 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
     return named
 
 
+def harder(plan: pa.Table, labels: LabelSpace | None, config: PromptsConfig) -> tuple[pa.Table, dict[str, Any]]:
+    """The plan with weights by what a segmenter fails at, and how hard each class is.
+
+    Raises:
+        ConfigError, DataError: no label space, or no such figures.
+    """
+    if labels is None:
+        raise ConfigError("hardness: name the `labels` of the prompts, so that their classes can be looked up")
+    fails = failing(config.hardness, config.hardness_set, labels)
+    factors = by_hardness(plan["class_ids"].to_pylist(), fails, config.hardest)
+    told = {labels.classes[one]: round(value, 4) for one, value in sorted(fails.items(), key=lambda one: -one[1])}
+    return weighted(plan, plan["weight"].to_numpy() * factors.round(6)), {"run": config.hardness, "fails": told}
+
+
+def weighted(plan: pa.Table, weights: np.ndarray) -> pa.Table:
+    """The plan with other weights."""
+    return plan.set_column(plan.schema.get_field_index("weight"), PLAN.field("weight"), pa.array(weights))
+
+
 def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple[pa.Table, dict[str, Any]]:
     """The plan with balanced weights, and what to expect of each rare class.
 
@@ -150,8 +179,7 @@ def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple
         }
         for one, column in column_of.items()
     ]
-    weight = plan.schema.get_field_index("weight")
-    return plan.set_column(weight, PLAN.field("weight"), pa.array(used)), {"set": folder, "rare_classes": classes}
+    return weighted(plan, used), {"set": folder, "rare_classes": classes}
 
 
 def numbers(report: dict[str, Any]) -> dict[str, float]:
@@ -170,6 +198,9 @@ def tell(report: dict[str, Any], config: PromptsConfig) -> None:
     """Logs what the plan holds, and what to do about classes that it does not ask for often enough."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["prompts_by_kind"].items())
     log.info("prompts: %s; %d empty ones dropped", kinds, report["empty_captions_dropped"])
+    if "hardness" in report:
+        fails = ", ".join(f"{name} {value:.2f}" for name, value in report["hardness"]["fails"].items())
+        log.info("prompts: 1 - IoU by class, the hardest first: %s", fails)
     if "balance" not in report:
         return
     classes = report["balance"]["rare_classes"]

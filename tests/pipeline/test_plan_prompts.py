@@ -167,3 +167,24 @@ def test_classes_that_the_label_space_does_not_have_are_told(tmp_path):
 
     with pytest.raises(DataError, match=r"'a bus' asks for \[2, 99\]; label space 'street' has classes 1 to 5"):
         list(from_file(str(path), STREET))
+
+
+def test_what_a_segmenter_fails_at_is_asked_for_more_often(tmp_path, pairs):
+    iou = {name: [0.9] for name in STREET.classes} | {"traffic light": [0.1]}
+    (tmp_path / "proof").mkdir()
+    (tmp_path / "proof" / "proof.json").write_text(
+        json.dumps({"classes": STREET.classes, "sets": [{"name": "real", "iou": iou}]})
+    )
+    plain = plan_prompts(config(tmp_path, pairs=(pairs,)))
+    weights = dict(zip(plain["prompt"].to_pylist(), plain["weight"].to_pylist(), strict=True))
+    hard = PromptsConfig(run="hard", runs=str(tmp_path / "runs"), pairs=(pairs,), hardness=str(tmp_path / "proof"))
+    found = plan_prompts(hard)
+    factors = {row["prompt"]: (row["weight"] / weights[row["prompt"]], row["class_ids"]) for row in found.to_pylist()}
+    light = STREET.classes.index("traffic light")
+    assert all(factor == 4 for factor, ids in factors.values() if ids == [light])
+    assert any(factor < 4 for factor, ids in factors.values() if light not in (ids or ()))
+    told = json.loads((tmp_path / "runs" / "hard" / "prompts.json").read_text())["hardness"]["fails"]
+    assert next(iter(told)) == "traffic light"
+    (tmp_path / "prompts.txt").write_text("a street\n")
+    with pytest.raises(ConfigError, match="hardness: name the `labels`"):
+        plan_prompts(hard.model_copy(update={"run": "none", "pairs": (), "file": str(tmp_path / "prompts.txt")}))
