@@ -35,7 +35,7 @@ class LoopConfig(SegmenterKeys):
     slice: str = ":"
     """Which of them, as START:STOP in the order of their ids."""
     validation: Folder
-    """Run of labelled pairs that says what fails and when to stop; never the test pairs, on which to measure at last."""
+    """Run of labelled pairs that says what fails and when to stop; never the test pairs: measure on these at last."""
     prompts: Folder
     """Run whose captions are asked for."""
     bundle: SentFolder
