@@ -97,7 +97,8 @@ def _rows(scores: dict[str, dict[str, float]]) -> str:
         seconds = scores[name].get("training_s", 0.0)
         facts = ("examples", "training_s")
         shown = ", ".join(f"{key} {value:.4g}" for key, value in scores[name].items() if key not in facts)
-        lines.append(f"| {name} | {scores[name]['examples']:,} | {seconds / 60:.0f} min | {shown} |")
+        minutes = f"{seconds / 60:.{0 if seconds >= 600 else 1}f}"
+        lines.append(f"| {name} | {scores[name]['examples']:,} | {minutes} min | {shown} |")
     return "\n".join(lines)
 
 
