@@ -130,6 +130,7 @@ def render(
         called={"real": "real", "synthetic": "these" if origin == "real" else origin},
         panels=_shares(list(sources.values()), labels),
         proof=Proved.of(proved) if proved else None,
+        bundle=as_given(str(made_with.get("bundle") or "")),
         of_bundle=_of_bundle(str(made_with.get("bundle") or "")),
         throughput=_read(folder / "throughput.json", Throughput.model_validate_json, "jobs.generate"),
         samplers=[_pretty(settings) for settings in manifest.samplers],
