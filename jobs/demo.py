@@ -67,6 +67,7 @@ def main(config: DemoConfig) -> None:
         evaluate(load(EvaluateConfig, CONFIGS / "evaluate.yaml", changes))
     changes = {"runs": runs, "pairs": synthetic, "real": train, "proof": f"{runs}/proof"}
     page = report(load(ReportConfig, CONFIGS / "report.yaml", changes))
+    log.info("demo: one seed and few steps show how it works; what the bundle is worth stands below that on the page")
     log.info("shards:  %s/shards", synthetic)
     log.info("numbers: mlflow ui --backend-store-uri sqlite:///%s/mlflow.db", runs)
     log.info("page:    %s", page)
