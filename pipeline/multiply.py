@@ -40,8 +40,11 @@ from pipeline.tables.shards import remove_drafts
 from pipeline.training.order import bounds, ids_of
 
 SAFE_TO_CHANGE = frozenset(
-    {"bundle", "per_mask", "rows_per_shard", "look_on", "retry_errors", "log_every_s"}
-)  # the bundle's digest must not change
+    {
+        "bundle",  # its digest must not change
+        "per_mask", "rows_per_shard", "look_on", "retry_errors", "log_every_s",
+    }
+)  # fmt: skip
 
 
 class MultiplyConfig(RunConfig):
@@ -111,11 +114,8 @@ def multiply(config: MultiplyConfig) -> Manifest:
             f"pairs: {as_given(config.pairs)} has classes {', '.join(own.classes)}, and the bundle "
             f"{as_given(config.bundle)} {', '.join(labels.classes)}; give pairs of the same label space"
         )
-    config, bundle_digest, size_px = (
-        config.resolved(),
-        digest(bundle, ENCODERS + JOINT),
-        read_facts(bundle).image_size_px,
-    )
+    config, bundle_digest = config.resolved(), digest(bundle, ENCODERS + JOINT)
+    size_px = read_facts(bundle).image_size_px
     plan = planned(config, bundle_digest)  # before the run is begun
     with Run.open(config, "multiply", SAFE_TO_CHANGE, {"bundle_digest": bundle_digest}, on_store=True) as run:
         folder = str(run.folder)

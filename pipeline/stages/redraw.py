@@ -44,10 +44,10 @@ class SampleUntilExact:
         draws = np.zeros(number, np.int32)
         kept: Batch = {}
         waiting = deque(range(number))
-        while waiting:
+        while waiting or not kept:  # no rows at all have columns too
             rows = [waiting.popleft() for _ in range(min(size, len(waiting)))]
             part = {name: values[rows] for name, values in batch.items()}
-            part["seed"] = np.array([redraw_seed(int(batch["seed"][row]), int(draws[row])) for row in rows])
+            part["seed"] = np.array([redraw_seed(int(batch["seed"][row]), int(draws[row])) for row in rows], np.int64)
             made = self.sample(part)
             draws[rows] += 1
             for name, values in made.items():

@@ -67,6 +67,11 @@ def test_draws_share_batches():
     assert [len(batch) for batch in sample.batches] == [4, 4, 4] and made["draws"].tolist() == [2] * 6
 
 
+def test_no_rows_keep_their_columns():
+    made = SampleUntilExact(Sample(lambda seed: [BAG]), REFINE, redraws=1)(rows())
+    assert {"mask", "error", "draws", "seed"} <= made.keys() and all(len(values) == 0 for values in made.values())
+
+
 def test_specks_that_refinement_takes_away_count_for_nothing():
     def found(seed):
         return [BAG]
