@@ -26,7 +26,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, step: int, rows: Iterable[int], device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device, self.step = torch.device(device), step
         self._streams = [torch.Generator().manual_seed(_digest(seed, step, row)) for row in rows]
 
     def normal(self, shape: Sequence[int] = ()) -> Tensor:

@@ -24,7 +24,16 @@ from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, Varied, is_synthetic, pictures_of, refuse_common, require_real
+from pipeline.training.sets import (
+    Labels,
+    TrainingSet,
+    Varied,
+    is_synthetic,
+    pictures_of,
+    refuse_common,
+    require_made,
+    require_real,
+)
 from pipeline.training.terms import SegmenterKeys
 
 TABLE = "proof.md"
@@ -194,6 +203,7 @@ def refuse_overlap(config: EvaluateConfig) -> None:
     learned: dict[str, set[str]] = {}
     renamed: dict[str, set[str]] = {}
     for name, chosen in config.sets.items():
+        require_made(f"sets.{name}.relabel", chosen)
         parts = list(zip(chosen.train, chosen.slices or [":"] * len(chosen.train), strict=True))
         learned[f"sets.{name}"] = {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
         renamed[f"sets.{name}"] = set().union(*(pictures_of(*part, labelled=True) for part in parts))

@@ -54,6 +54,10 @@ class TrainingSet(Config):
     """How pictures are varied: "usual" is the recipe's, "strong" scales to half to twice, crops and distorts colours as
     mmsegmentation does, "mild" the same at scales of 0.8 to 1.25, "copy_paste" lays objects of other pictures on half
     of them. "" is what was chosen for all sets, or the usual."""
+    relabel: Literal["", "held", "free"] = ""
+    """Masks of a generator or a teacher serve for the first quarter of the steps; then the segmenter draws them anew as
+    it learns, by the average of its own weights and balanced over classes (SENSE): "held" to the classes of the mask
+    that was there, or "free"."""
     after: str = ""
     """Another set, which the first half of the steps trains on; this one gets the other half."""
 
@@ -164,6 +168,17 @@ def require_real(key: str, folder: str) -> None:
     if folder and (others := origins(folder) - {"real"}):
         kind = "labels of a teacher" if others == {"labelled"} else "generated pairs"
         raise ConfigError(f"{key}: {as_given(folder)} holds {kind}; give real pairs that people have labelled")
+
+
+def require_made(key: str, chosen: TrainingSet) -> None:
+    """Raises ConfigError where masks are to be drawn anew in a set, but people drew all of them; `key` is that of the
+    config."""
+    own = [folder for number, folder in enumerate(chosen.train) if chosen.own(number)]
+    if chosen.relabel and len(own) == len(chosen.train) and set().union(*map(origins, own)) <= {"real"}:
+        raise ConfigError(
+            f"{key}: people drew all masks of this set, and those stay as they are; give generated or labelled pairs, "
+            "or `masks`"
+        )
 
 
 def is_synthetic(folder: str) -> bool:

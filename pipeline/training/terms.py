@@ -22,6 +22,7 @@ from pipeline.training.optimisation import Optimisation
 from pipeline.training.sets import TrainingSet
 from pipeline.training.tasks.augment import Augmentation
 from pipeline.training.tasks.recipes import Style, recipe_of
+from pipeline.training.tasks.relabelling import Relabelling
 from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.worker import SCORES
 
@@ -76,7 +77,11 @@ class Terms:
         if scales:
             strong = Augmentation(crop_px=0, least_scale=scales[0], greatest_scale=scales[1])
         pasted = chosen.augmentation == "copy_paste"
-        return replace(like, augmentation=strong, copy_paste=pasted, initial=initial)
+        again = None
+        if chosen.relabel:
+            own_steps = self.optimisation().num_steps // 4
+            again = Relabelling(chosen.relabel == "held", own_steps, like.labels.ignore_index, like.first)
+        return replace(like, augmentation=strong, copy_paste=pasted, initial=initial, relabelling=again)
 
     def training(
         self,
@@ -115,6 +120,7 @@ class Terms:
         if self.multi_scale:
             network.append("multi_scale")
         further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation or "usual", initial]
+        further += [f"relabel {chosen.relabel}"] * bool(chosen.relabel)
         rows = [ready.validation_rows, *([ready.validation_slice] if ready.validation_slice else [])]
         content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
         ending = f"-{common.seed}-{content[:8]}"

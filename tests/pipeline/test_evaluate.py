@@ -136,3 +136,11 @@ def test_sets_of_other_classes_are_refused_before_anything_is_trained(config, tm
     with pytest.raises(DataError, match="label_space.json: missing"):
         evaluate(config)
     assert not [one for one in config.folder.iterdir() if one.is_dir()]
+
+
+def test_masks_that_people_drew_are_never_drawn_anew(config):
+    real = config.sets["real"].train
+    asked = changed(config, sets={"real": TrainingSet(train=real), "again": TrainingSet(train=real, relabel="held")})
+    with pytest.raises(ConfigError, match="sets.again.relabel: people drew all masks of this set"):
+        evaluate(asked)
+    assert not [one for one in config.folder.iterdir() if one.is_dir()]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from models.labels import GARMENTS
 from pipeline.evaluate import EvaluateConfig
 from tests.pipeline.fabricated import training_of
 from tests.tiny import save_pairs
@@ -71,3 +72,17 @@ def test_a_training_is_named_by_all_that_it_depends_on(pairs):
 def test_what_a_segmenter_has_not_is_refused(pairs, changed, told):
     with pytest.raises(ValidationError, match=told):
         config(pairs, **changed)
+
+
+def test_drawing_masks_anew_begins_after_a_quarter_of_the_steps_and_makes_another_training(pairs):
+    first = {"train": [pairs]}
+    plain, again = (
+        config(pairs, steps=80, sets={"real": first, "other": {**first, "relabel": how}}) for how in ("", "held")
+    )
+    chosen = again.sets["other"]
+    terms = again.terms(again.sets["real"])
+    task = terms.task(again.task(GARMENTS), chosen)
+    assert task.relabelling and (task.relabelling.held, task.relabelling.own_steps) == (True, 20)
+    assert terms.task(again.task(GARMENTS), again.sets["real"]).relabelling is None
+    assert training_of(again, "other").run != training_of(plain, "other").run
+    assert training_of(again, "real").run == training_of(plain, "real").run

@@ -35,6 +35,7 @@ from pipeline.tables.schema import Batch
 from pipeline.training.task import Evaluation, Tensors
 from pipeline.training.tasks.augment import Augmentation, augmented, copy_pasted
 from pipeline.training.tasks.pictures import chunks, mirrored, to_float_image
+from pipeline.training.tasks.relabelling import TEACHER, Relabelling, Teacher
 
 CELLS = "confusion.npz"
 """The confusion of each held-out picture, beside the scores."""
@@ -57,6 +58,7 @@ class SegmenterTask:
         multi_scale: judge also with predictions at several scales, mirrored and not.
         copy_paste: lay objects of other rows on half of the pictures first.
         initial: folder of the weights of an earlier training to go on from; "" begins anew.
+        relabelling: draw masks that no people drew anew while training.
     """
 
     labels: LabelSpace
@@ -68,17 +70,29 @@ class SegmenterTask:
     multi_scale: bool = False
     copy_paste: bool = False
     initial: str = ""
-    columns: tuple[str, ...] = ("image", "mask")
+    relabelling: Relabelling | None = None
     judged_by = ("miou", -1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("image", "mask", *(["origin"] if self.relabelling else []))
 
     def decode(self, batch: Batch) -> Batch:
         decoded = decode_pairs(batch, self.size_px)
         mask = decoded.get("mask")
         if mask is not None and self.labels.zero == "other":
             decoded["mask"] = np.where(mask == 0, mask.dtype.type(self.labels.ignore_index), mask)
+        if self.relabelling:
+            decoded["made"] = np.array([one not in ("real", None) for one in batch["origin"]])
         return decoded
 
     def build(self) -> nn.Module:
+        net = self._begun()
+        if self.relabelling:
+            net.teacher = Teacher(net)
+        return net
+
+    def _begun(self) -> Segmenter:
         if not self.initial:
             begin = str(local_copy(self.pretrained)) if self.segmenter in JOINT else self.pretrained
             return build_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, begin)
@@ -91,6 +105,8 @@ class SegmenterTask:
                 f"{self.segmenter} learns from two pictures at a time or more: its norm over the whole picture has no "
                 "spread in one. Make optimisation.batch_size larger, or accumulation or workers.num smaller"
             )
+        if self.relabelling:
+            batch = self.relabelling(net, batch, draws.step)
         image, mask = self.varied(batch, draws)
         seeds = draws.seeds()
         if self.segmenter != "unet_small":
@@ -181,14 +197,15 @@ class SegmenterTask:
         view = to_float_image(image)
         return torch.stack([cast(Segmenter, net).shares(grown(net(view), view)) for net in nets]).mean(0)
 
-    def load(self, folder: Path) -> nn.Module:
+    def load(self, folder: Path) -> Segmenter:
         """What `save` wrote, ready to predict."""
         bundle = str(local_copy(self.pretrained)) if self.segmenter in JOINT else ""
         return load_segmenter(self.segmenter, self.labels.num_classes + 1, self.width, folder / WEIGHTS, bundle)
 
     def save(self, net: nn.Module, examples: Tensors, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.cpu().contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
+        kept = {name: value for name, value in net.state_dict().items() if not name.startswith(TEACHER)}
+        save_file({name: value.cpu().contiguous() for name, value in kept.items()}, folder / WEIGHTS)
 
 
 def averaged_scores(net: nn.Module, image: Tensor) -> Tensor:
