@@ -25,19 +25,20 @@ from pipeline.cluster.finish import finish
 from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import MAX_RETRIES, get
-from pipeline.curation.coverage import MOST, NEIGHBOURS, coverage_file
+from pipeline.curation.coverage import NEIGHBOURS
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
-from pipeline.stages import score_judge, score_nearest, score_plain, score_text
+from pipeline.stages import score_judge, score_nearest, score_plain, score_safety, score_text
 from pipeline.stages.score_plain import Unwanted
+from pipeline.stages.score_safety import Safety
 from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import canonical_json, text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_ids
-from pipeline.tables.scores import COLUMNS, COVERAGE, CoverageFile, Kind, copies_in, read_coverage, score_schema
+from pipeline.tables.scores import COVERAGE, Kind, copies_in, read_coverage, score_schema
 from pipeline.tables.shards import MADE, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
@@ -50,6 +51,14 @@ from pipeline.training.terms import SegmenterKeys
 
 ROWS_PER_BATCH = 64
 JUDGE = "judge"
+NEEDS: dict[Kind, str] = {
+    "plain": "pairs",
+    "text": "clip",
+    "judge": "real",
+    "nearest": "real",
+    "safety": "safety.model",
+}
+"""The key that a kind of score cannot be made without."""
 Part = tuple[Sequence[str], Sequence[str]]
 """Folders of runs, and which pairs of each; no slices take all."""
 
@@ -60,8 +69,8 @@ class ScoreConfig(SegmenterKeys):
     pairs: Folder
     """Run whose pairs get scores."""
     kinds: tuple[Kind, ...] = ()
-    """Which kinds: "plain" needs nothing else, "text" needs `clip`, "judge" and "nearest" need `real`. Empty takes all
-    that can be made."""
+    """Which kinds: "plain" needs nothing else, "text" needs `clip`, "judge" and "nearest" need `real`, "safety" needs
+    `safety.model`. Empty takes all that can be made."""
     real: tuple[Folder, ...] = ()
     """Runs of real labelled pairs: the judge learns from them, and what generated pairs are like is looked for there.
     Give what the generator learned from, or copies of it are not found."""
@@ -81,17 +90,17 @@ class ScoreConfig(SegmenterKeys):
     pictures are compared at 16 x 16 pixels, which finds copies but not what is alike in kind."""
     unwanted: Unwanted = Unwanted()
     """Words of prompts and classes that nobody wants."""
+    safety: Safety = Safety()
+    """A network that finds pictures that nobody wants."""
     rows_per_shard: int = Field(50_000, ge=1)
     """Rows of scores per Parquet file, give or take half."""
 
     @model_validator(mode="after")
     def _can_be_made(self) -> ScoreConfig:
         require_one_each(self.real, self.slices, key="real")
-        needs = {"text": ("clip", self.clip), "judge": ("real", self.real), "nearest": ("real", self.real)}
         for kind in self.kinds:
-            key, given = needs.get(kind, ("", True))
-            if not given:
-                raise ValueError(f"kinds: {kind} needs `{key}`: give it, or leave the kind out")
+            if kind not in self._possible:
+                raise ValueError(f"kinds: {kind} needs `{NEEDS[kind]}`: give it, or leave the kind out")
         return self
 
     @property
@@ -102,8 +111,12 @@ class ScoreConfig(SegmenterKeys):
     @property
     def wanted(self) -> tuple[Kind, ...]:
         """The kinds that are made."""
-        can = {"plain": True, "text": bool(self.clip), "judge": bool(self.real), "nearest": bool(self.real)}
-        return self.kinds or tuple(kind for kind in COLUMNS if can[kind])
+        return self.kinds or self._possible
+
+    @property
+    def _possible(self) -> tuple[Kind, ...]:
+        given = {"pairs": True, "clip": self.clip, "real": self.real, "safety.model": self.safety.model}
+        return tuple(kind for kind, key in NEEDS.items() if given[key])
 
 
 class KindOfScores(RunConfig):
@@ -150,9 +163,8 @@ def score(config: ScoreConfig) -> None:
         raise ConfigError(f"real: {', '.join(made)} holds generated pairs; give real ones")
     with Run.open(config, "score", frozenset(ScoreConfig.model_fields), on_store=True) as run:
         log.info("score: %s of %s", ", ".join(config.wanted), as_given(config.pairs))
-        scorers = {"plain": plain_scorer, "text": text_scorer, "judge": judge_scorer, "nearest": nearest_scorer}
         for kind in config.wanted:
-            score_kind(kind, scorers[kind](config, labels, run), config)
+            score_kind(kind, SCORERS[kind](config, labels, run), config)
         if "nearest" in config.wanted and (found := copies_in(str(run.folder))):
             run.tracker.metrics({"copies": found.rows.num_rows})
             told = log.warning if found.some else log.info
@@ -169,16 +181,12 @@ def cover(config: ScoreConfig, run: Run) -> None:
     made_with = canonical_json({"version": 1, "sets": data, "embedder": config.embedder})
     found = read_coverage(str(run.folder))
     if found is None or found.made_with != made_with:
-        found = get(in_a_task(describe_sets, config).remote(sets, made_with, config.embedder, config.device))
+        read = [partial(tables_of, *one) for one in sets]
+        task = in_a_task(score_nearest.describe_sets, config)
+        found = get(task.remote(read, made_with, config.embedder, config.device))
         write_bytes(f"{run.folder}/{COVERAGE}", found.model_dump_json(indent=1).encode())
     run.tracker.metrics(found.found.model_dump(exclude={"pictures"}))
     log.info("score: %s", found)
-
-
-def describe_sets(sets: Sequence[Part], made_with: str, embedder: str, device: str) -> CoverageFile:
-    """What the second set is to the first one, and the third one to it."""
-    read = [partial(tables_of, *one) for one in sets]
-    return coverage_file([score_nearest.embeddings_of(one, MOST, embedder, device) for one in read], made_with)
 
 
 def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
@@ -252,11 +260,20 @@ def text_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     return Scorer(score_text.READ, made_with, make)
 
 
+def safety_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
+    """Scores by a network that names pictures."""
+    score_safety.places_of(config.safety)  # a wrong name is told now, not by every process
+    made_with = canonical_json({"version": 1, **config.safety.dump()})
+    make = partial(score_safety.make_safety, config.safety, made_with, config.device)
+    return Scorer(score_safety.READ, made_with, make)
+
+
 def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores by the real pairs; embeds these first."""
     log.info("score nearest: looking at the real pairs")
-    task = in_a_task(describe_real, config)
-    content, copy_ratio = get(task.remote(config.real, config.slices, labels, config.embedder, config.device))
+    read = partial(tables_of, config.real, config.slices, labelled=True)
+    task = in_a_task(score_nearest.describe_real, config)
+    content, copy_ratio = get(task.remote(read, labels, config.embedder, config.device))
     data = [DataDigest.of(folder).digest for folder in config.real]
     facts = {"version": 1, "real": data, "slices": config.slices, "embedder": config.embedder, "copy_ratio": copy_ratio}
     made_with = canonical_json(facts)
@@ -266,16 +283,6 @@ def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
         made_with,
         lambda: score_nearest.make_nearest(ray.get(held), config.embedder, config.device, made_with),
     )
-
-
-def describe_real(
-    folders: tuple[str, ...], slices: tuple[str, ...], labels: LabelSpace, embedder: str, device: str
-) -> tuple[bytes, float]:
-    """The real pairs as `make_nearest` takes them, and below which ratio a pair is a copy."""
-    real = score_nearest.real_pairs(
-        tables_of(folders, slices, score_nearest.READ, labelled=True), labels, embedder, device
-    )
-    return real.to_bytes(), round(real.copy_ratio, 6)
 
 
 def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
@@ -301,31 +308,13 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     log.info("score judge: its usual loss by class: %s", told)
     facts = {"version": 1, "judge": text_digest(digests), "usual": told, "size_px": config.size_px}
     made_with = canonical_json(facts)
-    return Scorer(
-        score_judge.READ,
-        made_with,
-        partial(make_judge, task, weights, labels, usual, config.size_px, made_with, config.device),
-    )
+    stage = partial(score_judge.judge_scores, labels=labels, usual=usual, size_px=config.size_px, made_by=made_with)
+    return Scorer(score_judge.READ, made_with, partial(make_judge, stage, task, weights, config.device))
 
 
-def make_judge(
-    task: SegmenterTask,
-    weights: tuple[str, ...],
-    labels: LabelSpace,
-    usual: np.ndarray,
-    size_px: int,
-    made_by: str,
-    device: str,
-) -> Stage:
-    """The stage of a process that judges; the folders of `weights` may lie on a store."""
-    return partial(
-        score_judge.judge_scores,
-        sees=_sees(task, weights, device),
-        labels=labels,
-        usual=usual,
-        size_px=size_px,
-        made_by=made_by,
-    )
+def make_judge(stage: Callable[..., pa.Table], task: SegmenterTask, weights: tuple[str, ...], device: str) -> Stage:
+    """The stage with what segmenters see; the folders of `weights` may lie on a store."""
+    return partial(stage, sees=_sees(task, weights, device))
 
 
 def usual_losses(
@@ -342,3 +331,9 @@ def usual_losses(
 def _sees(task: SegmenterTask, weights: tuple[str, ...], device: str) -> score_judge.Sees:
     nets = [task.load(local_copy(one)).to(device) for one in weights]
     return lambda images: task.shares(nets, torch.from_numpy(images).to(device)).float().cpu().numpy()
+
+
+SCORERS: dict[Kind, Callable[[ScoreConfig, LabelSpace, Run], Scorer]] = {
+    "plain": plain_scorer, "text": text_scorer, "judge": judge_scorer, "nearest": nearest_scorer,
+    "safety": safety_scorer,
+}  # fmt: skip

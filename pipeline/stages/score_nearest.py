@@ -12,13 +12,16 @@ import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
+from pipeline.curation.coverage import MOST, coverage_file
 from pipeline.curation.nearest import RealPairs
 from pipeline.pictures.codec import decode_image
 from pipeline.pictures.picture_hash import picture_hash
 from pipeline.stages.embed import Embed, make_embed
 from pipeline.tables.pairs import encoded
-from pipeline.tables.scores import score_schema
+from pipeline.tables.scores import CoverageFile, score_schema
 
+Read = Callable[[Sequence[str]], Iterator[pa.Table]]
+"""Names of columns -> the rows of a set."""
 READ = ("pair_id", "image", "class_ids")
 FEWEST = 3
 """Real pairs: each needs two others."""
@@ -76,13 +79,22 @@ def real_pairs(tables: Iterator[pa.Table], labels: LabelSpace, embedder: str, de
     return RealPairs.of(np.array(ids), embeddings, hashes, holds)
 
 
-def embeddings_of(
-    read: Callable[[Sequence[str]], Iterator[pa.Table]], number: int, embedder: str, device: str
-) -> np.ndarray:
+def describe_real(read: Read, labels: LabelSpace, embedder: str, device: str) -> tuple[bytes, float]:
+    """The real pairs as `make_nearest` takes them, and below which ratio a pair is a copy."""
+    real = real_pairs(read(READ), labels, embedder, device)
+    return real.to_bytes(), round(real.copy_ratio, 6)
+
+
+def describe_sets(sets: Sequence[Read], made_with: str, embedder: str, device: str) -> CoverageFile:
+    """What the second set is to the first one, and the third one to it."""
+    return coverage_file([embeddings_of(read, MOST, embedder, device) for read in sets], made_with)
+
+
+def embeddings_of(read: Read, number: int, embedder: str, device: str) -> np.ndarray:
     """(N, D) embeddings of the first `number` pictures in the order of ids, which are digests: of a random sample.
 
     Args:
-        read: names of columns -> the rows of a set.
+        read: of the set.
         number: at most.
         embedder, device: of `make_embed`.
     """

@@ -22,7 +22,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
 
-Kind = Literal["plain", "text", "judge", "nearest"]
+Kind = Literal["plain", "text", "judge", "nearest", "safety"]
 COPIES = 0.001
 """Share of the real pairs that are as near to another one as what is called a copy."""
 COVERAGE = "coverage.json"
@@ -52,6 +52,7 @@ COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
         "nearest_bits": _I,
         "rarity": _F,
     },
+    "safety": {"unsafe": _F},
 }
 """What each kind says of a pair; docs/curation.md tells how each is made.
 
@@ -73,12 +74,14 @@ which (FreeMask, section 3.3).
 
 nearest: the real pair it is most like, and `nearest_distance` to it (1 - cosine of embeddings); `nearest_ratio`: that
 distance over the one from there to the next real pair, so that a copy is near 0; `nearest_bits` of the hashes that
-differ; `rarity`: mean over its classes of the distance to the nearest real pair that holds the class."""
+differ; `rarity`: mean over its classes of the distance to the nearest real pair that holds the class.
+
+safety: `unsafe`, how likely the picture is what nobody wants, from 0 to 1, to a network that was trained to find it."""
 BETTER: Mapping[str, int] = {
     "sharpness": 1, "contrast": 1, "dark": -1, "regions": -1, "edge_contrast": 1, "unknown": -1, "classes_found": 1,
     "classes_unasked": -1, "clip_similarity": 1, "clip_perturbation": 1, "agreement": 1, "agreement_held": 1,
     "loss": -1, "noisy": -1, "nearest_distance": 1, "nearest_ratio": 1, "nearest_bits": 1, "rarity": -1,
-    "confidence_mean": 1, "guidance_difference": -1,
+    "unsafe": -1, "confidence_mean": 1, "guidance_difference": -1,
 }  # fmt: skip
 """Score -> 1 where more of it is better, -1 where less is."""
 

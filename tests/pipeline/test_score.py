@@ -9,7 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from transformers import ViTConfig, ViTForImageClassification
 
+from models.picture_classifier import SETTINGS
 from pipeline.base.errors import ConfigError, DataError, ShardError
 from pipeline.curate import CurateConfig, curate
 from pipeline.evaluate import EvaluateConfig, evaluate
@@ -107,6 +109,19 @@ def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch)
     assert made == {one: Path(one).stat().st_mtime_ns for one in list_shards(folder)}
     with pytest.raises(ConfigError, match="begun with another config:\n  made_with: "):
         score(config(place, kinds=("plain",), unwanted={"words": ["other"]}))
+
+
+def test_a_network_says_which_pictures_nobody_wants(place, tmp_path):
+    settings = {"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    names = ViTConfig(**sizes, image_size=32, patch_size=8, id2label={0: "normal", 1: "nsfw"}, label2id={})
+    ViTForImageClassification(names).save_pretrained(tmp_path)
+    (tmp_path / SETTINGS).write_text(json.dumps(settings))
+    score(config(place, kinds=("safety",), safety={"model": str(tmp_path)}))
+    found = read_scores(str(place / "scores"), ["unsafe"], read_ids(str(place / "pairs")))["unsafe"].to_pylist()
+    assert len(found) == 22 and all(0 < one < 1 for one in found)
+    with pytest.raises(ConfigError, match=f"gore is nothing that {tmp_path} calls a picture; it knows normal, nsfw"):
+        score(config(place, run="other", kinds=("safety",), safety={"model": str(tmp_path), "names": ["gore"]}))
 
 
 def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monkeypatch):
