@@ -1,6 +1,6 @@
 """How generation grows: the real graph with a sampler of cheap pictures, and what memory, time and disk it takes.
 
-`python -m benchmarks.scale --rows 10000 100000`, and `python -m benchmarks.scale --rows 1000000 --size-px 64`.
+`python -m benchmarks.scale --rows 10000 100000`, and `python -m benchmarks.scale --rows 1000000 --size-px 64 --scores`.
 Memory is that of processes without what they share (the object store is counted apart); the driver is this process.
 """
 
@@ -32,7 +32,9 @@ from pipeline.base.config import Workers
 from pipeline.cluster.connection import cluster
 from pipeline.cluster.finish import scan
 from pipeline.cluster.todo import find_work, load_prompts
+from pipeline.curate import CurateConfig, curate
 from pipeline.generate import GenerateConfig, generate
+from pipeline.score import ScoreConfig, score
 from pipeline.stages.refine import Refine
 from pipeline.tables.label_space import load_labels
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--shard-mb", type=int, default=384)
     parser.add_argument("--object-store-gib", type=float, default=2)
     parser.add_argument("--photographs", action="store_true", help="crops of one, which cost more than gradients")
+    parser.add_argument("--scores", action="store_true", help="score the pairs and choose among them, too")
     parser.add_argument("--folder", default="", help="default: a temporary one")
     options = parser.parse_args()
     print(f"{datetime.date.today()}  {chip(torch.device('cpu'))}  {' '.join(sys.orig_argv)}")
@@ -91,11 +94,29 @@ def measure(folder: Path, rows: int, options: argparse.Namespace) -> None:
         f"{rows:,} rows of {options.size_px} px, {options.image_format}: {seconds:.0f} s, {rows / seconds:.0f} rows/s"
     )
     print(f"  shards: {len(sizes)}, {sizes[0]:.0f} to {sizes[-1]:.0f} MB, median {sizes[len(sizes) // 2]:.0f} MB")
-    print(f"  spilled: {memory.spilled_bytes / 1e6:.0f} MB; object store at most {memory.store_bytes / 1e6:.0f} MB")
-    for name, peak in sorted(memory.peaks.items(), key=lambda item: -item[1])[:8]:
-        early, late = memory.halves[name]
-        print(f"  {name:32} {peak / 1e6:6.0f} MB at most; first half {early / 1e6:.0f}, second half {late / 1e6:.0f}")
+    memory.show()
     print(f"  what is left is found in {left_s:.1f} s; the manifest in {time_of_manifest(config):.1f} s")
+    if options.scores:
+        measure_scores(folder, rows)
+
+
+def measure_scores(folder: Path, rows: int) -> None:
+    """Scores that need nothing else of a run of `rows` pairs, by two processes, and a selection by them."""
+    common = {"runs": str(folder), "pairs": str(folder / f"rows-{rows}")}
+    workers = Workers(num=2, cpus=0.5, threads=1)
+    scores = ScoreConfig.model_validate({"run": f"scores-{rows}", "kinds": ["plain"], "workers": workers, **common})
+    rules = {"best": {"sharpness": 0.8}, "most_per_class": rows // 2}
+    chosen = {"run": f"chosen-{rows}", "scores": str(scores.folder), "rules": rules, **common}
+    for name, job in (
+        ("scored", lambda: score(scores)),
+        ("chosen among", lambda: curate(CurateConfig.model_validate(chosen))),
+    ):
+        with Memory() as memory:
+            began = time.perf_counter()
+            job()
+            seconds = time.perf_counter() - began
+        print(f"{rows:,} rows {name}: {seconds:.0f} s, {rows / seconds:.0f} rows/s")
+        memory.show()
 
 
 def time_to_find_what_is_left(config: GenerateConfig) -> float:
@@ -152,6 +173,15 @@ class Memory:
             )
             for name in self.peaks
         }
+
+    def show(self) -> None:
+        """Prints what was seen."""
+        print(f"  spilled: {self.spilled_bytes / 1e6:.0f} MB; object store at most {self.store_bytes / 1e6:.0f} MB")
+        for name, peak in sorted(self.peaks.items(), key=lambda item: -item[1])[:8]:
+            early, late = self.halves[name]
+            print(
+                f"  {name:32} {peak / 1e6:6.0f} MB at most; first half {early / 1e6:.0f}, second half {late / 1e6:.0f}"
+            )
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
