@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,8 +45,9 @@ from pipeline.training.feed import Feed
 from pipeline.training.judging import HELD_OUT_SHARE
 from pipeline.training.order import ids_of, parted, tables_of
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, origins
+from pipeline.training.sets import Labels, TrainingSet, Varied, origins
 from pipeline.training.tasks.segmenter import SegmenterTask
+from pipeline.training.teacher import judges_of
 from pipeline.training.terms import SegmenterKeys
 
 ROWS_PER_BATCH = 64
@@ -80,6 +81,11 @@ class ScoreConfig(SegmenterKeys):
     """Run of further real labelled pairs that say how sure the judge usually is. Empty holds a fifth of `real` out."""
     validation_rows: int = Field(1024, ge=1)
     """Of these, at most."""
+    judge_weights: tuple[Folder, ...] = ()
+    """Weights of trained segmenters (of `segmenter` and `width`) that judge together, in place of training one: such as
+    <run>/<training>/weights of jobs.evaluate. They must have learned from real pairs, and not from `validation`."""
+    augmentation: Varied | Literal[""] = ""
+    """How pictures are varied for a judge that is trained here, as in sets of jobs.evaluate; "" is the usual way."""
     clip: NameOrPlace = ""
     """A whole CLIP as a folder or a name on the Hugging Face hub, such as that of `jobs.train_clip` in
     <run>/weights/clip, for what pictures and words have to do with each other."""
@@ -101,6 +107,8 @@ class ScoreConfig(SegmenterKeys):
         for kind in self.kinds:
             if kind not in self._possible:
                 raise ValueError(f"kinds: {kind} needs `{NEEDS[kind]}`: give it, or leave the kind out")
+        if self.judge_weights and not self.validation:
+            raise ValueError("judge_weights: say with `validation` which real pairs these have not learned from")
         return self
 
     @property
@@ -292,14 +300,15 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     if not config.validation:
         parts[0], kept = parted(folders[0], parts[0], HELD_OUT_SHARE)
         held_out = (folders[0], kept)
-    first = TrainingSet(train=tuple(folders), slices=tuple(parts))
+    first = TrainingSet(train=tuple(folders), slices=tuple(parts), augmentation=config.augmentation)
     common = config.common(first, held_out[0], config.validation_rows, held_out[1])
-    task = config.task(labels)
-    proving = Proving(
-        config.terms(first), task, common, {JUDGE: first}, config.seeds, [], Labels(), run, at_once=config.at_once
-    )
-    proving.train([JUDGE])
-    weights, digests = zip(*(proving.weights(JUDGE, seed) for seed in range(config.seeds)), strict=True)
+    task, terms = config.task(labels), config.terms(first)
+    judges = judges_of(config.judge_weights, task, terms, "judge_weights")
+    if not judges:
+        proving = Proving(terms, task, common, {JUDGE: first}, config.seeds, [], Labels(), run, at_once=config.at_once)
+        proving.train([JUDGE])
+        judges = tuple(proving.weights(JUDGE, seed) for seed in range(config.seeds))
+    weights, digests = zip(*judges, strict=True)
     arguments = (*held_out, config.validation_rows, config.device)
     usual = get(in_a_task(usual_losses, config).remote(task, weights, *arguments))
     told = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from models.weights import ENCODERS, JOINT, WEIGHTS
+from models.weights import ENCODERS, JOINT
 from models.weights import digest as bundle_digest
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
@@ -33,7 +32,7 @@ from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
-from pipeline.training.teacher import Teacher
+from pipeline.training.teacher import Teacher, digest_of
 from pipeline.training.terms import Terms
 from pipeline.training.worker import SCORES
 
@@ -192,14 +191,14 @@ class Proving:
             bundle = self.teacher.task.pretrained
             return bundle, bundle_digest(local_copy(bundle), ENCODERS + JOINT)
         elif self.teacher.weights:
-            return self.teacher.weights, _digest(self.teacher.weights)
+            return self.teacher.weights, digest_of(self.teacher.weights)
         else:
             chosen = chosen or self.sets[self.first]
             common = self.common.model_copy(update={"seed": seed})
             training = self.teacher.terms.training(common, chosen, "teacher", chosen.train, chosen.slices)
             self._fit(training, chosen, task=self.teacher.task)
         folder = f"{training.folder}/{WEIGHTS_FOLDER}"
-        return folder, _digest(folder)
+        return folder, digest_of(folder)
 
     def task_of(self, name: str) -> SegmenterTask:
         """Of the teacher that a set names."""
@@ -336,11 +335,6 @@ class Proving:
             else:
                 found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found
-
-
-def _digest(weights: str) -> str:
-    """Of a segmenter's weights in a folder."""
-    return hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()
 
 
 def _training_s(folder: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,13 +11,16 @@ from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
 from models.segmenters import JOINT, SegmenterName
-from models.weights import WeightsError
+from models.weights import WEIGHTS, WeightsError
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
 from pipeline.base.places import Folder, NameOrPlace, as_given
+from pipeline.runs.config import saved_config
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import read_bytes
 from pipeline.tables.label_space import load_labels
-from pipeline.training.sets import TrainingSet
+from pipeline.training.sets import TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.terms import SegmenterKeys, Terms
 
@@ -33,8 +38,8 @@ class Teacher:
     terms: Terms
     weights: str = ""
 
-    def check(self) -> None:
-        """Looks at what it begins with before anything is trained.
+    def check(self, key: str = "teacher.weights") -> None:
+        """Looks at what it begins with before anything is trained; `key` is that of the config.
 
         Raises:
             ConfigError: its weights are of another network.
@@ -53,7 +58,7 @@ class Teacher:
             except WeightsError as error:
                 why = " ".join(str(error).split())[:200]
                 raise ConfigError(
-                    f"teacher.weights: {as_given(self.weights)} do not fit {self.task.segmenter} of width "
+                    f"{key}: {as_given(self.weights)} do not fit {self.task.segmenter} of width "
                     f"{self.task.width}: {why} ...; give the segmenter and width they were made with"
                 ) from error
 
@@ -106,3 +111,32 @@ class TeacherKeys(Config):
         elif not self.weights:
             return None
         return Teacher(keys.task(labels), keys.terms(first), self.weights)
+
+
+def judges_of(folders: Sequence[str], task: SegmenterTask, terms: Terms, key: str) -> tuple[tuple[str, str], ...]:
+    """The weights of trained segmenters that are to judge generated pairs, and the digest of each.
+
+    Args:
+        folders: of the weights.
+        task, terms: of such a segmenter.
+        key: of the config, for messages.
+
+    Raises:
+        ConfigError: weights of another network, or of one that learned from generated pairs.
+    """
+    for folder in folders:
+        Teacher(task, terms, folder).check(key)
+        learned = saved_config(folder.rstrip("/").rpartition("/")[0]).get("train")
+        if not learned:
+            log.warning("%s: nothing beside %s says what it learned from; it must be real pairs", key, as_given(folder))
+        elif made := [as_given(one) for one in learned if is_synthetic(one)]:
+            raise ConfigError(
+                f"{key}: {as_given(folder)} learned from generated pairs ({', '.join(made)}) and would find them good; "
+                "give one that learned from real pairs"
+            )
+    return tuple((folder, digest_of(folder)) for folder in folders)
+
+
+def digest_of(weights: str) -> str:
+    """Of a segmenter's weights in a folder."""
+    return hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()

@@ -111,6 +111,21 @@ def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch)
         score(config(place, kinds=("plain",), unwanted={"words": ["other"]}))
 
 
+def test_a_trained_segmenter_judges_in_place_of_a_new_one(place, monkeypatch):
+    monkeypatch.setattr(proving, "fit", None)  # nothing is trained
+    trained = next((place / "scores").glob("judge-0-*/weights"))
+    held_out = str(save_pairs(place / "held-out", 12, "test", size_px=32))
+    given = {"kinds": ("judge",), "judge_weights": (str(trained),)}
+    score(config(place, run="judged", validation=held_out, **given))
+    ids = read_ids(str(place / "pairs"))
+    found = [read_scores(str(place / run), ["agreement"], ids)["agreement"] for run in ("judged", "scores")]
+    assert found[0].equals(found[1]), "the same segmenter sees the same"
+    with pytest.raises(ValidationError, match="say with `validation` which real pairs"):
+        config(place, **given)
+    with pytest.raises(ConfigError, match="judge_weights: .* do not fit unet_small of width 8"):
+        score(config(place, run="other", validation=held_out, width=8, **given))
+
+
 def test_a_network_says_which_pictures_nobody_wants(place, tmp_path):
     settings = {"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

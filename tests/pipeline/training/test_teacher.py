@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from models.labels import GARMENTS
+from pipeline.base.errors import ConfigError
+from pipeline.tables.rows import read_shards
+from pipeline.tables.shards import write_table
 from pipeline.training.sets import TrainingSet
-from pipeline.training.teacher import TeacherKeys
+from pipeline.training.teacher import TeacherKeys, digest_of, judges_of
 from pipeline.training.terms import SegmenterKeys
+from tests.tiny import save_pairs
 
 FIRST = TrainingSet(train=("/nowhere",))
 KEYS = SegmenterKeys(run="a", steps=40, batch_size=8, learning_rate=0.01)
@@ -52,3 +57,22 @@ def test_keys_that_do_not_fit_are_refused(keys, told):
 def test_a_student_that_is_never_trained_is_refused():
     with pytest.raises(ValidationError, match="joint is trained by train_joint alone"):
         SegmenterKeys(run="a", segmenter="joint", pretrained="/bundle")
+
+
+def test_a_judge_that_learned_from_generated_pairs_is_refused(tmp_path, caplog):
+    task, terms = KEYS.task(GARMENTS), KEYS.terms(FIRST)
+    task.save(task.build(), {}, tmp_path / "weights")
+    weights = str(tmp_path / "weights")
+    (found,) = judges_of([weights], task, terms, "judge_weights")
+    assert found == (weights, digest_of(weights)) and "nothing beside" in caplog.text
+    real = save_pairs(tmp_path / "real", 4)
+    made = read_shards([str(real)])
+    place = made.schema.get_field_index("origin")
+    write_table(made.set_column(place, "origin", pa.array(["synthetic"] * 4)), f"{tmp_path}/made/shards")
+    for folder in (real, tmp_path / "made"):
+        (tmp_path / "config.yaml").write_text(f"train: [{real}, {folder}]\n")
+        if folder == real:
+            assert judges_of([weights], task, terms, "judge_weights") == (found,)
+        else:
+            with pytest.raises(ConfigError, match=f"judge_weights: {weights} learned from generated pairs .*/made"):
+                judges_of([weights], task, terms, "judge_weights")
