@@ -2,10 +2,13 @@
 
 from jobs import command
 from pipeline.cluster.connection import cluster
-from pipeline.ingest import IngestConfig, ingest
+from pipeline.ingest import IngestConfig, ingest, look
 
 
 def main(config: IngestConfig) -> None:
+    if config.look:  # some pictures need no cluster
+        look(config)
+        return
     with cluster():
         ingest(config)
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.labels import LabelSpace
+from models.labels import LabelSpace, states_palette
 from pipeline.base import places
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
@@ -25,6 +25,7 @@ from pipeline.datasets.folder import Folder, FolderLayout
 from pipeline.datasets.hugging_face import Columns, HuggingFace
 from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
+from pipeline.pictures.mask_colours import Colours, MaskKind
 
 DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
 
@@ -60,6 +61,12 @@ class SourceConfig(Config):
     """JSON file {name: text or list of texts}; empty: the captions that the data set ships, if any."""
     mask_values: dict[int, int] = Field(default_factory=dict)
     """Folder, huggingface: raw value in the masks -> class id, such as {255: 1}; values that are not named stay."""
+    mask_colours: dict[str, int] = Field(default_factory=dict)
+    """Folder, huggingface: colour in masks of colours -> class id, such as {"#ffffff": 255, transparent: 0}, beside the
+    `palette` that the file of `labels` states."""
+    mask_kind: MaskKind = "auto"
+    """Folder, huggingface: what the pixels of masks are: "ids", or "colours"; "auto" takes colours where a mask has
+    three channels."""
     folder_layout: FolderLayout = FolderLayout()
     """Of dataset folder."""
     columns: Columns = Columns()
@@ -162,15 +169,16 @@ DATASETS: dict[DatasetName, Known] = {
             values=config.mask_values,
             captions=config.captions,
             labelled=config.labelled,
+            colours=colours_of(config),
         ),
-        ("labels", "mask_values", "folder_layout", "captions", "labelled"),
+        ("labels", "mask_values", "mask_colours", "mask_kind", "folder_layout", "captions", "labelled"),
     ),
     "huggingface": Known(
         lambda config, seed, commit: HuggingFace(
             config.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
-            revision=commit, labelled=config.labelled,
+            revision=commit, labelled=config.labelled, colours=colours_of(config),
         ),
-        ("labels", "mask_values", "columns", "revision", "labelled"),
+        ("labels", "mask_values", "mask_colours", "mask_kind", "columns", "revision", "labelled"),
     ),
 }  # fmt: skip
 assert set(DATASETS) == set(get_args(DatasetName))
@@ -215,3 +223,18 @@ def label_space(config: SourceConfig) -> LabelSpace:
         return LabelSpace.named(config.labels, load_yaml)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
+
+
+def colours_of(config: SourceConfig) -> Colours:
+    """Which class each colour in masks is; raises ConfigError for what is no colour or no class."""
+    labels = label_space(config)
+    for name, value in config.mask_colours.items():
+        if not (0 <= value <= labels.num_classes or value == labels.ignore_index):
+            raise ConfigError(
+                f"mask_colours: {name} is {value}, but {labels.name} has class ids 0 to {labels.num_classes} and the "
+                f"ignore index {labels.ignore_index}"
+            )
+    try:
+        return Colours.of(labels, states_palette(config.labels, load_yaml), config.mask_colours, config.mask_kind)
+    except ValueError as error:
+        raise ConfigError(f"mask_colours: {error}") from error

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -83,12 +83,17 @@ class Source(Protocol):
         ...
 
 
-def read_files(entry: Mapping[str, Any], values: Mapping[int, int] | None = None, others: int | None = None) -> Found:
+def read_files(
+    entry: Mapping[str, Any],
+    values: Mapping[int, int] | None = None,
+    others: int | None = None,
+    decode: Callable[[bytes, str], np.ndarray] = decode_mask,
+) -> Found:
     """`Source.read` where `image` and `mask` are paths; `values` and `others` as in `remapped`."""
     image = read_file(entry["image"], "picture")
     if not entry["mask"]:
         return Found(image, None, list(entry["captions"]))
-    mask = decode_mask(read_file(entry["mask"], "mask"), entry["mask"])
+    mask = decode(read_file(entry["mask"], "mask"), entry["mask"])
     return Found(image, remapped(mask, values or {}, others), list(entry["captions"]))
 
 
