@@ -20,14 +20,19 @@ from pipeline.base.strict_yaml import load_yaml
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
-from pipeline.datasets.coco import COCO, Crowd, Overlap
+from pipeline.datasets.coco import COCO, Crowd
 from pipeline.datasets.folder import Folder, FolderLayout
 from pipeline.datasets.hugging_face import Columns, HuggingFace
+from pipeline.datasets.labelme import LabelMe
+from pipeline.datasets.regions import Overlap
 from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
+from pipeline.datasets.yolo import YOLO
 from pipeline.pictures.mask_colours import Colours, MaskKind
 
-DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
+DatasetName = Literal[
+    "builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "labelme", "yolo", "huggingface"
+]
 
 
 class SourceConfig(Config):
@@ -42,16 +47,18 @@ class SourceConfig(Config):
     split: str = "train"
     """What the data set calls it: train, val, trainaug, training, train2017, ..."""
     name: str = ""
-    """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
-    COCO's form need one: two pairs of one name, split and key count as the same pair."""
+    """Name of the data set in ids and in the column `dataset`. Folder, labelme, yolo, huggingface on disk, and sets of
+    your own in COCO's form need one: two pairs of one name, split and key count as the same pair."""
     labels: places.LabelsOrPlace = ""
-    """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
+    """Label space of folder, labelme and huggingface, and of coco and yolo where it is not of their own names: voc,
+    coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin and builtin2, which have no end, 4,096)."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
-    """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
+    """Which object of coco, labelme or yolo is on top: the later one in the "file", as in the paper's code, or the
+    smaller "area"."""
     sbd: places.Folder = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
     labelled: Labelled = "all"
@@ -173,6 +180,20 @@ DATASETS: dict[DatasetName, Known] = {
         ),
         ("labels", "mask_values", "mask_colours", "mask_kind", "folder_layout", "captions", "labelled"),
     ),
+    "labelme": Known(
+        lambda config, seed, commit: LabelMe(
+            config.root, label_space(config) if config.labels else None, config.overlap, config.captions,
+            config.labelled,
+        ),
+        ("overlap", "labels", "captions", "labelled"),
+    ),
+    "yolo": Known(
+        lambda config, seed, commit: YOLO(
+            config.root, config.split, label_space(config) if config.labels else None, config.overlap,
+            config.captions, config.labelled,
+        ),
+        ("overlap", "labels", "captions", "labelled"),
+    ),
     "huggingface": Known(
         lambda config, seed, commit: HuggingFace(
             config.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
@@ -200,7 +221,7 @@ def open_source(config: SourceConfig, seed: int = 0, commit: str = "") -> Source
 
 def refuse_keys_of_others(config: SourceConfig) -> None:
     """Raises ConfigError for a key that was set and would be ignored, or that is missing."""
-    local = config.dataset == "folder" or (config.dataset == "huggingface" and not config.on_hub)
+    local = config.dataset in ("folder", "labelme", "yolo") or (config.dataset == "huggingface" and not config.on_hub)
     if local and not config.name:
         raise ConfigError(f"name: give the data in {config.root or 'root'} a name; ids and exports use it")
     if any(not 0 <= value <= 65535 for pair in config.mask_values.items() for value in pair):
