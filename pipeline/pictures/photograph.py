@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -46,6 +47,7 @@ class Photograph:
         turn: how it was turned; None where it stands as it was stored.
         num_frames: of the file; this is the first.
         was_transparent: whether it was so somewhere, and now lies on white.
+        digest: of its pixels, as `content_digest` has it.
     """
 
     encoded: bytes
@@ -54,6 +56,7 @@ class Photograph:
     turn: Image.Transpose | None = None
     num_frames: int = 1
     was_transparent: bool = False
+    digest: str = ""
 
     def turned(self, mask: np.ndarray, as_stored: bool = False) -> np.ndarray:
         """`mask`, (H, W), as it lies on the upright picture.
@@ -93,14 +96,24 @@ def read_photograph(encoded: bytes, where: str, transparency: Transparency = "wh
     frames, turn, coloured = num_frames(picture, encoded), _TURNS.get(_orientation(picture)), in_srgb(picture)
     is_plain = picture.mode == "RGB" and not picture.has_transparency_data
     if coloured is picture and is_plain and picture.format in _KEPT_FORMATS and turn is None:
-        return Photograph(encoded, picture.height, picture.width, num_frames=frames)
+        digest = content_digest(np.asarray(picture))
+        return Photograph(encoded, picture.height, picture.width, num_frames=frames, digest=digest)
     upright = _rgb(coloured, where)
     if opacity:
         upright = Image.composite(upright, Image.new("RGB", upright.size, "white"), opacity)
     if turn is not None:
         upright = upright.transpose(turn)
     format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
-    return Photograph(_save(upright, format), upright.height, upright.width, turn, frames, opacity is not None)
+    saved, digest = _save(upright, format), content_digest(np.asarray(upright))
+    return Photograph(saved, upright.height, upright.width, turn, frames, opacity is not None, digest)
+
+
+def content_digest(pixels: np.ndarray) -> str:
+    """Digest of a picture, (H, W, 3) uint8: the same for the same pixels, whatever file they are in."""
+    size = np.array(pixels.shape, np.int64).tobytes()
+    return blake2b(
+        np.ascontiguousarray(pixels).data, digest_size=16, salt=blake2b(size, digest_size=8).digest()
+    ).hexdigest()
 
 
 def upright_size(encoded: bytes, where: str) -> tuple[int, int]:

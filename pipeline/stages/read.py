@@ -80,6 +80,7 @@ class ReadPairs:
         if photograph.was_transparent:
             self._tell("picture %s is transparent somewhere: it is laid on white", "transparent", entry)
         pair = {"image": photograph.encoded, "height": photograph.height, "width": photograph.width}
+        pair |= {"image_digest": photograph.digest}
         pair |= {"prompt": found.captions[0] if found.captions else "", "captions": found.captions}
         if found.mask is None:
             return pair
@@ -107,4 +108,12 @@ class ReadPairs:
         """Every column of every row, also of those that fail: blocks must agree on their columns."""
         none = np.zeros(0, np.int64)
         pair = {"image": b"", "mask": b"", "height": 0, "width": 0, "class_ids": none.astype(np.int32)}
-        return {**pair, "class_pixels": none, "prompt": "", "captions": [], "error": "", "error_detail": ""}
+        return {
+            **pair,
+            "class_pixels": none,
+            "prompt": "",
+            "captions": [],
+            "image_digest": None,
+            "error": "",
+            "error_detail": "",
+        }

@@ -28,6 +28,7 @@ from pipeline.tables.schema import Batch, latent_shapes
 from pipeline.tables.shards import open_shard, some_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
+from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Evaluation, Tensors
 
 JUDGED_ROWS = 16
@@ -72,6 +73,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         task = JointTask(config, f"{config.train[0]}/encoders", initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
+        tell_of_training(config)
         scores = fit(task, config, run)
         register(config, run, scores)
         return scores
