@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import beside_driver, get
 from pipeline.datasets.hugging_face import commit_of
-from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
+from pipeline.datasets.registry import DATASETS, SourceConfig, bounds_of, open_source
 from pipeline.datasets.source import Source
 from pipeline.pages.look_page import classes_seen, render
 from pipeline.pictures.mask_colours import ColourError
@@ -176,7 +177,7 @@ def look(config: IngestConfig) -> str:
         log.warning("ingest: %s", error)
     path = f"{config.folder}/{LOOK}"
     write_bytes(path, render(f"{config.dataset_name}/{config.split}", rows, errors, labels, facts).encode())
-    log.info("ingest: look at %s; the same command without --look reads all pairs", path)
+    log.info("ingest: look at %s", path)
     return path
 
 
@@ -297,6 +298,12 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     """The entries that are wanted, with `pair_id`: of the data set and the key, and of the split where keys may come
     again in another one."""
     name = config.dataset_name
+    if config.part:
+        if DATASETS[config.dataset].is_made:
+            raise ConfigError("part: built-in sets have splits; choose one by `split`")
+        start, stop = bounds_of(config.part)
+        keys = entries["key"].to_pylist()
+        entries = entries.filter(pa.array([start <= place_of(key) < stop for key in keys], pa.bool_()))
     if config.dataset == "coco" and labels.name != "coco" and not config.name:
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
     known = DATASETS[config.dataset]
@@ -313,6 +320,11 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     if config.pairs and not known.is_made:
         plan = plan.sort_by("pair_id").slice(0, config.pairs)  # any number of them is a fair sample
     return plan
+
+
+def place_of(key: str) -> float:
+    """Where a pair of this name is among the parts of its set, from 0 to 100, by the hash of the name alone."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64 * 100
 
 
 def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> None:

@@ -54,6 +54,9 @@ class SourceConfig(Config):
     coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin and builtin2, which have no end, 4,096)."""
+    part: str = ""
+    """Which pairs, as START:STOP in per cent by the hash of their names: 0:80 to train on, 80:90 and 90:100 to be
+    judged on, of a set that is not split. A picture stays in its part when others come."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
@@ -88,6 +91,13 @@ class SourceConfig(Config):
     unnamed: float = Field(0.0, ge=0, lt=1)
     """Builtin, builtin2: share of the garments that captions leave out."""
 
+    @field_validator("part")
+    @classmethod
+    def _is_a_part(cls, part: str) -> str:
+        if part:
+            bounds_of(part)
+        return part
+
     @field_validator("root")
     @classmethod
     def _is_a_place(cls, root: str, values: ValidationInfo) -> str:
@@ -103,6 +113,23 @@ class SourceConfig(Config):
     def on_hub(self) -> bool:
         """Whether `root` is a name on the hub, which is no path."""
         return self.dataset == "huggingface" and not os.path.exists(self.root)
+
+
+def bounds_of(part: str) -> tuple[float, float]:
+    """ "START:STOP" in per cent -> both.
+
+    Raises:
+        ValueError: something else.
+    """
+    start, colon, stop = part.partition(":")
+    try:
+        bounds = float(start), float(stop)
+    except ValueError:
+        colon = ""
+        bounds = (0.0, 0.0)
+    if not colon or not 0 <= bounds[0] < bounds[1] <= 100:
+        raise ValueError(f"{part!r} is no part; write START:STOP in per cent, such as 0:80 or 80:90")
+    return bounds
 
 
 @dataclass(frozen=True)

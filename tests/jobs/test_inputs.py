@@ -41,7 +41,7 @@ INPUTS = {
     "train_vae": "train validation",
     "verify": "pairs",
 }
-OWN_WAY = {"demo_train", "import_weights", "ingest", "submit"}
+OWN_WAY = {"demo_train", "import_weights", "ingest", "start", "submit"}
 """Make what they read, take names on a hub, or look on the cluster."""
 
 

@@ -296,3 +296,22 @@ def test_a_look_says_what_was_understood_and_reads_no_more(tmp_path):
     assert page.count("data:image/png;base64") == 2 * 3 and "3 of 40 pairs; 1 could not be" in page
     assert "masks/0.png" in page and "aeroplane" in page
     assert not (tmp_path / "runs/real/shards").exists() and not (tmp_path / "runs/real/config.yaml").exists()
+
+
+def test_parts_of_a_set_hold_each_picture_once_and_keep_it_when_others_come(tmp_path):
+    def parts(root):
+        return [
+            set(todo_of(config(tmp_path, root=root, part=part, **FOLDER))[0]["key"].to_pylist())
+            for part in ("0:70", "70:85", "85:100")
+        ]
+
+    few = parts(save_folder(tmp_path, 30))
+    more = parts(save_folder(tmp_path, 60))
+
+    assert sum(map(len, few)) == 30 and len(set().union(*few)) == 30
+    assert all(one <= other for one, other in zip(few, more, strict=True))
+    for wrong in ("80", "80:20", "0:101", "a:b"):
+        with pytest.raises(ValueError, match="is no part; write START:STOP in per cent"):
+            config(tmp_path, part=wrong, **FOLDER)
+    with pytest.raises(ConfigError, match="built-in sets have splits"):
+        todo_of(IngestConfig(run="a", runs=str(tmp_path), dataset="builtin", part="0:50"))
