@@ -15,6 +15,7 @@ from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
@@ -99,6 +100,15 @@ class EvaluateConfig(SegmenterKeys):
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        folders = [folder for chosen in self.sets.values() for folder in chosen.train]
+        if all(map(is_local, (self.test, self.validation, *folders, *self.generator_train))):
+            common_labels([self.test, *folders])
+            for chosen in self.sets.values():
+                chosen.sizes()
+            refuse_overlap(self)
 
 
 def evaluate(config: EvaluateConfig) -> Proof:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from models.labels import LabelSpace
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import clock, log
@@ -64,6 +65,22 @@ class ExportConfig(RunConfig):
     workers: Workers = Workers(num=2)
     """Writing processes."""
 
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if all(is_local(folder) for some in self.folders().values() for folder in some):
+            self.common_labels()
+
+    def common_labels(self) -> LabelSpace:
+        """The label space of all splits.
+
+        Raises:
+            ConfigError: no split.
+            DataError: label spaces that differ.
+        """
+        if not (folders := [folder for some in self.folders().values() for folder in some]):
+            raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
+        return common_labels(folders)
+
     def folders(self) -> dict[str, list[str]]:
         """Folders of runs by split, as workers find them; only splits that have some."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -81,9 +98,7 @@ def export(config: ExportConfig) -> str:
         Stopped: SIGINT or SIGTERM; the parts that had begun are written.
     """
     folders = config.folders()
-    if not folders:
-        raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
-    labels = common_labels([folder for some in folders.values() for folder in some])
+    labels = config.common_labels()
     found = {
         split: [(path, view) for view in map(view_of, some) for path in some_shards(view.folder)]
         for split, some in folders.items()

@@ -24,6 +24,7 @@ from pipeline.base.places import Folder
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_local
 from pipeline.tables.schema import Batch, latent_shapes
 from pipeline.tables.shards import open_shard, some_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
@@ -57,6 +58,11 @@ class JointConfig(TrainingConfig):
     """Side of the pictures behind the latents."""
     guidance: float = Field(8.0, ge=0)
     """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if all(map(is_local, (*self.train, self.validation, self.initial))):
+            check_latents(with_initial(self))
 
 
 def train_joint(config: JointConfig) -> dict[str, float]:
