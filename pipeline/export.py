@@ -19,7 +19,7 @@ from pipeline.base.places import Folder
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
 from pipeline.cluster.watch import stoppable
-from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
+from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, summaries, write_part
 from pipeline.formats.parts import parts_of
 from pipeline.formats.registry import FORMATS, FormatName
 from pipeline.formats.tally import Tally
@@ -176,8 +176,9 @@ def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:
 
 def tell(run: Run, tree: Tree, records: Records) -> None:
     """Says what was written, and names the pairs that were not."""
-    num_pairs = {split: Tally.joined(part["tally"] for part in parts).num_pairs for split, parts in records.items()}
-    left_out = {pair: why for parts in records.values() for part in parts for pair, why in part["left_out"].items()}
+    known = {split: summaries(parts) for split, parts in records.items()}
+    num_pairs = {split: Tally.joined(part["tally"] for part in parts).num_pairs for split, parts in known.items()}
+    left_out = {pair: why for parts in known.values() for part in parts for pair, why in part["left_out"].items()}
     for pair, why in islice(left_out.items(), MAX_NAMED):
         log.warning("export: left out %s: %s", pair, why)
     run.tracker.metrics({"pairs": sum(num_pairs.values()), "left_out": len(left_out)})

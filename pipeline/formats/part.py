@@ -130,12 +130,25 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """Records as they lie in files, read one at a time."""
+    """Records as they lie in files, read one at a time; what is small of them is remembered from the first time on."""
 
     paths: tuple[str, ...]
+    small: dict[str, Record] = field(default_factory=dict, compare=False)
 
     def __iter__(self) -> Iterator[Record]:
-        return (json.loads(read_bytes(path)) for path in self.paths)
+        for path in self.paths:
+            record = json.loads(read_bytes(path))
+            self.small[path] = {name: value for name, value in record.items() if name != "made"}
+            yield record
+
+
+def summaries(records: Iterable[Record]) -> list[Record]:
+    """Records without `made`, which alone grows with the number of pairs."""
+    if isinstance(records, Saved):
+        for _ in Saved(tuple(path for path in records.paths if path not in records.small), records.small):
+            pass
+        return [records.small[path] for path in records.paths]
+    return list(records)
 
 
 def write_part(format: Format, part: Part, record: str) -> Record:
