@@ -57,6 +57,9 @@ class ExportConfig(RunConfig):
     "jpeg" keeps the bytes of those that are so, and encodes others at quality 95 in 4:4:4."""
     ignore_below: float = Field(0, ge=0, le=1)
     """Pixels of generated pairs whose confidence is below become the ignore index; needs pairs with confidence maps."""
+    ignore_noisy: Folder = ""
+    """Folder of a run of scores of the kind judge: pixels of generated pairs, and of a teacher's, that its `noise_map`
+    marks become the ignore index. The judge must have seen the pairs at their own size."""
     min_confidence: float = Field(0, ge=0, le=1)
     """Leaves out generated pairs whose mean confidence is below."""
     pairs: int = Field(0, ge=0)
@@ -111,7 +114,9 @@ def export(config: ExportConfig) -> str:
         names[split] += [text_digest(one.to_pylist()) for one in kept]
     with Run.open(config, "export", facts={"shards": text_digest(names)}, on_store=True) as run:
         require(config.workers)
-        parts = parts_of(shards, views, min_confidence=config.min_confidence, pairs=config.pairs)
+        parts = parts_of(
+            shards, views, min_confidence=config.min_confidence, pairs=config.pairs, scores=config.ignore_noisy
+        )
         tree = Tree(
             folder=f"{run.folder}/export",
             name=config.name or config.run,
@@ -119,6 +124,7 @@ def export(config: ExportConfig) -> str:
             runs={split: tuple(map(_name, some)) for split, some in folders.items()},
             image_format=one_format(parts, config) if config.format == "mmseg" else config.image_format,
             ignore_below=config.ignore_below,
+            ignore_noisy=bool(config.ignore_noisy),
         )
         format = FORMATS[config.format](tree)
         _remove_drafts(tree.folder)

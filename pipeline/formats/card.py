@@ -73,6 +73,7 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
         name=tree.name,
         labels=tree.labels,
         ignore_below=tree.ignore_below,
+        ignore_noisy=tree.ignore_noisy,
         total=whole.num_pairs,
         shown=whole.shown,
         splits=[_split(name, tally, tree.runs[name], len(damaged[name])) for name, tally in tallies.items()],

@@ -27,7 +27,7 @@ INPUTS = {
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
     "evaluate": "sets test judged validation generator_train",
-    "export": "train validation test",
+    "export": "train validation test ignore_noisy",
     "generate": "bundle prompts",
     "label": "pairs labelled validation teacher.weights",
     "loop": "real validation prompts bundle",

@@ -126,7 +126,12 @@ def test_records_are_read_once_and_one_at_a_time(tmp_path, monkeypatch):
     written(format, tmp_path / "parts", train=tmp_path / "a")
     before = {path.name: json.loads(path.read_text()) for path in (tmp_path / "export/annotations").glob("*.json")}
     read: list[str] = []
-    monkeypatch.setattr("pipeline.formats.part.read_bytes", lambda path: read.append(path) or Path(path).read_bytes())
+
+    def reading(path: str) -> bytes:
+        read.append(path)
+        return Path(path).read_bytes()
+
+    monkeypatch.setattr("pipeline.formats.part.read_bytes", reading)
     paths = sorted(map(str, (tmp_path / "parts").glob("*.json")))
 
     format.finish({"train": Saved(tuple(paths))})

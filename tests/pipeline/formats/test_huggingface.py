@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import datasets
 import numpy as np
@@ -83,7 +84,8 @@ def test_the_shards_of_a_run_say_it_too_and_load_by_its_folder(tmp_path):
 
 
 def test_a_set_of_real_pairs_is_not_called_synthetic(tmp_path):
-    for kind, changes in (("real", {"origin": "real", "bundle": None, "sampler": None}), ("mixed", {})):
+    kinds: dict[str, dict[str, Any]] = {"real": {"origin": "real", "bundle": None, "sampler": None}, "mixed": {}}
+    for kind, changes in kinds.items():
         save_set(tmp_path / kind, VOC, **changes)
         written(HuggingFace(tree_of(tmp_path / kind, VOC)), tmp_path / f"{kind}-parts", train=tmp_path / kind)
     real, mixed = ((tmp_path / kind / "export/README.md").read_text() for kind in ("real", "mixed"))
