@@ -199,6 +199,7 @@ def values_of(
         "sets": sets,
         "test": config.test,
         "test_rows": config.test_rows,
+        "same_pictures": "warn",  # published splits hold some copies, and are what everybody compares with
         "generator_labels": config.generator_labels,
         "seeds": config.seeds,
         "steps": one.steps,

@@ -27,7 +27,7 @@ class LabelSpace:
     Attributes:
         name: short name, e.g. "voc".
         classes: names of ids 0, 1, ... in order; `classes[0]` is the background.
-        palette: one (R, G, B) per class, 0 to 255, for pictures only.
+        palette: one (R, G, B) per class, 0 to 255: what it is drawn in, and in masks of colours.
         num_bits: bit planes of the annotation VAE's input. The reference uses ceil(log2(K)) for its K foreground
             classes, which is one too few when K is a power of two; custom label spaces use `bit_length(K)`.
         ignore_index: the id of pixels without a class.
@@ -106,16 +106,7 @@ class LabelSpace:
         Raises:
             ValueError: no such file, or one that does not describe a label space.
         """
-        path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source).expanduser()
-        try:
-            fields = read(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            why = " ".join(str(error).split())
-            raise ValueError(
-                f"label space {str(source)!r}: cannot read it ({why}); take one of {', '.join(NAMES)}, or a YAML file"
-            ) from error
-        if not isinstance(fields, dict) or not fields.keys() >= {"name", "classes"}:
-            raise ValueError(f"{path}: a label space has the keys name and classes, background first")
+        path, fields = _fields_of(source, read)
         known = set(cls.__dataclass_fields__)
         if unknown := sorted(set(map(str, fields)) - known):
             raise ValueError(f"{path}: unknown keys {unknown}; known are {sorted(known)}")
@@ -169,6 +160,30 @@ class LabelSpace:
         table = np.full((self.ignore_index + 1, 3), 255, np.uint8)
         table[: len(self.palette)] = self.palette
         return table[mask]
+
+
+def states_palette(source: str | Path, read: Callable[[str], Any] = yaml.safe_load) -> bool:
+    """Whether a label space, as `LabelSpace.named` takes it, has colours of its own, by which masks may be read.
+
+    Raises:
+        ValueError: no such file, or one that does not describe a label space.
+    """
+    return bool(_fields_of(source, read)[1].get("palette"))
+
+
+def _fields_of(source: str | Path, read: Callable[[str], Any]) -> tuple[Path, dict[str, Any]]:
+    """Where a label space lies, and what its file says."""
+    path = FOLDER / f"{source}.yaml" if source in NAMES else Path(source).expanduser()
+    try:
+        fields = read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"label space {str(source)!r}: cannot read it ({why}); take one of {', '.join(NAMES)}, or a YAML file"
+        ) from error
+    if not isinstance(fields, dict) or not fields.keys() >= {"name", "classes"}:
+        raise ValueError(f"{path}: a label space has the keys name and classes, background first")
+    return path, fields
 
 
 def voc_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:

@@ -39,7 +39,7 @@ from pipeline.tables.rows import Which, left_out, read_ids, read_shards, read_te
 from pipeline.tables.schema import captions_of, latent_schema
 from pipeline.tables.shards import MADE, list_shards, open_shard, remove_drafts
 from pipeline.training.config import require_one_each
-from pipeline.training.order import ids_of
+from pipeline.training.order import ids_of, require_rows
 
 COLUMNS = ["pair_id", "prompt", "captions", "image", "mask", "origin"]
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "batch_size", "retry_errors", "log_every_s"})
@@ -97,6 +97,10 @@ class EncodeConfig(RunConfig):
     def _one_slice_for_each_folder(self) -> EncodeConfig:
         require_one_each(self.pairs, self.slices, key="pairs")
         return self
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        require_rows(self.pairs, self.slices)
 
     @property
     def views(self) -> Views:

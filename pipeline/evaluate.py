@@ -15,6 +15,7 @@ from pipeline.pages.proof_table import markdown
 from pipeline.runs.config import checked_name
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.label_space import common_labels
@@ -23,6 +24,7 @@ from pipeline.training.choosing import choose, choose_augmentation
 from pipeline.training.config import require_one_each
 from pipeline.training.fit import WEIGHTS_FOLDER
 from pipeline.training.order import ids_of
+from pipeline.training.overlap import SamePictures, parts_of, tell_same
 from pipeline.training.proving import Proving
 from pipeline.training.sets import (
     Labels,
@@ -51,6 +53,9 @@ class EvaluateConfig(SegmenterKeys):
     """Pairs of it to test on."""
     rare: tuple[str, ...] = ()
     """Classes whose mean IoU has a column of its own, such as the rarest ones."""
+    same_pictures: SamePictures = "refuse"
+    """What happens where test or validation hold pictures that something learns from, by their content: "refuse", or
+    "warn", where sets have some copies that nobody can help."""
     judged: Folder = ""
     """Folder of synthetic pairs whose masks are compared with what the segmenter of the first set sees in the images,
     and with the classes that their prompts name; empty leaves both out."""
@@ -104,6 +109,15 @@ class EvaluateConfig(SegmenterKeys):
         if self.validation and self.validation == self.test:
             raise ValueError("validation is the test set: what is chosen on it would be tested on it too")
         return self
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        folders = [folder for chosen in self.sets.values() for folder in chosen.train]
+        if all(map(is_local, (self.test, self.validation, *folders, *self.generator_train))):
+            common_labels([self.test, *folders])
+            for chosen in self.sets.values():
+                chosen.sizes()
+            refuse_overlap(self)
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
@@ -213,7 +227,11 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         renamed[key] = pictures_of(folder, labelled=True)
     refuse_common(held_ids, learned)
     refuse_common({key: pictures_of(folder) for key, folder in held_out.items()}, renamed)
+    learners = {f"sets.{name}": parts_of(one.train, one.slices) for name, one in config.sets.items()}
+    learners["generator_train"] = parts_of(config.generator_train, config.generator_slices)
+    tell_same({key: [(folder, ":")] for key, folder in held_out.items()}, learners, config.same_pictures)
     if config.validation:
+        tell_same({"test": [(config.test, ":")]}, {"validation": [(config.validation, ":")]}, config.same_pictures)
         refuse_common({"test": held_ids["test"]}, {"validation": held_ids["validation"]})
 
 

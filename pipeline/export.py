@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from models.labels import LabelSpace
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import clock, log
@@ -18,7 +19,7 @@ from pipeline.base.places import Folder
 from pipeline.cluster.connection import require
 from pipeline.cluster.tasks import in_tasks
 from pipeline.cluster.watch import stoppable
-from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, write_part
+from pipeline.formats.part import Format, ImageChoice, Part, Records, Saved, Tree, all_jpeg, summaries, write_part
 from pipeline.formats.parts import parts_of
 from pipeline.formats.registry import FORMATS, FormatName
 from pipeline.formats.tally import Tally
@@ -56,6 +57,9 @@ class ExportConfig(RunConfig):
     "jpeg" keeps the bytes of those that are so, and encodes others at quality 95 in 4:4:4."""
     ignore_below: float = Field(0, ge=0, le=1)
     """Pixels of generated pairs whose confidence is below become the ignore index; needs pairs with confidence maps."""
+    ignore_noisy: Folder = ""
+    """Folder of a run of scores of the kind judge: pixels of generated pairs, and of a teacher's, that its `noise_map`
+    marks become the ignore index. The judge must have seen the pairs at their own size."""
     min_confidence: float = Field(0, ge=0, le=1)
     """Leaves out generated pairs whose mean confidence is below."""
     pairs: int = Field(0, ge=0)
@@ -63,6 +67,22 @@ class ExportConfig(RunConfig):
     all."""
     workers: Workers = Workers(num=2)
     """Writing processes."""
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if all(is_local(folder) for some in self.folders().values() for folder in some):
+            self.common_labels()
+
+    def common_labels(self) -> LabelSpace:
+        """The label space of all splits.
+
+        Raises:
+            ConfigError: no split.
+            DataError: label spaces that differ.
+        """
+        if not (folders := [folder for some in self.folders().values() for folder in some]):
+            raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
+        return common_labels(folders)
 
     def folders(self) -> dict[str, list[str]]:
         """Folders of runs by split, as workers find them; only splits that have some."""
@@ -81,9 +101,7 @@ def export(config: ExportConfig) -> str:
         Stopped: SIGINT or SIGTERM; the parts that had begun are written.
     """
     folders = config.folders()
-    if not folders:
-        raise ConfigError("export: no pairs are given; name the folders of runs with train, validation or test")
-    labels = common_labels([folder for some in folders.values() for folder in some])
+    labels = config.common_labels()
     found = {
         split: [(path, view) for view in map(view_of, some) for path in some_shards(view.folder)]
         for split, some in folders.items()
@@ -96,7 +114,9 @@ def export(config: ExportConfig) -> str:
         names[split] += [text_digest(one.to_pylist()) for one in kept]
     with Run.open(config, "export", facts={"shards": text_digest(names)}, on_store=True) as run:
         require(config.workers)
-        parts = parts_of(shards, views, min_confidence=config.min_confidence, pairs=config.pairs)
+        parts = parts_of(
+            shards, views, min_confidence=config.min_confidence, pairs=config.pairs, scores=config.ignore_noisy
+        )
         tree = Tree(
             folder=f"{run.folder}/export",
             name=config.name or config.run,
@@ -104,6 +124,7 @@ def export(config: ExportConfig) -> str:
             runs={split: tuple(map(_name, some)) for split, some in folders.items()},
             image_format=one_format(parts, config) if config.format == "mmseg" else config.image_format,
             ignore_below=config.ignore_below,
+            ignore_noisy=bool(config.ignore_noisy),
         )
         format = FORMATS[config.format](tree)
         _remove_drafts(tree.folder)
@@ -161,8 +182,9 @@ def one_format(parts: list[Part], config: ExportConfig) -> ImageChoice:
 
 def tell(run: Run, tree: Tree, records: Records) -> None:
     """Says what was written, and names the pairs that were not."""
-    num_pairs = {split: Tally.joined(part["tally"] for part in parts).num_pairs for split, parts in records.items()}
-    left_out = {pair: why for parts in records.values() for part in parts for pair, why in part["left_out"].items()}
+    known = {split: summaries(parts) for split, parts in records.items()}
+    num_pairs = {split: Tally.joined(part["tally"] for part in parts).num_pairs for split, parts in known.items()}
+    left_out = {pair: why for parts in known.values() for part in parts for pair, why in part["left_out"].items()}
     for pair, why in islice(left_out.items(), MAX_NAMED):
         log.warning("export: left out %s: %s", pair, why)
     run.tracker.metrics({"pairs": sum(num_pairs.values()), "left_out": len(left_out)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
+from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -21,8 +23,11 @@ from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import beside_driver, get
 from pipeline.datasets.hugging_face import commit_of
-from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
+from pipeline.datasets.registry import DATASETS, SourceConfig, bounds_of, open_source
 from pipeline.datasets.source import Source
+from pipeline.pages.look_page import classes_seen, render
+from pipeline.pictures.mask_colours import ColourError
+from pipeline.pictures.photograph import Transparency
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.stages.read import ReadPairs, Void
@@ -34,10 +39,14 @@ from pipeline.tables.rows import left_out, remaining
 from pipeline.tables.schema import Batch
 from pipeline.tables.shards import remove_drafts
 
-SAFE_TO_CHANGE = frozenset({"root", "sbd", "revision", "pairs", "rows_per_shard", "retry_errors", "log_every_s"})
+SAFE_TO_CHANGE = frozenset(
+    {"root", "sbd", "revision", "pairs", "rows_per_shard", "retry_errors", "log_every_s", "look"}
+)
 ROWS_PER_BATCH = 64
 NUM_SHOWN = 5
 """Failed pairs that are named at the end."""
+LOOK = "look.html"
+"""File in a run's folder."""
 NUM_TRIED = 16
 """Pairs that are read before all others: a wrong root or palette should be told at once, not in every row."""
 
@@ -55,8 +64,14 @@ class IngestConfig(RunConfig, SourceConfig):
     exif: Literal["upright", "stored"] = "upright"
     """What the masks of rotated pictures were drawn on, where they fit both: on the picture as viewers turn it, or as
     it is stored."""
+    transparency: Transparency = "white"
+    """What becomes of pictures that are transparent somewhere: they are laid on "white", or, with "refuse", are
+    errors."""
     rows_per_shard: int = Field(512, ge=1)
     """Pairs per Parquet file."""
+    look: int = Field(0, ge=0)
+    """Read so many pairs alone, and write <run>/look.html: pictures with their masks over them, and what the classes
+    are. All others are read by the same command without it."""
     retry_errors: bool = False
     """Read again what failed in an earlier start of this run."""
     workers: Workers = Workers(num=2)
@@ -125,6 +140,47 @@ def ingest(config: IngestConfig) -> Manifest:
         return manifest
 
 
+def look(config: IngestConfig) -> str:
+    """Reads `config.look` pairs, evenly from all, and writes the page of what was understood; returns its path. Needs
+    no Ray, and leaves no run.
+
+    Raises:
+        ConfigError, DataError: as `ingest`.
+    """
+    commit = commit_of(config.root, config.revision) if config.on_hub else ""
+    source = open_source(config, config.seed, commit)
+    plan = listed(source, config)
+    chosen, labels = evenly(plan, config.look), source.labels
+    columns = reading_stage(source, labels, config)(batch_of(chosen))
+    found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [{**row, "pair_id": row["key"]} for row in found if not row["error"]]
+    colours, coloured = unknown_colours(source, chosen)
+    failed = [row for row in found if row["error"]]
+    errors = [colours] * bool(colours) + [row["error_detail"] for row in failed if row["key"] not in coloured]
+    seen = classes_seen(rows, labels)
+    unlabelled = sum(not row["mask"] for row in rows)
+    sizes = Counter(f"{row['width']} x {row['height']}" for row in rows)
+    facts = {
+        "read": f"{len(rows)} of {plan.num_rows:,} pairs" + (f"; {len(failed)} could not be" if failed else ""),
+        "without a mask": f"{unlabelled:,}",
+        "width x height": ", ".join(f"{size} ({num})" for size, num in sizes.most_common(5)),
+        "with captions": f"{captioned_of(plan):,} of all",
+    }
+    for name, text in facts.items():
+        log.info("ingest: %s: %s", name, text)
+    for one in seen:
+        if one.pictures:
+            log.info(
+                "ingest: class %d, %s: %.1f %% of pixels, %d pictures", one.id, one.name, 100 * one.share, one.pictures
+            )
+    for error in errors[:NUM_SHOWN]:
+        log.warning("ingest: %s", error)
+    path = f"{config.folder}/{LOOK}"
+    write_bytes(path, render(f"{config.dataset_name}/{config.split}", rows, errors, labels, facts).encode())
+    log.info("ingest: look at %s", path)
+    return path
+
+
 def graph(work: ray.data.Dataset, stage: ReadPairs, workers: Workers, shared: Shared) -> ray.data.Dataset:
     """Rows of work -> packed pairs."""
     rows = work.repartition(target_num_rows_per_block=ROWS_PER_BATCH)
@@ -146,33 +202,80 @@ def find_todo(
         DataError: nothing to read, or none of the first pairs can be read.
     """
     with kept_warnings() as warnings:
-        plan = plan_of(source.entries(), source.labels, config)
-        if not plan.num_rows:
-            raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
-        captioned = pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
-        if config.captions and not captioned:
-            raise DataError(
-                f"{config.captions}: none of its names belongs to a picture (named like {plan['key'][0].as_py()}); "
-                "correct `captions`"
-            )
+        plan = listed(source, config)
         todo = remaining(plan, folder, config.retry_errors)
         try_some(todo, todo.num_rows == plan.num_rows, source, config)
-    return todo, (todo.num_rows, plan.num_rows, captioned, source.labels, warnings)
+    return todo, (todo.num_rows, plan.num_rows, captioned_of(plan), source.labels, warnings)
+
+
+def listed(source: Source, config: IngestConfig) -> pa.Table:
+    """The entries that are wanted, with `pair_id`.
+
+    Raises:
+        DataError: nothing to read, or captions of other pictures.
+    """
+    plan = plan_of(source.entries(), source.labels, config)
+    if not plan.num_rows:
+        raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
+    if config.captions and not captioned_of(plan):
+        raise DataError(
+            f"{config.captions}: none of its names belongs to a picture (named like {plan['key'][0].as_py()}); "
+            "correct `captions`"
+        )
+    return plan
+
+
+def captioned_of(plan: pa.Table) -> int:
+    """How many entries have captions."""
+    return pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
+
+
+def evenly(entries: pa.Table, num: int) -> pa.Table:
+    """At most so many of some entries."""
+    places = np.unique(np.linspace(0, max(entries.num_rows - 1, 0), num).astype(int))
+    return entries.take(places[: entries.num_rows])
+
+
+def batch_of(entries: pa.Table) -> Batch:
+    """Entries as a stage takes them."""
+    return {name: np.array([*entries[name].to_pylist(), None], object)[:-1] for name in entries.column_names}
+
+
+def unknown_colours(source: Source, entries: pa.Table) -> tuple[str, set[str]]:
+    """What is to be said of all colours in the masks of some entries that are no class's, and the keys of those; ""
+    where there are none."""
+    counts: Counter[str] = Counter()
+    found: dict[str, ColourError] = {}
+    for entry in entries.to_pylist():
+        try:
+            source.read(entry)
+        except ColourError as error:
+            found[entry["key"]] = error
+            counts.update(error.counts)
+        except DataError:
+            continue  # told by whoever reads it
+    if not found:
+        return "", set()
+    told = next(iter(found.values())).colours.told(counts)
+    return f"in {len(found)} of {entries.num_rows} masks that were tried, {told}", set(found)
 
 
 def try_some(todo: pa.Table, is_all: bool, source: Source, config: IngestConfig) -> None:
-    """Reads some pairs of a run; warns where they are mostly void.
+    """Reads some pairs of a run; warns where they are mostly void, or have colours that are no class's.
 
     Raises:
         DataError: none of them can be read, and they stand for all pairs (`is_all`).
     """
-    tried = todo.take(np.unique(np.linspace(0, max(todo.num_rows - 1, 0), NUM_TRIED).astype(int))[: todo.num_rows])
+    tried = evenly(todo, NUM_TRIED)
     if not tried.num_rows:
         return
-    columns: Batch = {name: np.array(tried[name].to_pylist(), object) for name in tried.column_names}
-    rows = reading_stage(source, source.labels, config.model_copy(update={"void": "ignore"}))(columns)
+    rows = reading_stage(source, source.labels, config.model_copy(update={"void": "ignore"}))(batch_of(tried))
+    colours = unknown_colours(source, tried)[0] if any(rows["error"]) else ""
     if all(rows["error"]) and is_all:
-        raise DataError(f"none of {tried.num_rows} pairs that were tried first can be read. {rows['error_detail'][0]}")
+        why = colours or rows["error_detail"][0]
+        raise DataError(f"none of {tried.num_rows} pairs that were tried first can be read. {why}")
+    if colours:
+        log.warning("%s", colours)
     ids, areas = (np.concatenate(list(rows[name])) for name in ("class_ids", "class_pixels"))
     void = areas[ids == source.labels.ignore_index].sum() / max(areas.sum(), 1)
     if void > MUCH_VOID:
@@ -186,13 +289,21 @@ def try_some(todo: pa.Table, is_all: bool, source: Source, config: IngestConfig)
 def reading_stage(source: Source, labels: LabelSpace, config: IngestConfig) -> ReadPairs:
     """The stage that reads, as configured."""
     origin, as_stored = config.origin, config.exif == "stored"
-    return ReadPairs(source, labels, config.dataset_name, config.split, origin, config.void, as_stored)
+    return ReadPairs(
+        source, labels, config.dataset_name, config.split, origin, config.void, as_stored, config.transparency
+    )
 
 
 def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.Table:
     """The entries that are wanted, with `pair_id`: of the data set and the key, and of the split where keys may come
     again in another one."""
     name = config.dataset_name
+    if config.part:
+        if DATASETS[config.dataset].is_made:
+            raise ConfigError("part: built-in sets have splits; choose one by `split`")
+        start, stop = bounds_of(config.part)
+        keys = entries["key"].to_pylist()
+        entries = entries.filter(pa.array([start <= place_of(key) < stop for key in keys], pa.bool_()))
     if config.dataset == "coco" and labels.name != "coco" and not config.name:
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
     known = DATASETS[config.dataset]
@@ -209,6 +320,11 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     if config.pairs and not known.is_made:
         plan = plan.sort_by("pair_id").slice(0, config.pairs)  # any number of them is a fair sample
     return plan
+
+
+def place_of(key: str) -> float:
+    """Where a pair of this name is among the parts of its set, from 0 to 100, by the hash of the name alone."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64 * 100
 
 
 def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> None:

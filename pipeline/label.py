@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field, model_validator
 
+from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
 from pipeline.base.places import as_given
@@ -17,13 +18,14 @@ from pipeline.cluster.finish import finish
 from pipeline.evaluation.results import FILE
 from pipeline.pages.proof_table import markdown
 from pipeline.runs.run import Run
+from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.manifest import Manifest
 from pipeline.training.judging import Judged, Judging, JudgingKeys, Way
 from pipeline.training.labelling import Labelling, write_labels
-from pipeline.training.order import ids_of
+from pipeline.training.order import ids_of, require_rows
 from pipeline.training.sets import TrainingSet
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
@@ -46,6 +48,17 @@ class LabelConfig(JudgingKeys):
             raise ValueError("voters are trained here, and this teacher is not: take one voter, or another teacher")
         return self
 
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        folders, parts = self.sources
+        if all(map(is_local, (self.pairs, self.validation, *folders))):
+            self.common_labels()
+            require_rows([self.pairs, *folders], [self.slice, *parts])
+
+    def common_labels(self) -> LabelSpace:
+        """Of all pairs; raises DataError where they differ."""
+        return common_labels([one for one in (self.pairs, *self.sources[0], self.validation) if one])
+
 
 def label(config: LabelConfig) -> Manifest:
     """Writes the pictures that `config.run` does not hold yet with their labels, and how these were judged as
@@ -56,7 +69,7 @@ def label(config: LabelConfig) -> Manifest:
             shown to help are one.
         Stopped: SIGINT or SIGTERM; what is trained and labelled serves again.
     """
-    labels = common_labels([one for one in (config.pairs, *config.sources[0], config.validation) if one])
+    labels = config.common_labels()
     if not ids_of(config.pairs, config.slice, config.pictures):
         raise ConfigError(
             f"pairs: {as_given(config.pairs)} has no {config.pictures} pictures in {config.slice}; give another run, "

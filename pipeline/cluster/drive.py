@@ -22,7 +22,9 @@ from pipeline.cluster.sink import SHARD_BYTES, WRITE_ARGS, ShardSink
 from pipeline.cluster.tasks import in_words, plain_errors
 from pipeline.cluster.watch import Watch
 from pipeline.runs.run import Run
+from pipeline.storage.files import is_file
 from pipeline.storage.publish import write_bytes
+from pipeline.tables.label_space import LABELS, described, load_labels
 from pipeline.tables.manifest import THROUGHPUT
 from pipeline.tables.schema import PAIR
 
@@ -108,6 +110,8 @@ def drive(
             gpu_hour_price=gpu_hour_price,
             every_s=every_s,
         )
+        if schema is PAIR and is_file(f"{run.folder}/{LABELS}"):
+            schema = described(PAIR, load_labels(str(run.folder)))
         sink = ShardSink(str(run.folder), rows_per_shard, schema, shard_bytes=shard_bytes, shared=shared)
         lost = ""
         try:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.datasets.regions import region, size_of
+from pipeline.datasets.regions import Overlap, region, size_of
 from pipeline.datasets.source import (
     Found,
     Labelled,
@@ -37,7 +37,6 @@ from pipeline.datasets.source import (
 from pipeline.storage.files import filesystem_of, is_file, is_folder, reaching
 
 Crowd = Literal["ignore", "paint"]
-Overlap = Literal["file", "area"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pipeline.datasets.source import (
     read_captions,
     read_files,
 )
+from pipeline.pictures.mask_colours import Colours
 
 
 class FolderLayout(Config):
@@ -46,6 +47,7 @@ class Folder:
         images, masks: the folders, below `root`.
         image_suffix, mask_suffix: what the names of a picture and of its mask end with beside what they share.
         values: raw value in the masks -> class id; values that it does not name stay.
+        colours: which class each colour is, for masks in colours.
         captions: JSON file by name; optional.
         labelled: which pictures have masks; where none has, there need be no folder of masks.
     """
@@ -59,6 +61,7 @@ class Folder:
     values: Mapping[int, int] = field(default_factory=dict)
     captions: str = ""
     labelled: Labelled = "all"
+    colours: Colours = field(default_factory=Colours)
 
     def entries(self) -> pa.Table:
         root, captions = self.root.rstrip("/"), read_captions(self.captions)
@@ -91,7 +94,7 @@ class Folder:
         )
 
     def read(self, entry: Mapping[str, Any]) -> Found:
-        return read_files(entry, self.values)
+        return read_files(entry, self.values, decode=self.colours.decode)
 
     def _pictures(self, folder: str) -> dict[str, str]:
         """Paths of the pictures by what their names share with those of their masks."""

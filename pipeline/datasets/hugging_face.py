@@ -14,7 +14,7 @@ from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.datasets.source import Found, Labelled, PairError, entry_table, read_file, remapped
-from pipeline.pictures.codec import decode_mask
+from pipeline.pictures.mask_colours import Colours
 
 
 class Columns(Config):
@@ -43,6 +43,7 @@ class HuggingFace:
         image, mask: names of the columns, both of pictures.
         caption: name of a column of texts or of lists of texts; empty: none.
         values: raw value in the masks -> class id; values that it does not name stay.
+        colours: which class each colour is, for masks in colours.
         subset: name of a part ("config") of a data set on the hub that has several.
         revision: commit on the hub. Rows are known by their numbers, so all must read the same version.
         labelled: which rows have masks; where none has, there need be no column of masks.
@@ -58,6 +59,7 @@ class HuggingFace:
     subset: str = ""
     revision: str = ""
     labelled: Labelled = "all"
+    colours: Colours = field(default_factory=Colours)
 
     def entries(self) -> pa.Table:
         rows = self._rows
@@ -74,7 +76,7 @@ class HuggingFace:
         if not entry["mask"] or (self.labelled == "some" and row[self.mask] is None):
             return Found(image, None, captions)
         where = f"{self.mask} of row {entry['image']}"
-        return Found(image, remapped(decode_mask(_bytes(row[self.mask], where), where), self.values), captions)
+        return Found(image, remapped(self.colours.decode(_bytes(row[self.mask], where), where), self.values), captions)
 
     @cached_property
     def _rows(self) -> Any:

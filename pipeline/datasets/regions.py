@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+Overlap = Literal["file", "area"]
+"""Which object is on top: the later one in the file, or the smaller one."""
 MIN_NUMBERS = 6  # of a polygon: three corners
 MAX_OUTLINE_PX = 2_000_000
 """Length of the outlines of one object, and how far from the picture a corner may be: drawing takes about 100 bytes a
@@ -47,6 +50,16 @@ def region(segmentation: Any, height: int, width: int) -> np.ndarray:
     if sum(_outline_px(polygon) for polygon in segmentation) > MAX_OUTLINE_PX:
         raise ValueError(f"its outlines are longer than {MAX_OUTLINE_PX:,} pixels")
     return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width))).astype(bool)
+
+
+def painted(objects: Sequence[tuple[int, np.ndarray]], size: tuple[int, int], overlap: Overlap) -> np.ndarray:
+    """Values and regions, (H, W) bool, in the order of their file -> (H, W) uint16, 0 where none is."""
+    mask = np.zeros(size, np.uint16)
+    if overlap == "area":
+        objects = sorted(objects, key=lambda one: -int(one[1].sum()))
+    for value, where in objects:
+        mask[where] = value
+    return mask
 
 
 def _outline_px(polygon: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.labels import LabelSpace
+from models.labels import LabelSpace, states_palette
 from pipeline.base import places
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
@@ -20,13 +20,19 @@ from pipeline.base.strict_yaml import load_yaml
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
-from pipeline.datasets.coco import COCO, Crowd, Overlap
+from pipeline.datasets.coco import COCO, Crowd
 from pipeline.datasets.folder import Folder, FolderLayout
 from pipeline.datasets.hugging_face import Columns, HuggingFace
+from pipeline.datasets.labelme import LabelMe
+from pipeline.datasets.regions import Overlap
 from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
+from pipeline.datasets.yolo import YOLO
+from pipeline.pictures.mask_colours import Colours, MaskKind
 
-DatasetName = Literal["builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "huggingface"]
+DatasetName = Literal[
+    "builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "labelme", "yolo", "huggingface"
+]
 
 
 class SourceConfig(Config):
@@ -41,16 +47,21 @@ class SourceConfig(Config):
     split: str = "train"
     """What the data set calls it: train, val, trainaug, training, train2017, ..."""
     name: str = ""
-    """Name of the data set in ids and in the column `dataset`. Folder, huggingface on disk, and sets of your own in
-    COCO's form need one: two pairs of one name, split and key count as the same pair."""
+    """Name of the data set in ids and in the column `dataset`. Folder, labelme, yolo, huggingface on disk, and sets of
+    your own in COCO's form need one: two pairs of one name, split and key count as the same pair."""
     labels: places.LabelsOrPlace = ""
-    """Label space of folder, huggingface and coco: voc, coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
+    """Label space of folder, labelme and huggingface, and of coco and yolo where it is not of their own names: voc,
+    coco, ade20k, cityscapes, or a YAML file (docs/weights.md)."""
     pairs: int = Field(0, ge=0)
     """Pairs to read, chosen by their ids; 0: all (of builtin and builtin2, which have no end, 4,096)."""
+    part: str = ""
+    """Which pairs, as START:STOP in per cent by the hash of their names: 0:80 to train on, 80:90 and 90:100 to be
+    judged on, of a set that is not split. A picture stays in its part when others come."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
-    """Which object of COCO is on top: the later one in the "file", as in the paper's code, or the smaller "area"."""
+    """Which object of coco, labelme or yolo is on top: the later one in the "file", as in the paper's code, or the
+    smaller "area"."""
     sbd: places.Folder = ""
     """Folder `dataset` of SBD, whose masks (cls/*.mat) then go before VOC's."""
     labelled: Labelled = "all"
@@ -60,6 +71,12 @@ class SourceConfig(Config):
     """JSON file {name: text or list of texts}; empty: the captions that the data set ships, if any."""
     mask_values: dict[int, int] = Field(default_factory=dict)
     """Folder, huggingface: raw value in the masks -> class id, such as {255: 1}; values that are not named stay."""
+    mask_colours: dict[str, int] = Field(default_factory=dict)
+    """Folder, huggingface: colour in masks of colours -> class id, such as {"#ffffff": 255, transparent: 0}, beside the
+    `palette` that the file of `labels` states."""
+    mask_kind: MaskKind = "auto"
+    """Folder, huggingface: what the pixels of masks are: "ids", or "colours"; "auto" takes colours where a mask has
+    three channels."""
     folder_layout: FolderLayout = FolderLayout()
     """Of dataset folder."""
     columns: Columns = Columns()
@@ -73,6 +90,13 @@ class SourceConfig(Config):
     0.016 makes a long tail."""
     unnamed: float = Field(0.0, ge=0, lt=1)
     """Builtin, builtin2: share of the garments that captions leave out."""
+
+    @field_validator("part")
+    @classmethod
+    def _is_a_part(cls, part: str) -> str:
+        if part:
+            bounds_of(part)
+        return part
 
     @field_validator("root")
     @classmethod
@@ -89,6 +113,23 @@ class SourceConfig(Config):
     def on_hub(self) -> bool:
         """Whether `root` is a name on the hub, which is no path."""
         return self.dataset == "huggingface" and not os.path.exists(self.root)
+
+
+def bounds_of(part: str) -> tuple[float, float]:
+    """ "START:STOP" in per cent -> both.
+
+    Raises:
+        ValueError: something else.
+    """
+    start, colon, stop = part.partition(":")
+    try:
+        bounds = float(start), float(stop)
+    except ValueError:
+        colon = ""
+        bounds = (0.0, 0.0)
+    if not colon or not 0 <= bounds[0] < bounds[1] <= 100:
+        raise ValueError(f"{part!r} is no part; write START:STOP in per cent, such as 0:80 or 80:90")
+    return bounds
 
 
 @dataclass(frozen=True)
@@ -162,15 +203,30 @@ DATASETS: dict[DatasetName, Known] = {
             values=config.mask_values,
             captions=config.captions,
             labelled=config.labelled,
+            colours=colours_of(config),
         ),
-        ("labels", "mask_values", "folder_layout", "captions", "labelled"),
+        ("labels", "mask_values", "mask_colours", "mask_kind", "folder_layout", "captions", "labelled"),
+    ),
+    "labelme": Known(
+        lambda config, seed, commit: LabelMe(
+            config.root, label_space(config) if config.labels else None, config.overlap, config.captions,
+            config.labelled,
+        ),
+        ("overlap", "labels", "captions", "labelled"),
+    ),
+    "yolo": Known(
+        lambda config, seed, commit: YOLO(
+            config.root, config.split, label_space(config) if config.labels else None, config.overlap,
+            config.captions, config.labelled,
+        ),
+        ("overlap", "labels", "captions", "labelled"),
     ),
     "huggingface": Known(
         lambda config, seed, commit: HuggingFace(
             config.root, config.split, label_space(config), **config.columns.dump(), values=config.mask_values,
-            revision=commit, labelled=config.labelled,
+            revision=commit, labelled=config.labelled, colours=colours_of(config),
         ),
-        ("labels", "mask_values", "columns", "revision", "labelled"),
+        ("labels", "mask_values", "mask_colours", "mask_kind", "columns", "revision", "labelled"),
     ),
 }  # fmt: skip
 assert set(DATASETS) == set(get_args(DatasetName))
@@ -192,7 +248,7 @@ def open_source(config: SourceConfig, seed: int = 0, commit: str = "") -> Source
 
 def refuse_keys_of_others(config: SourceConfig) -> None:
     """Raises ConfigError for a key that was set and would be ignored, or that is missing."""
-    local = config.dataset == "folder" or (config.dataset == "huggingface" and not config.on_hub)
+    local = config.dataset in ("folder", "labelme", "yolo") or (config.dataset == "huggingface" and not config.on_hub)
     if local and not config.name:
         raise ConfigError(f"name: give the data in {config.root or 'root'} a name; ids and exports use it")
     if any(not 0 <= value <= 65535 for pair in config.mask_values.items() for value in pair):
@@ -215,3 +271,18 @@ def label_space(config: SourceConfig) -> LabelSpace:
         return LabelSpace.named(config.labels, load_yaml)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
+
+
+def colours_of(config: SourceConfig) -> Colours:
+    """Which class each colour in masks is; raises ConfigError for what is no colour or no class."""
+    labels = label_space(config)
+    for name, value in config.mask_colours.items():
+        if not (0 <= value <= labels.num_classes or value == labels.ignore_index):
+            raise ConfigError(
+                f"mask_colours: {name} is {value}, but {labels.name} has class ids 0 to {labels.num_classes} and the "
+                f"ignore index {labels.ignore_index}"
+            )
+    try:
+        return Colours.of(labels, states_palette(config.labels, load_yaml), config.mask_colours, config.mask_kind)
+    except ValueError as error:
+        raise ConfigError(f"mask_colours: {error}") from error

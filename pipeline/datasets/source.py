@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -83,12 +83,17 @@ class Source(Protocol):
         ...
 
 
-def read_files(entry: Mapping[str, Any], values: Mapping[int, int] | None = None, others: int | None = None) -> Found:
+def read_files(
+    entry: Mapping[str, Any],
+    values: Mapping[int, int] | None = None,
+    others: int | None = None,
+    decode: Callable[[bytes, str], np.ndarray] = decode_mask,
+) -> Found:
     """`Source.read` where `image` and `mask` are paths; `values` and `others` as in `remapped`."""
     image = read_file(entry["image"], "picture")
     if not entry["mask"]:
         return Found(image, None, list(entry["captions"]))
-    mask = decode_mask(read_file(entry["mask"], "mask"), entry["mask"])
+    mask = decode(read_file(entry["mask"], "mask"), entry["mask"])
     return Found(image, remapped(mask, values or {}, others), list(entry["captions"]))
 
 
@@ -142,7 +147,13 @@ def in_all_forms(files: Mapping[str, Value]) -> dict[str, Value]:
     return {**forms, **files}
 
 
-def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES, rarer: frozenset[str] = RARER) -> dict[str, str]:
+def files_below(
+    folder: str,
+    *,
+    suffixes: frozenset[str] = PICTURES,
+    rarer: frozenset[str] = RARER,
+    beside: frozenset[str] = frozenset(),
+) -> dict[str, str]:
     """Paths of all files with one of `suffixes` in `folder` and its folders, by their name relative to it without the
     suffix, in order; hidden files are none. What is passed over is told, by suffix.
 
@@ -150,6 +161,7 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES, rarer: froz
         folder: a path or URL.
         suffixes: of files; two of one name are an error.
         rarer: suffixes of files that are taken too, but where another one has their name.
+        beside: suffixes of files that belong there and are passed over without a word.
 
     Raises:
         DataError: no such folder, or two files of one name.
@@ -169,7 +181,7 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES, rarer: froz
     for name in sorted(names, key=lambda one: one.suffix.lower() in rarer):  # so that the usual suffixes go first
         suffix, key = name.suffix.lower(), without_suffix(str(name), suffixes | rarer)
         if suffix not in suffixes | rarer or (suffix in rarer and key in files):
-            passed[suffix or "without a suffix"] += 1
+            passed[suffix or "without a suffix"] += suffix not in beside
         elif key in files:
             raise DataError(f"{prefix}/{name} and {files[key]}: two files of one name; remove or rename one")
         else:
@@ -177,7 +189,7 @@ def files_below(folder: str, *, suffixes: frozenset[str] = PICTURES, rarer: froz
     if not files:
         known = ", ".join(sorted(suffixes | rarer))
         raise DataError(f"{folder}: holds {len(found)} files, but none ends in {known}")
-    if passed:
+    if passed := +passed:
         listed = ", ".join(f"{num:,} {suffix}" for suffix, num in passed.most_common())
         log.warning("%s: %s files were passed over: %s", folder, f"{passed.total():,}", listed)
     return files

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.labels import LabelSpace
-from pipeline.formats.part import Record, Records, Tree
+from pipeline.formats.part import Record, Records, Tree, summaries
 from pipeline.formats.tally import Tally
 from pipeline.pictures.codec import decode_image, encode_image
 from pipeline.pictures.sheets import row_of_tiles
@@ -52,8 +52,9 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
         reading: Python text that reads the set; "{split}" becomes its first split.
         front: what goes into the YAML block at the top, for the Hugging Face Hub.
     """
-    tallies = {split: Tally.joined(part["tally"] for part in parts) for split, parts in records.items()}
-    damaged = {split: _damaged(parts) for split, parts in records.items()}
+    known = {split: summaries(parts) for split, parts in records.items()}
+    tallies = {split: Tally.joined(part["tally"] for part in parts) for split, parts in known.items()}
+    damaged = {split: _damaged(parts) for split, parts in known.items()}
     whole = Tally.joined(tally.dump() for tally in tallies.values())
     if whole.shown:
         tiles = [decode_image(base64.b64decode(one["picture"]), SHEET) for one in whole.shown]
@@ -72,6 +73,7 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
         name=tree.name,
         labels=tree.labels,
         ignore_below=tree.ignore_below,
+        ignore_noisy=tree.ignore_noisy,
         total=whole.num_pairs,
         shown=whole.shown,
         splits=[_split(name, tally, tree.runs[name], len(damaged[name])) for name, tally in tallies.items()],

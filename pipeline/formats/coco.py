@@ -8,10 +8,14 @@ panoptic pictures, while `instances_{split}.json` cannot say of a pixel that it 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import IO, Any
 
 import cc3d
@@ -22,7 +26,7 @@ from models.labels import LabelSpace
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Record, Records, Tree
 from pipeline.pictures.codec import encode_image
-from pipeline.storage.publish import publish, write_bytes
+from pipeline.storage.publish import publish_file, write_bytes
 
 READING = """\
 from pycocotools.coco import COCO
@@ -66,12 +70,13 @@ class Coco:
 
     def finish(self, records: Records) -> None:
         for split, parts in records.items():
+            heads: dict[str, dict[str, Any]] = {}
             for kind in ANNOTATIONS:
-                head: dict[str, Any] = {"info": {"description": self.tree.name}, "licenses": []}
+                heads[kind] = {"info": {"description": self.tree.name}, "licenses": []}
                 if kind != "captions":
-                    head["categories"] = categories(self.tree.labels, with_stuff=kind == "panoptic")
-                path = f"{self.tree.folder}/annotations/{kind}_{split}.json"
-                publish(path, partial(_write_json, kind=kind, head=head, parts=parts))
+                    heads[kind]["categories"] = categories(self.tree.labels, with_stuff=kind == "panoptic")
+            paths = {kind: f"{self.tree.folder}/annotations/{kind}_{split}.json" for kind in ANNOTATIONS}
+            _publish_all(paths, partial(_write_json, heads=heads, parts=parts))
         write_card(self.tree, records, READING)
 
 
@@ -164,25 +169,41 @@ ANNOTATIONS: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
 """By file: what is noted of a pair -> its annotations there, without the ids that number those of the file."""
 
 
-def _write_json(file: IO[bytes], kind: str, head: dict[str, Any], parts: Iterable[Record]) -> None:
-    """Writes one annotation file, piece by piece: those of a million pairs would not fit into memory."""
-    numbers = count(1)
-    lists: dict[str, Iterator[dict[str, Any]]] = {
-        "images": (made["image"] for part in parts for made in part["made"]),
-        "annotations": (
-            one if kind == "panoptic" else {"id": next(numbers), **one}
-            for part in parts
-            for made in part["made"]
-            for one in ANNOTATIONS[kind](made)
-        ),
-    }
-    file.write(json.dumps(head).removesuffix("}").encode())
-    for name, values in lists.items():
-        file.write(f',\n"{name}": ['.encode())
-        for place, value in enumerate(values):
-            file.write((",\n" if place else "\n").encode() + json.dumps(value, ensure_ascii=False).encode())
-        file.write(b"]")
-    file.write(b"}\n")
+def _publish_all(
+    paths: Mapping[str, str], write: Callable[[dict[str, str]], None], drafts: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Makes several files from what `write` puts into as many drafts, by name, each whole or not at all."""
+    if not (left := [name for name in paths if name not in drafts]):
+        write(dict(drafts))
+        return
+    publish_file(paths[left[0]], lambda draft: _publish_all(paths, write, {**drafts, left[0]: draft}))
+
+
+def _write_json(drafts: Mapping[str, str], heads: Mapping[str, dict[str, Any]], parts: Iterable[Record]) -> None:
+    """Writes the annotation files of a split (path by kind), going through its records once, one in memory at a time:
+    those of a million pairs would not fit. Images wait in a file of their own, since each list is written in one go."""
+    with ExitStack() as opened:
+        files = {kind: opened.enter_context(open(path, "wb")) for kind, path in drafts.items()}
+        images = opened.enter_context(tempfile.TemporaryFile())
+        for kind, file in files.items():
+            file.write(json.dumps(heads[kind]).removesuffix("}").encode() + b',\n"annotations": [')
+        numbers = {kind: count(1) for kind in files}
+        for place, made in enumerate((made for part in parts for made in part["made"]), 1):
+            _append(images, made["image"], place)
+            for kind, file in files.items():
+                for one in ANNOTATIONS[kind](made):
+                    number = next(numbers[kind])
+                    _append(file, one if kind == "panoptic" else {"id": number, **one}, number)
+        for file in files.values():
+            images.seek(0)
+            file.write(b'],\n"images": [')
+            shutil.copyfileobj(images, file)
+            file.write(b"]}\n")
+
+
+def _append(file: IO[bytes], value: Mapping[str, Any], number: int) -> None:
+    """Adds a value to a list in JSON, as its `number`-th, from 1."""
+    file.write((b",\n" if number > 1 else b"\n") + json.dumps(value, ensure_ascii=False).encode())
 
 
 def coco_category_ids() -> tuple[int, ...]:

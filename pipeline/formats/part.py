@@ -9,11 +9,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.formats.tally import Tally
-from pipeline.pictures.codec import ImageFormat, encode_image, encode_mask
+from pipeline.pictures.codec import ImageFormat, decode_mask, encode_image, encode_mask
 from pipeline.pictures.masks import class_areas, ignore_uncertain
 from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
@@ -45,6 +46,7 @@ class Tree:
         runs: names of the runs that make up each split.
         image_format: of the pictures; "keep" leaves JPEG, PNG and WebP as they are, and makes others PNG.
         ignore_below: pixels of generated pairs of lower confidence become the ignore index; 0 leaves all.
+        ignore_noisy: pixels of generated pairs and of a teacher's that `noise_map` of the scores marks become it, too.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class Tree:
     runs: Mapping[str, tuple[str, ...]]
     image_format: ImageChoice = "keep"
     ignore_below: float = 0.0
+    ignore_noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Part:
         first: number of its first pair; pairs are numbered from 1 over all splits.
         shard: path or URL of the Parquet file.
         rows: (N,) int64, ascending: places of the pairs in the shard.
+        scores: paths or URLs of the shards of scores that hold theirs.
     """
 
     split: str
@@ -73,6 +77,7 @@ class Part:
     first: int
     shard: str
     rows: np.ndarray
+    scores: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -130,12 +135,25 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """Records as they lie in files, read one at a time."""
+    """Records as they lie in files, read one at a time; what is small of them is remembered from the first time on."""
 
     paths: tuple[str, ...]
+    small: dict[str, Record] = field(default_factory=dict, compare=False)
 
     def __iter__(self) -> Iterator[Record]:
-        return (json.loads(read_bytes(path)) for path in self.paths)
+        for path in self.paths:
+            record = json.loads(read_bytes(path))
+            self.small[path] = {name: value for name, value in record.items() if name != "made"}
+            yield record
+
+
+def summaries(records: Iterable[Record]) -> list[Record]:
+    """Records without `made`, which alone grows with the number of pairs."""
+    if isinstance(records, Saved):
+        for _ in Saved(tuple(path for path in records.paths if path not in records.small), records.small):
+            pass
+        return [records.small[path] for path in records.paths]
+    return list(records)
 
 
 def write_part(format: Format, part: Part, record: str) -> Record:
@@ -170,26 +188,33 @@ def pairs_of(part: Part, tree: Tree, left_out: dict[str, str]) -> Iterator[Pair]
     """The pairs of a part, read by the row group; `left_out` gets those that are damaged, and why.
 
     Raises:
-        DataError: a generated pair has no confidence map, but `tree.ignore_below` needs one.
+        DataError: a generated pair has no confidence map or no noise map, but `tree` needs one.
         ShardError: the shard cannot be read.
     """
     number = part.first
     for table in _groups(part):
+        noise = _noise_maps(part, table["pair_id"]) if tree.ignore_noisy else {}
         for row in conform(table, PAIR).to_pylist():
             if _needs_confidence(row, tree) and not encoded(row, "confidence"):
                 raise DataError(
                     f"{part.shard}: pair {row['pair_id']} has no confidence map, which ignore_below needs; generate "
                     "with --keep-confidence True, or export with --ignore-below 0"
                 )
+            if (is_noisy := tree.ignore_noisy and row["origin"] != "real") and row["pair_id"] not in noise:
+                raise DataError(
+                    f"{part.shard}: pair {row['pair_id']} has no noise map, which ignore_noisy needs; score it with "
+                    "--kinds judge at its own size (jobs.score), or leave ignore_noisy out"
+                )
             try:
-                yield looked_through(row, number, tree)
+                yield looked_through(row, number, tree, noise[row["pair_id"]] if is_noisy else b"")
             except DataError as error:
                 left_out[row["pair_id"]] = str(error)
             number += 1
 
 
-def looked_through(row: Mapping[str, Any], number: int, tree: Tree) -> Pair:
-    """A row of PAIR as a pair that can be written: decoded, compared and, where it is asked for, changed.
+def looked_through(row: Mapping[str, Any], number: int, tree: Tree, noise: bytes = b"") -> Pair:
+    """A row of PAIR as a pair that can be written: decoded, compared and, where it is asked for, changed; of a `noise`
+    map (PNG, 255 where a pixel is noisy) those pixels are ignored.
 
     Raises:
         DataError: a picture that cannot be decoded, sizes that differ, or ids that are no classes; names the pair.
@@ -200,6 +225,16 @@ def looked_through(row: Mapping[str, Any], number: int, tree: Tree) -> Pair:
     if _needs_confidence(row, tree):
         confidence = unpack_confidence(row, pixels, where)
         mask = ignore_uncertain(mask, confidence, tree.ignore_below, tree.labels.ignore_index)
+    if noise:
+        noisy = decode_mask(noise, f"{where}, noise map")
+        if noisy.shape != mask.shape:
+            raise DataError(
+                f"{where}: its noise map has {noisy.shape} pixels (height, width), its mask {mask.shape}; let the "
+                "judge see pairs at their own size"
+            )
+        # As sure as 1 where it is not noisy, and as 0 where it is.
+        mask = ignore_uncertain(mask, 255 - noisy.astype(np.uint8), 1, tree.labels.ignore_index)
+    if noise or _needs_confidence(row, tree):
         encoded_mask = encode_mask(mask)
         class_ids, areas = class_areas(mask)
     facts = {name: value for name, value in row.items() if name not in PICTURES}
@@ -227,6 +262,20 @@ def suffix_of(given: bytes) -> str:
     if given.startswith(b"\x89PNG\r\n"):
         return "png"
     return "webp" if given[:4] == b"RIFF" and given[8:12] == b"WEBP" else ""
+
+
+def _noise_maps(part: Part, ids: pa.ChunkedArray) -> dict[str, bytes]:
+    """Pair id -> noise map, of some pairs of a part."""
+    found: dict[str, bytes] = {}
+    for path in part.scores:
+        with open_shard(path) as file:
+            for group in range(file.num_row_groups):
+                keys = file.read_row_group(group, ["pair_id"], use_threads=False)["pair_id"]
+                if not pc.any(wanted := pc.is_in(keys, ids.combine_chunks())).as_py():
+                    continue
+                rows = file.read_row_group(group, ["pair_id", "noise_map"], use_threads=False).filter(wanted)
+                found |= {row["pair_id"]: encoded(row, "noise_map") for row in rows.to_pylist() if row["noise_map"]}
+    return found
 
 
 def all_jpeg(part: Part) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,9 @@ import pyarrow.compute as pc
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.formats.part import Part
-from pipeline.tables.rows import has_classes, read_columns
+from pipeline.tables.rows import has_classes, read_columns, read_keys
 from pipeline.tables.selection import View
-from pipeline.tables.shards import map_shards
+from pipeline.tables.shards import list_shards, map_shards
 
 NAME = "^[A-Za-z0-9_-]+$"
 """What a pair id must be, because files are named by it."""
@@ -27,6 +28,7 @@ def parts_of(
     *,
     min_confidence: float = 0.0,
     pairs: int = 0,
+    scores: str = "",
 ) -> list[Part]:
     """A part for every shard of which something is taken; the small columns are read, no picture is touched.
 
@@ -34,6 +36,7 @@ def parts_of(
         shards: paths or URLs by split. A pair that is there twice is taken where it comes first.
         views: what is kept of each, by split; a split that is not there keeps all.
         min_confidence: leaves out pairs of a lower mean confidence; those without one stay.
+        scores: folder of a run of scores, of the kind judge; "" is none.
         pairs: takes at most so many of each split, those whose ids are lowest: ids are hashes, so this is a draw, and
             the same one however the pairs are spread over shards. 0 takes all. Pictures without masks are none.
 
@@ -42,6 +45,7 @@ def parts_of(
     """
     found = {split: _rows(paths, views.get(split, ())) for split, paths in shards.items()}
     _refuse_common(found)
+    scored = _scored(scores) if scores else None
     parts: list[Part] = []
     first = 1
     for split, pictures in found.items():
@@ -59,9 +63,32 @@ def parts_of(
         for index, (begin, end) in enumerate(pairwise(bounds)):
             path = shards[split][taken["shard"][int(begin)].as_py()]
             places = taken["row"].to_numpy()[begin:end]
-            parts.append(Part(split, index, len(bounds) - 1, first, path, places))
+            of_scores = scored.of(taken["pair_id"].slice(begin, end - begin)) if scored else ()
+            parts.append(Part(split, index, len(bounds) - 1, first, path, places, of_scores))
             first += len(places)
     return parts
+
+
+class _Scored(NamedTuple):
+    """Shards of scores, the ids of all their pairs, and the shard of each."""
+
+    paths: list[str]
+    ids: pa.Array
+    shard: np.ndarray
+
+    def of(self, ids: pa.ChunkedArray) -> tuple[str, ...]:
+        """The shards that hold the scores of some pairs."""
+        places = pc.index_in(ids, self.ids).drop_null().to_numpy()
+        return tuple(self.paths[number] for number in np.unique(self.shard[places]).tolist())
+
+
+def _scored(folder: str) -> _Scored:
+    part = f"{folder.rstrip('/')}/judge"
+    if not (paths := list_shards(part)):
+        raise DataError(f"{folder}: no scores of the kind judge, whose noise maps are needed; make them: jobs.score")
+    keys = map_shards(read_keys, paths)
+    ids = pa.chunked_array([chunk for one in keys for chunk in one.chunks], pa.string()).combine_chunks()
+    return _Scored(paths, ids, np.repeat(np.arange(len(paths)), [len(one) for one in keys]))
 
 
 def _rows(paths: Sequence[str], views: Sequence[View]) -> pa.Table:

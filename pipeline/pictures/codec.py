@@ -69,14 +69,7 @@ def decode_mask(encoded: bytes, where: str) -> np.ndarray:
         MaskError: colours where class ids should be, a palette of greys that may be the ids, several pages, or a lossy
             format, which changes ids along every edge.
     """
-    picture = _open(encoded, where)
-    if lossy := _lossy_format(picture, encoded):
-        raise MaskError(
-            f"{where}: a mask holds class ids, but {lossy} is lossy and has changed some; take the PNG that it was "
-            "made from"
-        )
-    if (pages := num_frames(picture, encoded)) > 1:
-        raise MaskError(f"{where}: holds {pages} pages, and nothing says which is the mask; save that one alone")
+    picture = open_mask(encoded, where)
     if picture.mode == "P":
         _refuse_grey_palette(picture, where)
         return np.array(picture)
@@ -92,6 +85,24 @@ def decode_mask(encoded: bytes, where: str) -> np.ndarray:
         f"{where}: a mask holds one class id per pixel, but this picture has mode {picture.mode}; save the ids "
         "themselves as a greyscale or palette PNG (colours must be mapped back to ids first)"
     )
+
+
+def open_mask(encoded: bytes, where: str) -> Image.Image:
+    """A picture that may be a mask, whatever its pixels mean.
+
+    Raises:
+        DataError: undecodable or cut short; `where` is named.
+        MaskError: several pages, or a lossy format, which changes values along every edge.
+    """
+    picture = _open(encoded, where)
+    if lossy := _lossy_format(picture, encoded):
+        raise MaskError(
+            f"{where}: a mask holds class ids, but {lossy} is lossy and has changed some; take the PNG that it was "
+            "made from"
+        )
+    if (pages := num_frames(picture, encoded)) > 1:
+        raise MaskError(f"{where}: holds {pages} pages, and nothing says which is the mask; save that one alone")
+    return picture
 
 
 def num_frames(picture: Image.Image, encoded: bytes) -> int:

@@ -1,9 +1,12 @@
-"""Pictures from cameras, as data sets hold them: turned upright, sRGB."""
+"""Pictures from cameras, as data sets hold them: turned upright, sRGB, on white where they are transparent."""
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -11,6 +14,9 @@ from PIL import ExifTags, Image
 from pipeline.base.errors import DataError
 from pipeline.pictures.codec import _PNG_DEPTH, _open, _rgb, _save, num_frames
 from pipeline.pictures.colour import in_srgb
+
+Transparency = Literal["white", "refuse"]
+"""What becomes of pictures that are transparent somewhere: they are laid on white, or are no pairs."""
 
 # Eight bits a channel, three of them, and the right way up: what every reader of a pair shows alike.
 _KEPT_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
@@ -40,6 +46,8 @@ class Photograph:
         height, width: upright.
         turn: how it was turned; None where it stands as it was stored.
         num_frames: of the file; this is the first.
+        was_transparent: whether it was so somewhere, and now lies on white.
+        digest: of its pixels, as `content_digest` has it.
     """
 
     encoded: bytes
@@ -47,6 +55,8 @@ class Photograph:
     width: int
     turn: Image.Transpose | None = None
     num_frames: int = 1
+    was_transparent: bool = False
+    digest: str = ""
 
     def turned(self, mask: np.ndarray, as_stored: bool = False) -> np.ndarray:
         """`mask`, (H, W), as it lies on the upright picture.
@@ -66,12 +76,13 @@ class Photograph:
         return mask
 
 
-def read_photograph(encoded: bytes, where: str) -> Photograph:
+def read_photograph(encoded: bytes, where: str, transparency: Transparency = "white") -> Photograph:
     """Reads a picture of a real data set: grey, palette and CMYK pictures become RGB, those with a colour profile sRGB,
-    rotated ones (EXIF) upright. Of several frames the first is taken.
+    rotated ones (EXIF) upright, transparent ones lie on white. Of several frames the first is taken.
 
     Raises:
-        DataError: undecodable, cut short, or of more than 8 bits a channel; `where` is named.
+        DataError: undecodable, cut short, of more than 8 bits a channel, or transparent where that is refused; `where`
+            is named.
     """
     picture = _open(encoded, where)
     # Pillow reads the 16 bits of a PNG as 8 where there are three channels.
@@ -79,12 +90,52 @@ def read_photograph(encoded: bytes, where: str) -> Photograph:
         raise DataError(
             f"{where}: a picture of mode {picture.mode} with more than 8 bits a channel; scale it to 8 bits first"
         )
+    opacity = _opacity(picture)
+    if opacity and transparency == "refuse":
+        raise DataError(f"{where}: transparent somewhere; lay it on a background, or say --transparency white")
     frames, turn, coloured = num_frames(picture, encoded), _TURNS.get(_orientation(picture)), in_srgb(picture)
-    if coloured is picture and picture.mode == "RGB" and picture.format in _KEPT_FORMATS and turn is None:
-        return Photograph(encoded, picture.height, picture.width, num_frames=frames)
-    upright = _rgb(coloured, where) if turn is None else _rgb(coloured, where).transpose(turn)
+    is_plain = picture.mode == "RGB" and not picture.has_transparency_data
+    if coloured is picture and is_plain and picture.format in _KEPT_FORMATS and turn is None:
+        digest = content_digest(np.asarray(picture))
+        return Photograph(encoded, picture.height, picture.width, num_frames=frames, digest=digest)
+    upright = _rgb(coloured, where)
+    if opacity:
+        upright = Image.composite(upright, Image.new("RGB", upright.size, "white"), opacity)
+    if turn is not None:
+        upright = upright.transpose(turn)
     format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
-    return Photograph(_save(upright, format), upright.height, upright.width, turn, frames)
+    saved, digest = _save(upright, format), content_digest(np.asarray(upright))
+    return Photograph(saved, upright.height, upright.width, turn, frames, opacity is not None, digest)
+
+
+def content_digest(pixels: np.ndarray) -> str:
+    """Digest of a picture, (H, W, 3) uint8: the same for the same pixels, whatever file they are in."""
+    size = np.array(pixels.shape, np.int64).tobytes()
+    return blake2b(
+        np.ascontiguousarray(pixels).data, digest_size=16, salt=blake2b(size, digest_size=8).digest()
+    ).hexdigest()
+
+
+def upright_size(encoded: bytes, where: str) -> tuple[int, int]:
+    """Height and width of a picture as viewers show it, by its header alone.
+
+    Raises:
+        DataError: no picture; `where` is named.
+    """
+    try:
+        picture = Image.open(io.BytesIO(encoded))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: not a picture that can be decoded, {len(encoded)} bytes ({error})") from error
+    turn = _TURNS.get(_orientation(picture))
+    return (picture.width, picture.height) if turn in _QUARTERS else (picture.height, picture.width)
+
+
+def _opacity(picture: Image.Image) -> Image.Image | None:
+    """From 0, transparent, to 255; None where all of it is opaque."""
+    if not picture.has_transparency_data:
+        return None
+    opacity = picture.convert("RGBA").getchannel("A")
+    return None if opacity.getextrema() == (255, 255) else opacity
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -13,7 +13,7 @@ from pipeline.base.log import log
 from pipeline.datasets.source import PairError, Source
 from pipeline.pictures.codec import encode_mask
 from pipeline.pictures.masks import check_mask, class_areas
-from pipeline.pictures.photograph import read_photograph
+from pipeline.pictures.photograph import Transparency, read_photograph
 from pipeline.tables.conform import object_column
 from pipeline.tables.schema import Batch
 
@@ -31,6 +31,7 @@ class ReadPairs:
         dataset, split, origin: columns to write.
         void: what `ignore_index` becomes: it stays, or is background as in the paper's code.
         as_stored: masks were drawn on pictures as stored, not as EXIF turns them.
+        transparency: what becomes of transparent pictures.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class ReadPairs:
         origin: str = "real",
         void: Void = "ignore",
         as_stored: bool = False,
+        transparency: Transparency = "white",
     ) -> None:
         self.source, self.labels, self.void, self.as_stored = source, labels, void, as_stored
-        self.has_told_of_frames = False
+        self.transparency: Transparency = transparency
+        self.told: set[str] = set()
         self.constant = {"origin": origin, "dataset": dataset, "split": split}
 
     def __call__(self, batch: Batch) -> Batch:
@@ -71,14 +74,13 @@ class ReadPairs:
     def _pair(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         found = self.source.read(entry)
         labels, where = self.labels, str(entry["key"])
-        photograph = read_photograph(found.image, f"picture {entry['image']}")
-        if photograph.num_frames > 1 and not self.has_told_of_frames:
-            self.has_told_of_frames = True  # once a process, not for each of thousands
-            log.warning(
-                "picture %s holds %d frames: the first is taken, here and of others like it",
-                entry["image"], photograph.num_frames,
-            )  # fmt: skip
+        photograph = read_photograph(found.image, f"picture {entry['image']}", self.transparency)
+        if photograph.num_frames > 1:
+            self._tell(f"picture %s holds {photograph.num_frames} frames: the first is taken", "frames", entry)
+        if photograph.was_transparent:
+            self._tell("picture %s is transparent somewhere: it is laid on white", "transparent", entry)
         pair = {"image": photograph.encoded, "height": photograph.height, "width": photograph.width}
+        pair |= {"image_digest": photograph.digest}
         pair |= {"prompt": found.captions[0] if found.captions else "", "captions": found.captions}
         if found.mask is None:
             return pair
@@ -95,9 +97,23 @@ class ReadPairs:
             class_ids, areas = class_areas(mask)
         return {**pair, "mask": encode_mask(mask), "class_ids": class_ids, "class_pixels": areas}
 
+    def _tell(self, text: str, kind: str, entry: Mapping[str, Any]) -> None:
+        """Once a process, not for each of thousands."""
+        if kind not in self.told:
+            self.told.add(kind)
+            log.warning(f"{text}, here and of others like it", entry["image"])
+
     @staticmethod
     def _row_of_nothing() -> dict[str, Any]:
         """Every column of every row, also of those that fail: blocks must agree on their columns."""
         none = np.zeros(0, np.int64)
         pair = {"image": b"", "mask": b"", "height": 0, "width": 0, "class_ids": none.astype(np.int32)}
-        return {**pair, "class_pixels": none, "prompt": "", "captions": [], "error": "", "error_detail": ""}
+        return {
+            **pair,
+            "class_pixels": none,
+            "prompt": "",
+            "captions": [],
+            "image_digest": None,
+            "error": "",
+            "error_detail": "",
+        }

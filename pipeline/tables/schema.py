@@ -121,6 +121,7 @@ PAIR = viewable(
             pa.field("dataset", CATEGORY),
             pa.field("split", CATEGORY),
             pa.field("key", pa.string()),
+            pa.field("image_digest", pa.string()),
         ]
     )
 )
@@ -130,7 +131,8 @@ that nobody has labelled has no mask (null), and both lists are empty; those of 
 `bundle`, `sampler`, `prompt_class_ids` (classes that the prompt is known to ask for), `draws` (how often it was drawn
 until its mask held them; null where `generate --redraws` was not asked for) and `guidance_difference` (of
 `models.sampler.Pairs`; null where no step was guided) are of generated pairs; `captions` (all of them; `prompt` is the
-first), `dataset`, `split` and `key` (the name there) are of real ones."""
+first), `dataset`, `split`, `key` (the name there) and `image_digest` (of the pixels as they were read:
+`pipeline.pictures.photograph.content_digest`) are of real ones."""
 ERROR = pa.schema(
     [
         _required("pair_id", pa.string()),

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pydantic import Field, model_validator
 
 from pipeline.base.config import Workers
+from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder
 from pipeline.runs.config import RunConfig
 from pipeline.training.optimisation import Optimisation
-from pipeline.training.order import bounds
+from pipeline.training.order import bounds, require_rows
 from pipeline.training.parallel import Strategy
 
 SAFE_TO_CHANGE = frozenset(
@@ -83,6 +84,16 @@ class TrainingConfig(RunConfig):
         require_one_each(self.train, self.slices, self.shares)
         bounds(self.validation_slice or ":")
         return self
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if self.workers.num > self.optimisation.batch_size:
+            raise ConfigError(
+                f"workers.num {self.workers.num} must be at most optimisation.batch_size "
+                f"{self.optimisation.batch_size}, so that each worker has a row"
+            )
+        require_rows(self.train, self.slices)
+        require_rows([self.validation], [self.validation_slice])
 
 
 def require_one_each(

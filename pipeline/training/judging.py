@@ -21,6 +21,7 @@ from pipeline.tables.rows import Which, read_shards
 from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold, share_named
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
+from pipeline.training.overlap import tell_same
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet, pictures_of, refuse_common, require_real
 from pipeline.training.teacher import TeacherKeys
@@ -172,6 +173,9 @@ class Judging:
         refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted), **learned})
         renamed = {one: pictures_of(one, its, labelled=True) for one, its in zip(folders, parts, strict=True)}
         refuse_common({"validation": pictures_of(*held_out)}, renamed)
+        if config.validation:
+            learners = {"labelled": zip(folders, parts, strict=True), "pairs": [(config.pairs, config.slice or ":")]}
+            tell_same({"validation": [held_out]}, learners)
         start, _ = bounds(config.slice or ":")
         stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         first = TrainingSet(train=tuple(folders), slices=tuple(parts))

@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.draws import Draws
 from pipeline.base.errors import ConfigError
@@ -20,6 +21,8 @@ from pipeline.training.task import Task, Tensors
 
 GIB = 2**30
 FLOAT, HALF = 4, 2
+PASSES = 3
+"""Work of a training step, in forward passes: forward, and backward by weights and by inputs."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,21 @@ def training_needs(
         memory["activations"] = kept_bytes * (HALF / FLOAT if half else 1)
     tokens = recipe.batch_size * int(getattr(net, "num_tokens", 0))
     return Needs(count, tokens, FLOAT * (2 * count + remembered / one), memory)
+
+
+def training_work(task: Task, example: Tensors) -> float:
+    """Floating-point operations of a training step for each of its rows: three times those of the forward pass, whose
+    products of matrices and convolutions are counted.
+
+    Raises:
+        RuntimeError, NotImplementedError, TypeError: the network asks for values, so that it cannot run on sizes alone.
+    """
+    with torch.device("meta"):
+        net = task.build()
+    batch = {name: torch.empty_like(value, device="meta") for name, value in example.items()}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        task.loss(net, batch, Draws(0, 0, range(len(next(iter(batch.values())))), "meta"))
+    return PASSES * counter.get_total_flops() / len(next(iter(batch.values())))
 
 
 def activations(task: Task, net: nn.Module, example: Tensors, rows: int, recompute: bool, fused: bool) -> float | None:

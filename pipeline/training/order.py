@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
+from pipeline.storage.files import is_local
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks
 from pipeline.tables.selection import View, view_of
@@ -115,6 +116,18 @@ def parted(folder: str, part: str, share: float) -> tuple[str, str]:
     cut = cut_behind(folder, part, "labelled", num - max(LEAST_HELD_OUT, round(share * num)))
     end = cut_behind(folder, part, "all", len(ids_of(folder)))
     return f"{int(bounds(part or ':')[0])}:{cut}", f"{cut}:{end}"
+
+
+def require_rows(folders: Sequence[str], slices: Sequence[str] = ()) -> None:
+    """Looks for shards, and for as many pairs as slices ask for, in the folders that are at hand: a mistake should be
+    told before anything starts. Those on stores are left to those who read them.
+
+    Raises:
+        ShardError: as `groups_of`.
+    """
+    for number, folder in enumerate(folders):
+        if is_local(folder):
+            groups_of([folder], slices[number : number + 1])
 
 
 def groups_of(

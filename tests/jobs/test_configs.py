@@ -137,6 +137,8 @@ def test_every_command_for_ones_own_pictures_is_understood(monkeypatch, tmp_path
     made: set[str] = {"data/mine", "data/mine-validation", "data/mine-test", "mine.yaml", "thu-ml/unidiffuser-v1"}
     assert len(commands) > 10
     for job, *arguments in commands:
+        if job == "start" or arguments[0].startswith("configs/"):  # tests/test_own_data.py runs these
+            continue
         kind = typing.get_type_hints(importlib.import_module(f"jobs.{job}").main)["config"]
         monkeypatch.setattr(kind, "check_inputs", lambda config: None)
         config = parse(kind, arguments)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from jobs.__main__ import job_files
+from models.labels import GARMENTS, VOC
 from models.weights import WeightsError
 from pipeline.base.command_line import parse
 from pipeline.base.config import Config
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import ConfigError, DataError, JoDiffusionError
 from pipeline.base.places import FileOrFolder, Folder, SentFolder
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
+from tests.pipeline.tables.test_contents import pairs, save
 from tests.tiny import save_tiny_bundle
 
 INPUTS = {
@@ -25,7 +27,7 @@ INPUTS = {
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
     "evaluate": "sets test judged validation generator_train",
-    "export": "train validation test",
+    "export": "train validation test ignore_noisy",
     "generate": "bundle prompts",
     "label": "pairs labelled validation teacher.weights",
     "loop": "real validation prompts bundle",
@@ -41,7 +43,7 @@ INPUTS = {
     "train_vae": "train validation",
     "verify": "pairs",
 }
-OWN_WAY = {"demo_train", "import_weights", "ingest", "submit"}
+OWN_WAY = {"demo_train", "import_weights", "ingest", "start", "submit"}
 """Make what they read, take names on a hub, or look on the cluster."""
 
 
@@ -129,3 +131,49 @@ def test_ingest_looks_for_the_data_set(changes, message):
 def test_what_is_made_or_on_the_hub_is_not_looked_for():
     IngestConfig(run="a").check_inputs()
     IngestConfig(run="a", dataset="huggingface", root="owner/name", labels="voc").check_inputs()
+
+
+def save_run(folder, ids, labels=GARMENTS, **columns):
+    save(folder, {**pairs(pair_id=ids), "class_ids": [[0]] * len(ids), "class_pixels": [[24]] * len(ids), **columns})
+    (folder / "label_space.json").write_text(labels.to_json())
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("job", "changes", "message"),
+    [
+        ("train_vae", {"slices": ("0:9",)}, "the slice 0:9 asks for more than its 3 pairs"),
+        ("train_vae", {"validation": "other"}, "one number would mean two things"),
+        ("train_vae", {"validation": "empty"}, "empty"),
+        ("train_vae", {"workers": {"num": 99}}, "workers.num 99 must be at most optimisation.batch_size 4"),
+        ("evaluate", {"sets": {"real": {"train": ("train",), "slices": ("0:9",)}}}, "the slice 0:9 asks for more"),
+        ("evaluate", {"test": "other"}, "one number would mean two things"),
+        ("evaluate", {"test": "train"}, "test and sets.real share 3 pairs"),
+        ("evaluate", {"test": "copies"}, "test and sets.real have 1 pictures in common, by their content"),
+        ("label", {"slice": "2:9"}, "the slice 2:9 asks for more"),
+        ("label", {"validation": "other"}, "one number would mean two things"),
+        ("export", {"validation": ("other",)}, "one number would mean two things"),
+        ("export", {"train": ()}, "no pairs are given"),
+    ],
+)
+def test_mistakes_are_told_before_ray_starts(tmp_path, monkeypatch, job, changes, message):
+    monkeypatch.chdir(tmp_path)
+    save_run(tmp_path / "train", ["a", "b", "c"], image_digest=["1", "2", "3"])
+    save_run(tmp_path / "held-out", ["x"], image_digest=["9"])
+    save_run(tmp_path / "copies", ["y"], image_digest=["2"])
+    save_run(tmp_path / "other", ["z"], VOC, image_digest=["8"])
+    (tmp_path / "empty").mkdir()
+    values: dict[str, dict[str, Any]] = {
+        "train_vae": {"net": "annotation", "train": ("train",), "validation": "held-out"},
+        "evaluate": {"sets": {"real": {"train": ("train",)}}, "test": "held-out"},
+        "label": {"pairs": "train", "validation": "held-out"},
+        "export": {"format": "coco", "train": ("train",)},
+    }
+    if job == "train_vae":
+        values[job]["optimisation"] = {"num_examples": 8, "batch_size": 4, "learning_rate": 0.1}
+    right = config_of(job).model_validate({"run": "a", **values[job]})
+    wrong = config_of(job).model_validate({"run": "a", **values[job], **changes})
+
+    right.check_inputs()
+    with pytest.raises(JoDiffusionError, match=message):
+        wrong.check_inputs()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from models.labels import VOC
+from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.ingest import IngestConfig, find_todo, ingest, open_source, plan_of
+from pipeline.ingest import IngestConfig, find_todo, ingest, look, open_source, plan_of
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
 from pipeline.tables.label_space import load_labels
@@ -130,7 +132,9 @@ def test_a_set_of_which_nothing_can_be_read_is_told_at_once(tmp_path):
         save_colour_mask(tmp_path / f"masks/{number}.png")
     chosen = config(tmp_path, root=root, **FOLDER)
 
-    with pytest.raises(DataError, match=r"none of 16 pairs that were tried first can be read. .*/masks/.*mode RGB"):
+    with pytest.raises(
+        DataError, match=r"none of 16 pairs that were tried first can be read. in 16 of 16 masks .*#818181 .960 pixels"
+    ):
         find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
 
 
@@ -233,3 +237,81 @@ def test_a_few_masks_and_many_pictures(tmp_path, ray_session):
     rows = {row["key"]: row for row in read_shards([folder]).to_pylist()}
     assert rows["4"]["mask"] is None and rows["4"]["class_ids"] == [] and rows["4"]["captions"] == ["a cat"]
     assert rows["1"]["mask"]["bytes"] and rows["4"]["image"]["bytes"]
+
+
+def todo_of(chosen):
+    return find_todo(open_source(chosen, chosen.seed), chosen, str(chosen.folder))
+
+
+SIGNS = "name: signs\nclasses: [background, stop, yield]\n"
+
+
+def save_coloured(root, num=3):
+    labels = LabelSpace.custom("signs", ("stop", "yield"))
+    for number in range(num):
+        save_picture(root / f"images/{number}.png")
+        save_picture(root / f"masks/{number}.png", labels.colours(mask_of(1 + number % 2)))
+    return labels
+
+
+def test_masks_in_colours_are_read_by_the_stated_palette_or_all_colours_are_asked_for_at_once(tmp_path):
+    labels = save_coloured(tmp_path)
+    file = tmp_path / "signs.yaml"
+    settings = {"dataset": "folder", "name": "signs", "labels": str(file)}
+    file.write_text(SIGNS)
+
+    with pytest.raises(
+        DataError, match=r"in 3 of 3 masks.*#000000 \(156 pixels\), #800000 \(16 .*#008000 \(8 .*palette"
+    ):
+        todo_of(config(tmp_path, **settings))
+
+    file.write_text(SIGNS + f"palette: {[list(colour) for colour in labels.palette]}\n")
+    assert todo_of(config(tmp_path, **settings))[0].num_rows == 3
+    with pytest.raises(ConfigError, match="mask_colours: #ffffff is 7, but signs has class ids 0 to 2"):
+        open_source(config(tmp_path, **settings, mask_colours={"#ffffff": 7}))
+    with pytest.raises(ConfigError, match="mask_colours: 'red' is no colour"):
+        open_source(config(tmp_path, **settings, mask_colours={"red": 1}))
+
+
+def test_a_forgotten_colour_is_told_before_all_are_read(tmp_path, caplog):
+    labels = save_coloured(tmp_path, 4)
+    palette = [list(colour) for colour in labels.palette]
+    palette[2] = [0, 130, 0]
+    (tmp_path / "signs.yaml").write_text(SIGNS + f"palette: {palette}\n")
+
+    _, told = todo_of(config(tmp_path, dataset="folder", name="signs", labels=str(tmp_path / "signs.yaml")))
+
+    assert any(
+        "in 2 of 4 masks" in text and "#008000 (16 pixels, nearest is yield #008200)" in text for text in told[-1]
+    )
+
+
+def test_a_look_says_what_was_understood_and_reads_no_more(tmp_path):
+    save_folder(tmp_path, 40)
+    (tmp_path / "masks/0.png").write_bytes(b"broken")
+    settings = {**FOLDER, "look": 4}
+
+    page = Path(look(config(tmp_path, **settings))).read_text()
+
+    assert page.count("data:image/png;base64") == 2 * 3 and "3 of 40 pairs; 1 could not be" in page
+    assert "masks/0.png" in page and "aeroplane" in page
+    assert not (tmp_path / "runs/real/shards").exists() and not (tmp_path / "runs/real/config.yaml").exists()
+
+
+def test_parts_of_a_set_hold_each_picture_once_and_keep_it_when_others_come(tmp_path):
+    def parts(root):
+        return [
+            set(todo_of(config(tmp_path, root=root, part=part, **FOLDER))[0]["key"].to_pylist())
+            for part in ("0:70", "70:85", "85:100")
+        ]
+
+    few = parts(save_folder(tmp_path, 30))
+    more = parts(save_folder(tmp_path, 60))
+
+    assert sum(map(len, few)) == 30 and len(set().union(*few)) == 30
+    assert all(one <= other for one, other in zip(few, more, strict=True))
+    for wrong in ("80", "80:20", "0:101", "a:b"):
+        with pytest.raises(ValueError, match="is no part; write START:STOP in per cent"):
+            config(tmp_path, part=wrong, **FOLDER)
+    with pytest.raises(ConfigError, match="built-in sets have splits"):
+        todo_of(IngestConfig(run="a", runs=str(tmp_path), dataset="builtin", part="0:50"))

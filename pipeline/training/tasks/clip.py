@@ -29,6 +29,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
+from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Evaluation, Tensors
 from pipeline.training.tasks.pictures import to_float_image
 
@@ -69,6 +70,7 @@ def train_clip(config: ClipConfig) -> dict[str, float]:
             tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
             tokenizer.model_max_length = config.num_tokens
             tokenizer.save_pretrained(folder)
+        tell_of_training(config)
         return fit(ClipTask(config, str(folder)), config, run)
 
 

@@ -24,10 +24,12 @@ from pipeline.base.places import Folder
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_local
 from pipeline.tables.schema import Batch, latent_shapes
 from pipeline.tables.shards import open_shard, some_shards
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
+from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Evaluation, Tensors
 
 JUDGED_ROWS = 16
@@ -57,6 +59,11 @@ class JointConfig(TrainingConfig):
     guidance: float = Field(8.0, ge=0)
     """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
 
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        if all(map(is_local, (*self.train, self.validation, self.initial))):
+            check_latents(with_initial(self))
+
 
 def train_joint(config: JointConfig) -> dict[str, float]:
     """Trains the network and leaves a bundle in `<run>/weights`; returns its held-out losses.
@@ -72,6 +79,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         task = JointTask(config, f"{config.train[0]}/encoders", initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
+        tell_of_training(config)
         scores = fit(task, config, run)
         register(config, run, scores)
         return scores

@@ -8,6 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.draws import Draws
+from pipeline.storage.files import is_local
+from pipeline.tables.label_space import common_labels
 from pipeline.training.config import TrainingConfig
 
 NUM_SHOWN = 8
@@ -33,6 +35,12 @@ class VAEConfig(TrainingConfig):
     latent_noise: float = Field(0.0, ge=0)
     """Further noise on latents in training, up to this share of their spread: decoders then forgive what diffusion gets
     slightly wrong. The paper uses none."""
+
+    def check_inputs(self) -> None:
+        super().check_inputs()
+        folders = [*self.train, self.validation]
+        if self.net == "annotation" and all(map(is_local, folders)):
+            common_labels(folders)
 
 
 class Posterior(Protocol):

@@ -6,6 +6,7 @@ from pipeline.runs.run import Run
 from pipeline.tables.label_space import common_labels
 from pipeline.training.config import SAFE_TO_CHANGE
 from pipeline.training.fit import fit
+from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Task
 from pipeline.training.tasks.annotation_vae import AnnotationTask
 from pipeline.training.tasks.image_vae import ImageTask
@@ -21,4 +22,5 @@ def train_vae(config: VAEConfig) -> dict[str, float]:
             if annotation
             else ImageTask(config)
         )
+        tell_of_training(config)
         return fit(task, config, run)

@@ -50,7 +50,7 @@ def save_mask(path: Path, mask: np.ndarray, palette: bool = False) -> Path:
 
 def save_colour_mask(path: Path) -> Path:
     """Writes a mask as colours, which is refused."""
-    return save_picture(path, np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
+    return save_picture(path, np.full((HEIGHT, WIDTH, 3), 129, np.uint8))  # no class has it
 
 
 def save_json(path: Path, value: Any) -> Path:

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 
 from models.labels import VOC, LabelSpace
 from pipeline.formats.coco import READING, Coco, category_ids, coco_category_ids, segments_of
+from pipeline.formats.part import Saved
 from tests.pipeline.formats.fabricated import save_set, tree_of, written
 
 OFFICIAL, ADE20K = LabelSpace.named("coco"), LabelSpace.named("ade20k")
@@ -117,3 +118,24 @@ def test_masks_without_objects_or_without_background():
 
     ids, segments = segments_of(np.zeros((4, 5), np.uint8), VOC)
     assert (ids == 1).all() and [(one["category_id"], one["bbox"]) for one in segments] == [(21, [0, 0, 5, 4])]
+
+
+def test_records_are_read_once_and_one_at_a_time(tmp_path, monkeypatch):
+    save_set(tmp_path / "a", VOC, 12, num_shards=6)
+    format = Coco(tree_of(tmp_path, VOC))
+    written(format, tmp_path / "parts", train=tmp_path / "a")
+    before = {path.name: json.loads(path.read_text()) for path in (tmp_path / "export/annotations").glob("*.json")}
+    read: list[str] = []
+
+    def reading(path: str) -> bytes:
+        read.append(path)
+        return Path(path).read_bytes()
+
+    monkeypatch.setattr("pipeline.formats.part.read_bytes", reading)
+    paths = sorted(map(str, (tmp_path / "parts").glob("*.json")))
+
+    format.finish({"train": Saved(tuple(paths))})
+
+    assert read == paths
+    after = {path.name: json.loads(path.read_text()) for path in (tmp_path / "export/annotations").glob("*.json")}
+    assert after == before and len(after["instances_train.json"]["images"]) == 12

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -11,7 +13,10 @@ import yaml
 from models.labels import VOC, LabelSpace
 from pipeline.formats.huggingface import READING, HuggingFace
 from pipeline.pictures.codec import decode_image
+from pipeline.tables.conform import conform
+from pipeline.tables.label_space import described, run_card
 from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import write_table
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of, written
 
 ADE20K = LabelSpace.named("ade20k")
@@ -45,6 +50,48 @@ def test_load_dataset_gives_the_pairs_back(tmp_path, caplog):
         "train-00000-of-00002.parquet", "train-00001-of-00002.parquet",
         "validation-00000-of-00002.parquet", "validation-00001-of-00002.parquet",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [VOC, ADE20K])
+def test_classes_and_what_numbers_mean_are_in_an_export_and_in_its_files_alone(tmp_path, labels):
+    save_set(tmp_path / "a", labels, prompt_class_ids=[1, 3])
+    written(HuggingFace(tree_of(tmp_path, labels)), tmp_path / "parts", train=tmp_path / "a")
+
+    whole = datasets.load_dataset(str(tmp_path / "export"))["train"]
+    alone = datasets.load_dataset("parquet", data_files=f"{tmp_path}/export/data/*.parquet")["train"]
+
+    assert whole.features["prompt_class_ids"].feature.names == list(labels.classes)
+    assert whole[0]["prompt_class_ids"] == [1, 3]
+    for told in (whole.features["mask"].id, alone.features["mask"].id, whole.info.description):
+        assert f"1 {labels.classes[1]}" in told and "Ignore index 255" in told
+        assert ("0 is no class" in told) == (labels.zero == "other")
+    facts = json.loads((tmp_path / "export/croissant.json").read_text())
+    assert facts["recordSet"][0]["data"][1]["classes/name"] == labels.classes[1]
+
+
+def test_the_shards_of_a_run_say_it_too_and_load_by_its_folder(tmp_path):
+    made = save_set(tmp_path / "a", VOC)
+    rows = pa.Table.from_pylist(list(made.rows.values()))
+    write_table(conform(rows, described(PAIR, VOC)), f"{tmp_path}/b/shards")
+    write_table(pa.table({"pair_id": ["x"], "reason": ["wrong_mask"]}), f"{tmp_path}/b/errors")
+    (tmp_path / "b/README.md").write_text(run_card(VOC))
+
+    loaded = datasets.load_dataset(str(tmp_path / "b"))["train"]
+
+    assert len(loaded) == 5 and "15 person" in loaded.features["mask"].id and "15 person" in loaded.info.description
+    schema = pq.read_schema(next((tmp_path / "b/shards").iterdir()))
+    assert LabelSpace.from_json(schema.metadata[b"label_space"].decode()) == VOC
+
+
+def test_a_set_of_real_pairs_is_not_called_synthetic(tmp_path):
+    kinds: dict[str, dict[str, Any]] = {"real": {"origin": "real", "bundle": None, "sampler": None}, "mixed": {}}
+    for kind, changes in kinds.items():
+        save_set(tmp_path / kind, VOC, **changes)
+        written(HuggingFace(tree_of(tmp_path / kind, VOC)), tmp_path / f"{kind}-parts", train=tmp_path / kind)
+    real, mixed = ((tmp_path / kind / "export/README.md").read_text() for kind in ("real", "mixed"))
+
+    assert "- synthetic" in mixed and "generated pairs come from text prompts" in mixed
+    assert "synthetic" not in real and "enerated pairs" not in real and "none, all pairs are real" in real
 
 
 def test_files_are_as_shards_are(tmp_path):

@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -12,7 +13,9 @@ from pipeline.base.errors import DataError
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, pairs_of, suffix_of
 from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
-from pipeline.tables.shards import list_shards
+from pipeline.tables.conform import conform
+from pipeline.tables.scores import score_schema
+from pipeline.tables.shards import list_shards, write_table
 from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
 
 
@@ -101,3 +104,47 @@ def test_all_jpeg_looks_at_the_chosen_rows(tmp_path):
 
     assert not all_jpeg(part)
     assert all_jpeg(replace(part, rows=np.array([1])))
+
+
+def save_noise(folder, names, masks):
+    """Scores of the kind judge: the upper half of each mask is noisy."""
+    rows = []
+    for name in names:
+        noise = np.zeros(masks[name].shape, np.uint8)
+        noise[: len(noise) // 2] = 255
+        rows.append({"pair_id": name, "noise_map": {"bytes": encode_mask(noise), "path": None}})
+    schema = score_schema("judge")
+    for row in rows:  # a shard each
+        write_table(conform(pa.Table.from_pylist([row]), schema), f"{folder}/judge/shards")
+    return str(folder)
+
+
+def test_noisy_pixels_of_generated_pairs_are_ignored_in_every_format(tmp_path):
+    made = save_set(tmp_path / "a", VOC)
+    generated = list(made.rows)[-1]
+    scores = save_noise(tmp_path / "scores", made.rows, made.masks)
+    tree = tree_of(tmp_path, VOC, ignore_noisy=True)
+    (first, *_) = parts = parts_of({"train": list_shards(str(tmp_path / "a"))}, scores=scores)
+
+    pairs = {pair.name: pair for part in parts for pair in pairs_of(part, tree, {})}
+
+    assert len(first.scores) == len(first.rows), "the shards of scores of these pairs alone"
+    for name, pair in pairs.items():
+        half = len(pair.mask) // 2
+        expected = made.masks[name].copy()
+        if name == generated:
+            expected[:half] = 255
+        assert (pair.mask == expected).all() and (decode_mask(pair.encoded_mask, "m") == expected).all()
+        assert pair.facts["class_pixels"] == np.unique(expected, return_counts=True)[1].tolist()
+
+
+def test_a_generated_pair_without_a_noise_map_is_told(tmp_path):
+    made = save_set(tmp_path / "a", VOC)
+    scores = save_noise(tmp_path / "scores", list(made.rows)[:-1], made.masks)
+    parts = parts_of({"train": list_shards(str(tmp_path / "a"))}, scores=scores)
+
+    with pytest.raises(DataError, match="no noise map, which ignore_noisy needs"):
+        for part in parts:
+            list(pairs_of(part, tree_of(tmp_path, VOC, ignore_noisy=True), {}))
+    with pytest.raises(DataError, match="no scores of the kind judge"):
+        parts_of({"train": list_shards(str(tmp_path / "a"))}, scores=str(tmp_path))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipeline.base.errors import DataError
 from pipeline.pictures.codec import decode_image
-from pipeline.pictures.photograph import read_photograph
+from pipeline.pictures.photograph import read_photograph, upright_size
 
 RED, GREEN = (250, 10, 20), (10, 250, 20)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -90,3 +91,35 @@ def test_of_several_frames_the_first_is_taken_and_their_number_told() -> None:
 
     assert read_photograph(buffer.getvalue(), "here").num_frames == 2
     assert pixel(buffer.getvalue()) == list(RED)
+
+
+def test_transparent_pictures_lie_on_white_or_are_refused() -> None:
+    half = saved((0, 0, 0, 0), "RGBA")
+
+    photograph = read_photograph(half, "here")
+
+    assert photograph.was_transparent and decode_image(photograph.encoded, "here")[0, 0].tolist() == [255, 255, 255]
+    with pytest.raises(DataError, match="here: transparent somewhere; .*--transparency white"):
+        read_photograph(half, "here", "refuse")
+
+
+def test_a_single_colour_may_be_transparent() -> None:
+    keyed = saved(RED, transparency=RED)
+
+    assert pixel(keyed) == [255, 255, 255]
+
+
+def test_opaque_pictures_with_a_channel_for_it_are_as_before() -> None:
+    photograph = read_photograph(saved((*RED, 255), "RGBA"), "here", "refuse")
+
+    assert not photograph.was_transparent and pixel(saved((*RED, 255), "RGBA")) == list(RED)
+
+
+def test_the_size_is_that_of_the_upright_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    assert upright_size(saved(RED, format="jpeg"), "here") == (2, 4)
+    assert upright_size(saved(RED, format="jpeg", exif=exif), "here") == (4, 2)
+    with pytest.raises(DataError, match="here: not a picture"):
+        upright_size(b"no", "here")

@@ -1,0 +1,329 @@
+"""The whole way from labelled pictures to generated pairs, with sizes that fit a machine: what `jobs.start` writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from jobs._machine import GIB, OWN, Here, Step, Way, fit_joint, joint_needs, joint_task
+from models.labels import LabelSpace
+from pipeline.base.config import Config
+from pipeline.base.errors import ConfigError
+from pipeline.base.strict_yaml import load_yaml
+from pipeline.caption import RULES, CaptionConfig
+from pipeline.encode import EncodeConfig
+from pipeline.evaluate import EvaluateConfig
+from pipeline.generate import GenerateConfig
+from pipeline.ingest import IngestConfig
+from pipeline.label import LabelConfig
+from pipeline.training.needs import training_work
+from pipeline.training.task import Task
+from pipeline.training.tasks.annotation_vae import AnnotationTask
+from pipeline.training.tasks.clip import ClipConfig
+from pipeline.training.tasks.image_vae import ImageTask
+from pipeline.training.tasks.joint import JointConfig
+from pipeline.training.tasks.latents import VAEConfig
+
+DEMO = OWN.parent / "demo"
+ANY_LABELS = LabelSpace.custom("any", tuple(map(str, range(20))))
+LEAST_SHARE = 0.7
+"""Of pictures that are trained on, with chance in how they fall."""
+
+
+def steps_of(
+    name: str,
+    runs: str,
+    ingests: Mapping[str, Mapping[str, Any]],
+    machine: Here,
+    *,
+    labels: str,
+    num_pictures: int,
+    num_labelled: int,
+    has_captions: bool,
+    way: Literal["auto", "weights", "small"] = "auto",
+) -> Way:
+    """All commands from pictures to a page about generated pairs.
+
+    Args:
+        name: of the set; runs are called after it.
+        runs: their folder.
+        ingests: values of `ingest`, by split.
+        machine: that is planned for.
+        labels: name or file of the label space.
+        num_pictures, num_labelled: of all splits.
+        has_captions: pictures come with them.
+        way: "auto" takes what fits.
+
+    Raises:
+        ConfigError: the way that was asked for does not fit.
+    """
+    fitted = fit_joint(machine) if machine.gpus and way != "small" else None
+    if way == "weights" and not fitted:
+        raise ConfigError(
+            f"way: UniDiffuser's network does not fit {machine}: plan for larger ones (--gpus 1 --gpu-gib 80) "
+            "or say --way small"
+        )
+    plan = _Plan(name, runs, machine, fitted, num_pictures > num_labelled, has_captions, labels)
+    # Fewer than there will be: a batch must not be larger than its set.
+    return plan.way(ingests, max(2, int(LEAST_SHARE * num_pictures)), max(1, int(LEAST_SHARE * num_labelled)))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the steps have in common."""
+
+    name: str
+    runs: str
+    machine: Here
+    fitted: Mapping[str, Any] | None
+    some: bool
+    """Whether some pictures have no masks."""
+    has_captions: bool
+    labels: str
+
+    def run(self, ending: str = "") -> str:
+        """The folder of a run."""
+        return f"{self.runs}/{self.name}{ending}"
+
+    @property
+    def captioned(self) -> str:
+        return "" if self.has_captions else "-captioned"
+
+    @property
+    def workers(self) -> dict[str, Any]:
+        return {"cpus": 4, "gpus": 1} if self.machine.gpus else {"threads": self.machine.cpus}
+
+    def hours(self, work: float) -> float:
+        num = self.fitted["workers"]["num"] if self.fitted else 1
+        return work / (self.machine.tflops * 1e12 * num) / 3600
+
+    def way(self, ingests: Mapping[str, Mapping[str, Any]], num_train: int, num_labelled: int) -> Way:
+        steps = [
+            Step("ingest", f"ingest-{split}.yaml", f"Read the {kind}", IngestConfig, {**values, "workers": {"num": 2}})
+            for (split, values), kind in zip(
+                ingests.items(), ("pictures to train on", "pairs to choose on", "pairs to test on"), strict=True
+            )
+        ]
+        if not self.has_captions:
+            steps += [self._captions("caption.yaml", "", "Write a sentence for each picture")]
+            steps += [self._captions("caption-validation.yaml", "-validation", "And for those to choose on")]
+        steps += [self._baseline()]
+        if self.some:
+            steps += [self._label()]
+        steps += self._networks(num_train)
+        steps += self._pairs(min(10_000, max(1_000, 10 * num_labelled)))
+        joint = next(step for step in steps if step.job == "train_joint")
+        config = JointConfig.model_validate(joint.values)
+        latent = 2.0 * sum(math.prod(one.shape[1:]) for one in joint_task(config)[1].values())
+        side = config.image_size_px if not self.fitted else 512
+        disk = 3 * joint_needs(config).checkpoint + 2 * num_train * latent + 10 * num_labelled * side * side * 2
+        if self.fitted:
+            why = (
+                f"At 512 px, from UniDiffuser's weights: they fit {self.machine} with "
+                f"{self.fitted['optimisation']['accumulation']} parts a batch, {self.fitted['strategy']}"
+                f"{', activations computed again' if self.fitted['recompute_activations'] else ''}."
+            )
+            return Way(tuple(steps), why, disk / GIB, ", beside the downloads of UniDiffuser and BLIP-2")
+        why = "At 64 px, from nothing, as the built-in data are learned (docs/proof.md)"
+        why += (
+            ": a network of UniDiffuser's size does not fit here." if self.machine.gpus else ": there is no large GPU."
+        )
+        return Way(tuple(steps), why, disk / GIB, "")
+
+    def _captions(self, file: str, ending: str, why: str) -> Step:
+        values = load_yaml((OWN / "caption.yaml").read_text())
+        values |= {"run": f"{self.name}{ending}-captioned", "runs": self.runs, "pairs": [self.run(ending)]}
+        if not self.machine.gpus and not self.some:
+            values |= {"model": RULES, "workers": {"num": 1}}
+            why += ", by rules, from its mask"
+        elif not self.machine.gpus:
+            values |= {"workers": {"num": 1, "cpus": 1}}
+            why += " (a network of 15 GB, slow without a GPU; give --captions where you have sentences)"
+        return Step("caption", file, why, CaptionConfig, values)
+
+    def _segmenter(self) -> dict[str, Any]:
+        return {} if self.fitted else {"segmenter": "unet_small", "pretrained": "", "size_px": 64}
+
+    def _tried(self) -> dict[str, Any]:
+        return {} if self.fitted else {"try_steps": [768, 1_536, 3_072], "try_augmentations": ["usual", "copy_paste"]}
+
+    def _baseline(self) -> Step:
+        values = load_yaml((OWN / "baseline.yaml").read_text()) | self._segmenter() | self._tried()
+        values |= {
+            "run": f"{self.name}-baseline", "runs": self.runs, "sets": {"real": [self.run(self.captioned)]},
+            "test": self.run("-test"), "validation": self.run("-validation"), "workers": self.workers,
+        }  # fmt: skip
+        steps = sum(values["try_steps"]) + len(values["try_augmentations"]) * max(values["try_steps"])
+        steps += values["seeds"] * max(values["try_steps"])
+        return Step(
+            "evaluate", "baseline.yaml", "What the masks that you have reach alone", EvaluateConfig, values,
+            hours=self._segmenting(values, steps),
+        )  # fmt: skip
+
+    def _segmenting(self, values: Mapping[str, Any], steps: int) -> float | None:
+        """Hours of so many steps of a segmenter."""
+        config = EvaluateConfig.model_validate(values)
+        chosen = next(iter(config.sets.values()))
+        terms = config.terms(chosen) if config.steps else config.model_copy(update={"steps": 1}).terms(chosen)
+        side = config.size_px or config.crop_px
+        pictures = {
+            "image": torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta"),
+            "mask": torch.empty(1, side, side, dtype=torch.uint8, device="meta"),
+        }
+        net = config.model_copy(update={"pretrained": ""}).task(ANY_LABELS)
+        return self._reckoned(lambda: training_work(net, pictures) * steps * terms.optimisation().batch_size)
+
+    def _reckoned(self, work: Callable[[], float]) -> float | None:
+        """Hours; None where the network cannot run on sizes alone."""
+        try:
+            return self.hours(work())
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            return None
+
+    def _label(self) -> Step:
+        values = load_yaml((OWN / "label.yaml").read_text()) | self._segmenter()
+        values |= {
+            "run": f"{self.name}-labels", "runs": self.runs, "pairs": self.run(self.captioned),
+            "validation": self.run("-validation"), "workers": self.workers,
+        }  # fmt: skip
+        return Step(
+            "label", "label.yaml", "Masks for the other pictures, where that is shown to help (stop here if it is not)",
+            LabelConfig, values,
+        )  # fmt: skip
+
+    def _training(self, folder: Path, file: str, ending: str, **changes: Any) -> dict[str, Any]:
+        values = load_yaml((folder / file).read_text())
+        return values | {"run": f"{self.name}{ending}", "runs": self.runs, "workers": self.workers} | changes
+
+    def _networks(self, num_train: int) -> list[Step]:
+        real, labelled = self.run(self.captioned), self.run("-labels")
+        held_out, shares = self.run("-validation"), {"shares": [1, 1]} if self.some else {}
+        masks = {"train": [real, *([labelled] if self.some else [])], "validation": held_out, **shares}
+        steps: list[Step] = []
+        if self.fitted:
+            values = self._training(OWN, "annotation_vae.yaml", "-annotation-vae", **masks)
+            num = self.fitted["workers"]["num"]
+            values["workers"] = self.fitted["workers"]
+            values["optimisation"] |= {"accumulation": max(1, 8 // num)}
+            values |= {} if self.some else {"shares": []}
+            work = self._vae_hours(values)
+            steps.append(Step("train_vae", "annotation_vae.yaml", "A network for masks", VAEConfig, values, hours=work))
+            steps.append(
+                Step(
+                    "import_weights", "", "A bundle with UniDiffuser's weights", Config, {},
+                    f" --base thu-ml/unidiffuser-v1 --annotation-vae {self.run('-annotation-vae')}/weights "
+                    f"--label-space {self.labels} --bundle bundles/{self.name}",
+                )
+            )  # fmt: skip
+            bundle = f"bundles/{self.name}"
+            encoders = {
+                "text": bundle,
+                "image_vae": f"{bundle}/image_vae",
+                "annotation_vae": f"{bundle}/annotation_vae",
+            }
+            joint = self._training(OWN, "joint.yaml", "-joint", initial=bundle, **self.fitted)
+        else:
+            pictures = {"train": [real], "validation": self.run(f"-validation{self.captioned}"), "size_px": 64}
+            for job, file, ending, why, kind, changes in (
+                ("train_vae", "image_vae.yaml", "-image-vae", "A network for pictures", VAEConfig, pictures),
+                ("train_clip", "clip.yaml", "-text", "A network for sentences", ClipConfig, pictures),
+                ("train_vae", "annotation_vae.yaml", "-annotation-vae", "A network for masks", VAEConfig, masks),
+            ):
+                values = self._training(DEMO, file, ending, **{**changes, "slices": [], "size_px": 64})
+                values |= {} if "shares" in changes or "shares" not in values else {"shares": []}
+                _in_batches_of(values, num_train)
+                work = self._vae_hours(values) if job == "train_vae" else None
+                steps.append(Step(job, file, why, kind, values, hours=work))
+            names = {"text": "-text", "image_vae": "-image-vae", "annotation_vae": "-annotation-vae"}
+            encoders = {key: f"{self.run(ending)}/weights" for key, ending in names.items()}
+            joint = self._training(DEMO, "joint.yaml", "-joint", preview_prompts=[""])
+            _in_batches_of(joint, num_train)
+        steps += self._latents(encoders)
+        sets = {"-latents-labelled": 1, **({"-latents-labels": 3} if self.some else {})}
+        joint |= {
+            "train": [self.run(ending) for ending in sets], "shares": list(sets.values()) if self.some else [],
+            "validation": self.run("-latents-validation"),
+        }  # fmt: skip
+        config = JointConfig.model_validate({**joint, "initial": ""})
+        work = self._reckoned(lambda: training_work(*joint_task(config)) * config.optimisation.num_examples)
+        why = "The joint network: stop it (Ctrl-C saves) when the held-out loss of masks rises"
+        return [*steps, Step("train_joint", "joint.yaml", why, JointConfig, joint, hours=work)]
+
+    def _vae_hours(self, values: Mapping[str, Any]) -> float | None:
+        config = VAEConfig.model_validate(values)
+        side = config.size_px
+        if config.net == "image":
+            task: Task = ImageTask(config)
+            example = {"image": torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")}
+        else:
+            task = AnnotationTask(ANY_LABELS, config)
+            example = {"mask": torch.empty(1, side, side, dtype=torch.uint8, device="meta")}
+        return self._reckoned(lambda: training_work(task, example) * config.optimisation.num_examples)
+
+    def _latents(self, encoders: Mapping[str, str]) -> list[Step]:
+        common = load_yaml((OWN / "encode.yaml").read_text())
+        common |= {"runs": self.runs, "encoders": dict(encoders), "size_px": 512 if self.fitted else 64}
+        common["workers"] = {"cpus": 2, "gpus": 1} if self.machine.gpus else {"num": 1}
+        wanted: list[tuple[str, dict[str, Any]]] = [
+            ("labelled", {"pairs": [self.run(self.captioned)], "pictures": "labelled"}),
+            *([("labels", {"pairs": [self.run("-labels")]})] if self.some else []),
+            (
+                "validation",
+                {"pairs": [self.run(f"-validation{self.captioned}")], "flip": False, "pictures": "labelled"},
+            ),
+        ]
+        return [
+            Step(
+                "encode", f"encode-{kind}.yaml", f"Latents: {kind}", EncodeConfig,
+                {**common, "run": f"{self.name}-latents-{kind}", **values},
+            )
+            for kind, values in wanted
+        ]  # fmt: skip
+
+    def _pairs(self, num_pairs: int) -> list[Step]:
+        real, made = self.run(self.captioned), self.run("-synthetic")
+        generate = load_yaml((OWN / "generate.yaml").read_text())
+        generate |= {
+            "run": f"{self.name}-synthetic", "runs": self.runs, "bundle": f"{self.run('-joint')}/weights",
+            "prompts": real, "pairs": num_pairs,
+            "workers": {"num": self.machine.gpus, "cpus": 2, "gpus": 1} if self.machine.gpus else {"threads": 1},
+        }  # fmt: skip
+        sets: dict[str, Any] = {"real": [real]}
+        labels = [real, self.run("-labels")] if self.some else [real]
+        sets |= {"labels": labels} if self.some else {}
+        sets["real + synthetic"] = {"train": [real, made], "shares": [1, 1]}
+        sets |= {"labels + synthetic": [*labels, made]} if self.some else {"synthetic": [made]}
+        evaluate = load_yaml((OWN / "evaluate.yaml").read_text()) | self._segmenter()
+        steps = 4_000 if self.fitted else 3_072
+        evaluate |= {
+            "run": f"{self.name}-proof", "runs": self.runs, "sets": sets, "test": self.run("-test"), "steps": steps,
+            "generator_train": [real], "judged": made, "workers": self.workers,
+        }  # fmt: skip
+        score = f" --run {self.name}-scores --runs {self.runs} --pairs {made} --real {real} --kinds plain nearest"
+        page = (
+            f" --run {self.name}-page --runs {self.runs} --pairs {made} --real {real} "
+            f"--scores {self.run('-scores')} --proof {self.run('-proof')}"
+        )
+        trainings = len(sets) * evaluate["seeds"] * steps
+        return [
+            Step("generate", "generate.yaml", f"{num_pairs:,} pairs", GenerateConfig, generate),
+            Step("score", "", "What each is worth, and whether it is a copy", Config, {}, score),
+            Step(
+                "evaluate", "evaluate.yaml", "What they are worth to a segmenter", EvaluateConfig, evaluate,
+                hours=self._segmenting(evaluate, trainings),
+            ),
+            Step("report", "", "The page", Config, {}, page),
+        ]  # fmt: skip
+
+
+def _in_batches_of(values: dict[str, Any], num_rows: int) -> None:
+    """A batch that is no larger than the set."""
+    largest = 2 ** int(math.log2(max(2, num_rows)))
+    values["optimisation"] = {
+        **values["optimisation"], "batch_size": min(values["optimisation"]["batch_size"], largest)
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+"""The first hour: a folder in, configs of the whole way and what it takes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs._machine import GIB, Here, fit_joint
+from jobs.start import StartConfig, main
+from pipeline.base.errors import ConfigError
+from pipeline.ingest import IngestConfig, listed, open_source
+from tests.pipeline.datasets.test_labelme import box, shape
+from tests.pipeline.datasets.test_labelme import save as save_labelme
+from tests.pipeline.datasets.trees import mask_of, save_mask, save_picture
+from tests.pipeline.test_ingest import save_coloured
+
+NAMES = ["ingest-train", "ingest-validation", "ingest-test", "caption", "baseline", "joint", "generate", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def save_ids(root, num=8, without=0):
+    for number in range(num + without):
+        save_picture(root / f"images/{number}.png")
+        if number < num:
+            save_mask(root / f"masks/{number}.png", mask_of(1 + number % 2))
+
+
+def begin(**settings):
+    main(StartConfig(**{"root": "data", "classes": ("background", "bolt", "nut"), "gpus": 0, **settings}))
+
+
+def values(name, out="configs/data"):
+    return yaml.safe_load((Path(out) / f"{name}.yaml").read_text())
+
+
+def test_a_machine_without_gpus_gets_the_small_way(tmp_path, capsys):
+    save_ids(tmp_path / "data")
+
+    begin()
+
+    told = capsys.readouterr().out
+    assert "At 64 px, from nothing" in told and "hours for the steps that are reckoned" in told
+    for name in NAMES:
+        assert f"configs/data/{name}.yaml" in told and values(name)["runs"] == "runs"
+    assert values("joint")["image_size_px"] == 64 and values("joint")["shares"] == []
+    assert values("caption")["model"] == "rules" and not Path("configs/data/label.yaml").exists()
+    assert values("joint")["optimisation"]["batch_size"] == 4, "no larger than the set"
+    assert Path("runs/data/look.html").exists() and yaml.safe_load(Path("configs/data/labels.yaml").read_text()) == {
+        "name": "data", "classes": ["background", "bolt", "nut"],
+    }  # fmt: skip
+
+
+def test_the_three_parts_hold_each_picture_once(tmp_path):
+    save_ids(tmp_path / "data", 40)
+
+    begin(held_out=20)
+
+    keys: list[str] = []
+    sizes: list[int] = []
+    for split in ("train", "validation", "test"):
+        config = IngestConfig.model_validate(values(f"ingest-{split}"))
+        found = listed(open_source(config), config)["key"].to_pylist()
+        keys, sizes = keys + found, [*sizes, len(found)]
+    assert sorted(keys) == sorted(map(str, range(40))) and min(sizes) > 0
+
+
+def test_a_large_gpu_gets_unidiffusers_weights_and_pictures_without_masks_a_teacher(tmp_path, capsys):
+    save_ids(tmp_path / "data", 8, without=4)
+
+    begin(gpus=1, gpu_gib=80, captions=str(save_captions(tmp_path)))
+
+    told = capsys.readouterr().out
+    assert "At 512 px, from UniDiffuser's weights" in told and "1 GPU of 80 GiB" in told
+    assert "import_weights --base thu-ml/unidiffuser-v1" in told and "--label-space configs/data/labels.yaml" in told
+    assert values("ingest-train")["labelled"] == "some" and "caption" not in told.split("baseline")[0].split("Read")[-1]
+    assert values("joint")["shares"] == [1, 3] and values("joint")["train"][1] == "runs/data-latents-labels"
+    assert values("label")["pairs"] == "runs/data"
+
+
+def save_captions(folder):
+    path = folder / "captions.json"
+    path.write_text(json.dumps({str(number): "a bolt beside nuts" for number in range(12)}))
+    return path
+
+
+@pytest.mark.parametrize(("gpus", "gib", "fits"), [(1, 80, True), (8, 40, True), (1, 8, False), (2, 11, False)])
+def test_what_fits_is_worked_out_from_what_a_training_needs(gpus, gib, fits):
+    found = fit_joint(Here(gpus, gib * GIB, 8, 40, "as given"))
+
+    assert bool(found) == fits
+    if found:
+        rows = 32 // (gpus * found["optimisation"]["accumulation"])
+        assert rows >= 1 and found["workers"]["num"] == gpus
+
+
+def test_colours_of_masks_must_be_named_and_are_then_the_palette(tmp_path):
+    save_coloured(tmp_path / "data")
+
+    with pytest.raises(ConfigError, match=r"the colours #000000, #800000, #008000; name each.*'NAME1 #800000'"):
+        begin(classes=())
+    with pytest.raises(ConfigError, match=r"colours that are no class's: #008000 \(8 pixels\)"):
+        begin(classes=("background #000000", "stop #800000"))
+    begin(classes=("background #000000", "stop sign #800000", "yield #008000"))
+
+    made = yaml.safe_load(Path("configs/data/labels.yaml").read_text())
+    assert made["classes"][1] == "stop sign" and made["palette"][2] == [0, 128, 0]
+
+
+def test_values_of_masks_must_be_named(tmp_path):
+    save_ids(tmp_path / "data")
+
+    with pytest.raises(ConfigError, match="the values 0, 1, 2; name each, background first: --classes 'background'"):
+        begin(classes=())
+    with pytest.raises(ConfigError, match="the values 0, 1, 2, but 2 names"):
+        begin(classes=("background", "bolt"))
+
+
+def test_masks_of_0_and_255_are_one_class(tmp_path):
+    save_picture(tmp_path / "data/images/a.png")
+    save_mask(tmp_path / "data/masks/a.png", mask_of(255))
+
+    begin(classes=("background", "cell"))
+
+    assert values("ingest-train")["mask_values"] == {255: 1}
+
+
+def test_labels_of_labelme_are_the_classes(tmp_path):
+    for number in range(4):
+        save_labelme(tmp_path / "data", f"{number}", [shape("dog", box(1, 1, 3, 3)), shape("car", box(4, 1, 6, 3))])
+
+    begin(classes=())
+
+    assert yaml.safe_load(Path("configs/data/labels.yaml").read_text())["classes"] == ["background", "car", "dog"]
+
+
+def test_nothing_is_written_over_and_nothing_waits_for_an_answer(tmp_path):
+    save_ids(tmp_path / "data")
+    begin()
+
+    with pytest.raises(ConfigError, match="configs/data holds files already; say --out ANOTHER"):
+        begin()
+    begin(overwrite=True)
+    with pytest.raises(ConfigError, match="root: give the folder of your pictures"):
+        begin(root="")
+    with pytest.raises(ConfigError, match="UniDiffuser's network does not fit 1 GPU of 8 GiB"):
+        begin(gpus=1, gpu_gib=8, way="weights", overwrite=True)
