@@ -68,7 +68,8 @@ def config_for(folder: Path, **changes) -> DistillConfig:
         "steps": STEPS,
         "teacher": SamplerSettings(steps=4 * STEPS, solver="dpmsolver++2", guidance=2.0, guided_to=0.75),
         "optimisation": Optimisation(
-            num_examples=250 * BATCH, batch_size=BATCH, learning_rate=3e-3, decay_share=0.5, ema_decay=0.9,
+            num_examples=(100 if folder.name.startswith("flow") else 250) * BATCH, batch_size=BATCH,
+            learning_rate=3e-3, decay_share=0.5, ema_decay=0.9,
             precision="float32",
         ),
     }  # fmt: skip
