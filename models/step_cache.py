@@ -53,7 +53,7 @@ class Schedule:
             raise ValueError(f"{SCHEDULE} holds no row of {COMPUTED} and {REUSED} for each of its {self.steps} steps")
         if REUSED in self.reuse[0]:
             raise ValueError(f"{SCHEDULE} reuses in its first step, before which there is none")
-        if self.first_guided and REUSED in self.reuse[self.first_guided]:
+        if 0 < self.first_guided < self.steps and REUSED in self.reuse[self.first_guided]:
             raise ValueError(
                 f"{SCHEDULE} reuses in step {self.first_guided}, the first with guidance, before which there is no "
                 "branch without text"

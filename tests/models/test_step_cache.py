@@ -108,6 +108,7 @@ def test_a_schedule_is_kept_in_a_bundle_and_is_no_part_of_its_digest(tmp_path):
 def test_a_wrong_schedule_is_told(changes, told):
     with pytest.raises(ValueError, match=told):
         schedule(**changes)
+    assert schedule(guided_from=1.0, guided_to=1.0).first_guided == 4, "no step is guided"
 
 
 def test_what_does_not_fit_is_told(bundle):
