@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -24,8 +24,9 @@ from benchmarks.bundles import PROMPTS, random_bundle
 from models.diffusion import NUM_TIMES, Denoiser
 from models.frozen import latent_to_image
 from models.jodiffusion import JoDiffusionConfig, Joint
-from models.reverse import SamplerSettings, with_preset
+from models.reverse import SamplerSettings, Student, with_preset
 from models.sampler import NoiseStreams, PairSampler, classes_and_confidence, converted
+from models.step_cache import COMPUTED, REUSED, Schedule, layers_of
 from models.weights import Bundle
 
 
@@ -65,13 +66,17 @@ def main() -> None:
     settings = SamplerSettings(batch_size=batch_size, compile=options.compile)
     for preset in ("faithful", "fast"):
         rows.append(ours(bundle, device, with_preset(settings, preset), preset, num_pairs))
+        if not options.compile:
+            rows.append(ours(*half_reused(bundle, with_preset(settings, preset), device), f"{preset}, half", num_pairs))
+    student = replace(bundle, student=Student(steps=4, guidance=bundle.guidance, teacher=""))
+    rows.append(ours(student, device, settings, "distilled", num_pairs))
 
-    print(f"{'way':24} {'batch':>5} {'evaluations':>11} {'pairs/s':>9} {'x reference':>11} {'of peak':>8} {'GiB':>6}")
+    print(f"{'way':28} {'batch':>5} {'evaluations':>11} {'pairs/s':>9} {'x reference':>11} {'of peak':>8} {'GiB':>6}")
     for row in rows:
         ratio = rows[0].seconds_per_pair / row.seconds_per_pair
         share = row.evaluations * flops / row.seconds_per_pair / peak
         print(
-            f"{row.way:24} {row.batch_size:5} {row.evaluations:11} {1 / row.seconds_per_pair:9.3g} {ratio:11.2f} "
+            f"{row.way:28} {row.batch_size:5} {row.evaluations:11} {1 / row.seconds_per_pair:9.3g} {ratio:11.2f} "
             f"{share:8.1%} {row.memory_gib:6.1f}"
         )
     seconds = network_seconds(bundle, device, 2 * batch_size, options.compile)
@@ -136,12 +141,23 @@ def ours(bundle: Bundle, device: torch.device, settings: SamplerSettings, name: 
     if settings.compile:
         batch(0)
     else:
-        PairSampler(bundle, SamplerSettings(steps=2, batch_size=settings.batch_size), device)(prompts[:1], [0])
+        first = replace(bundle, student=None)
+        PairSampler(first, SamplerSettings(steps=2, batch_size=settings.batch_size), device)(prompts[:1], [0])
     batches = max(1, num_pairs // settings.batch_size)
     seconds, memory = timed(device, lambda: [batch(number) for number in range(batches)])
     evaluations = sum(2 if settings.guided(step) else 1 for step in range(settings.steps))
-    label = f"ours, {name}, {settings.steps} steps"
+    label = f"ours, {name}, {settings.steps} steps"  # evaluations count with those that reuse layers
     return Measured(label, settings.batch_size, evaluations, seconds / batches / settings.batch_size, memory)
+
+
+def half_reused(
+    bundle: Bundle, settings: SamplerSettings, device: torch.device
+) -> tuple[Bundle, torch.device, SamplerSettings]:
+    """What `ours` takes for a step cache that reuses every layer in every second step; what it makes says nothing."""
+    layers = len(layers_of(bundle.net.transformer))
+    reuse = tuple((REUSED if step % 2 else COMPUTED) * layers for step in range(settings.steps))
+    way = (settings.steps, settings.solver, settings.guided_from, settings.guided_to, bundle.guidance)
+    return replace(bundle, schedule=Schedule(*way, reuse)), device, replace(settings, step_cache="on")
 
 
 def evaluation_flops(config: JoDiffusionConfig) -> float:

@@ -9,13 +9,14 @@ mask).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.uvit import UViT
+from models.uvit import UViT, compute
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,14 @@ class JoDiffusion(nn.Module):
                 self.pos_embed[0, -num_patches:] += 0.2 * torch.randn(self.config.width)
 
     def forward(
-        self, noisy: Joint, text: Tensor, t_image: Tensor, t_text: Tensor, t_mask: Tensor | None = None
+        self,
+        noisy: Joint,
+        text: Tensor,
+        t_image: Tensor,
+        t_text: Tensor,
+        t_mask: Tensor | None = None,
+        *,
+        run: Callable[[nn.Module, Tensor], Tensor] = compute,
     ) -> tuple[Joint, Tensor]:
         """Predicts the noise (or, where trained so, the velocity) of every modality.
 
@@ -157,6 +165,7 @@ class JoDiffusion(nn.Module):
             t_image: (B,) the time that image, CLIP image and mask share, 0 (clean) to 1000 (noise).
             t_text: (B,) the time of the text; 0 is clean, 1000 tells the network nothing.
             t_mask: (B,) the mask's own time, where the network has `mask_time`; None: `t_image`.
+            run: gives the output of an attention or feed-forward layer for its input.
 
         Returns:
             Predictions for the joint latents, and for the text (B, T, E or `text_prediction_width`).
@@ -182,7 +191,7 @@ class JoDiffusion(nn.Module):
         ]
         before, behind = self.pos_embed.tensor_split([num_times], dim=1)
         positions = torch.cat([before, self.data_type_pos_embed_token, behind], dim=1)
-        x = self.transformer(torch.cat([part.to(dtype) for part in tokens], dim=1) + positions.to(dtype))
+        x = self.transformer(torch.cat([part.to(dtype) for part in tokens], dim=1) + positions.to(dtype), run)
         _, text_x, clip_x, image_x, mask_x = x.split([num_times + 1, num_text, 1, num_patches, num_patches], dim=1)
         prediction = Joint(
             image=self._to_latent(self.vae_img_out(image_x)),

@@ -24,7 +24,7 @@ from models.jodiffusion import JoDiffusion, JoDiffusionConfig, Joint
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.segmenter import Segmenter, grown
-from models.weights import Bundle, load_config, read_facts
+from models.weights import Bundle, WeightsError, load_config, read_facts
 
 TIMES = (50, 250, 500)
 """At which the picture is looked at, of NUM_TIMES: edges show early, what things are shows late."""
@@ -37,9 +37,11 @@ def frozen(folder: str, device: str) -> Bundle:
     """A bundle that nothing changes, once a process and device.
 
     Raises:
-        WeightsError: something is missing or does not fit.
+        WeightsError: something is missing or does not fit, or the bundle was distilled.
     """
     bundle = Bundle.load(folder)
+    if bundle.student:
+        raise WeightsError(f"{folder}: was distilled and knows no pictures; give the bundle that taught it")
     bundle.encoders.to(torch.device(device))
     bundle.net.to(device).requires_grad_(False)
     return bundle

@@ -5,8 +5,9 @@ Legend: B pairs, T text tokens, E text width, N numbers of all latents of a pair
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -15,10 +16,15 @@ from torch import Tensor
 from models.diffusion import NUM_TIMES, Denoiser, Diffusion, Solver
 from models.jodiffusion import Joint
 from models.precision import Precision
+from models.step_cache import Recorder, Schedule, StepCache
 from models.uvit import without_autocast
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
+
+
+LATER = ("step_cache",)
+"""Settings that came after pairs had been named by the others."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class SamplerSettings:
         precision: of the networks; see `PairSampler` for what is always float32.
         compile: run the network through torch.compile: minutes at the start, for large runs.
         batch_size: the one shape at which the nets run; short batches are padded to it.
+        step_cache: "on" reuses outputs of earlier steps as the bundle's schedule says (`jobs.calibrate`), "off"
+            computes all; where settings are resolved, "on" is the digest of the schedule.
     """
 
     steps: int = 50
@@ -48,11 +56,16 @@ class SamplerSettings:
     precision: Precision = "bfloat16"
     compile: bool = False
     batch_size: int = 16
+    step_cache: str = "off"
 
     def __post_init__(self) -> None:
         for value, known in ((self.solver, get_args(Solver)), (self.precision, get_args(Precision))):
             if value not in known:
                 raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+        if self.step_cache not in ("on", "off") and not re.fullmatch("[0-9a-f]{16}", self.step_cache):
+            raise ValueError(f"step_cache is on, off or the digest of a schedule, got {self.step_cache!r}")
+        if self.compile and self.step_cache != "off":
+            raise ValueError("sampler.compile and sampler.step_cache cannot be had together; leave out one")
         if not 0 < self.steps < NUM_TIMES or self.batch_size < 1:
             raise ValueError(
                 f"steps lie between 1 and {NUM_TIMES - 1}, and batch_size is at least 1, got {self.steps} and "
@@ -66,14 +79,83 @@ class SamplerSettings:
                 f"{self.guided_from} and {self.guided_to}"
             )
 
-    def resolved(self, guidance: float) -> SamplerSettings:
-        """These settings, with a bundle's guidance where they name none."""
-        return replace(self, guidance=guidance) if self.guidance is None else self
+    def resolved(
+        self, guidance: float, student: Student | None = None, schedule: Schedule | None = None
+    ) -> SamplerSettings:
+        """These settings, with a bundle's guidance where they name none, and its schedule of the cache where they ask
+        for it; for a student, with what it was taught.
+
+        Raises:
+            ValueError: a student is asked for what it was not taught, or the schedule is for another way.
+        """
+        if student:
+            return student.settings(self)
+        settings = replace(self, guidance=guidance) if self.guidance is None else self
+        if settings.step_cache == "off":
+            return settings
+        return replace(settings, step_cache=settings._fitting(schedule).digest)
+
+    def _fitting(self, schedule: Schedule | None) -> Schedule:
+        if schedule is None:
+            raise ValueError(
+                "sampler.step_cache: the bundle has no schedule of what is reused; make it with jobs.calibrate, or "
+                "leave the cache off"
+            )
+        if self.step_cache not in ("on", schedule.digest):
+            raise ValueError(
+                f"sampler.step_cache: asked for schedule {self.step_cache}, and the bundle has {schedule.digest}; take "
+                "the bundle as it was"
+            )
+        keys = ("steps", "solver", "guided_from", "guided_to")
+        if other := [key for key in keys if getattr(self, key) != getattr(schedule, key)]:
+            told = ", ".join(f"{key} {getattr(schedule, key)}, not {getattr(self, key)}" for key in other)
+            raise ValueError(
+                f"sampler.step_cache: the bundle's schedule is for {told}; sample so, make another with "
+                "jobs.calibrate, or leave the cache off"
+            )
+        return schedule
+
+    def recorded(self) -> dict[str, Any]:
+        """What pairs are named by: as releases did that did not know the latest keys, where these are at rest."""
+        default = SamplerSettings()
+        return {key: value for key, value in asdict(self).items() if key not in LATER or value != getattr(default, key)}
 
     def guided(self, step: int) -> bool:
         """Whether step number `step`, from 0, is guided."""
         assert self.guidance is not None, "settings are resolved before they are used"
         return self.guidance > 1 and round(self.guided_from * self.steps) <= step < round(self.guided_to * self.steps)
+
+
+@dataclass(frozen=True)
+class Student:
+    """How a network is sampled that was taught to take few steps, with guidance built in (`jobs.distill`).
+
+    Attributes:
+        steps: network evaluations of a pair; each stands for a step of DDIM.
+        guidance: scale that is built in: there is no branch without text.
+        teacher: digest of the bundle that taught it.
+    """
+
+    steps: int
+    guidance: float
+    teacher: str
+
+    def settings(self, asked: SamplerSettings | None = None) -> SamplerSettings:
+        """The settings that were asked for, with the student's own way, which takes the place of defaults.
+
+        Raises:
+            ValueError: they name another way.
+        """
+        asked, default = asked or SamplerSettings(), SamplerSettings()
+        taught: dict[str, Any] = {"steps": self.steps, "solver": "ddim", "guidance": 1.0}
+        taught |= {key: getattr(default, key) for key in ("guided_from", "guided_to", "step_cache")}
+        other = [key for key, value in taught.items() if getattr(asked, key) not in (getattr(default, key), value)]
+        if other:
+            raise ValueError(
+                f"the bundle was distilled to {self.steps} evaluations with guidance {self.guidance:g} built in, and "
+                f"can be sampled in no other way: leave out {', '.join(f'sampler.{key}' for key in other)}"
+            )
+        return replace(asked, **taught)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -98,6 +180,8 @@ def reverse_process(
     empty_text: Callable[[], Tensor],
     known: Known | None = None,
     watch: Callable[[Tensor], None] = lambda difference: None,
+    part: range | None = None,
+    cache: StepCache | Recorder | None = None,
 ) -> Joint:
     """Pure noise -> clean latents (JoDiffusion, section "Sampling"; classifier-free guidance in UniDiffuser, Eq. 8).
 
@@ -112,23 +196,25 @@ def reverse_process(
             `empty_text()`, standard-normal (B, T, E) at time 1000.
         known: parts of the result.
         watch: is told at every guided step how far the predictions with and without text are apart, (B, N).
+        part: the steps that are taken, one after the other, all by default; `start` is the state before the first. A
+            solver of higher order begins each part anew, with a step of order 1.
+        cache: reuses the outputs of earlier steps, or looks at them.
 
     Returns:
-        The latents at time 0, float32.
+        The latents behind the last step, at time 0 behind the last of all; float32.
     """
-    scale = settings.guidance or 1.0
+    scale, part = settings.guidance or 1.0, part or range(settings.steps)
     scheduler.set_timesteps(settings.steps, device=text.device)
-    scheduler.set_begin_index(0)  # else the scheduler looks its place up on the device, and the host waits
+    scheduler.set_begin_index(part.start)  # else the scheduler looks its place up on the device, and the host waits
     num_pairs = len(text)
     shapes = [value.shape for value in start]
     sizes = [value[0].numel() for value in start]
     state = torch.cat([value.float().flatten(1) for value in start], dim=1)
     no_time = torch.zeros(num_pairs, device=text.device)
-    # The scheduler cuts its times to whole numbers, which flow was not trained on.
-    times = NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
-    times = times.to(text.device)
+    times = exact_times(scheduler).to(text.device)
     held = known.along(times) if known else None
-    for step, (time, exact) in enumerate(zip(scheduler.timesteps, times, strict=True)):
+    for step in part:
+        time, exact = scheduler.timesteps[step], times[step]
         if held:
             state = held.at(step, state)
         guided = settings.guided(step)
@@ -139,7 +225,8 @@ def reverse_process(
             *(part.reshape(-1, *shape[1:]) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True))
         )
         image_time, *mask_time = known.own_times(exact.expand(len(rows))) if known else [exact.expand(len(rows))]
-        prediction, _ = denoise(noisy, texts, image_time, text_times, *mask_time)
+        ways = {"run": cache.at(step)} if cache else {}
+        prediction, _ = denoise(noisy, texts, image_time, text_times, *mask_time, **ways)
         output = torch.cat([value.float().flatten(1) for value in prediction], dim=1)
         if guided:
             with_text, without_text = output.chunk(2)
@@ -150,6 +237,12 @@ def reverse_process(
     if known:
         state = torch.where(known.is_known, known.clean, state)
     return Joint(*(part.reshape(shape) for part, shape in zip(state.split(sizes, dim=1), shapes, strict=True)))
+
+
+def exact_times(scheduler: SchedulerMixin) -> Tensor:
+    """(steps,) float32 times at which the network is asked. The scheduler cuts them to whole numbers, which flow was
+    not trained on."""
+    return NUM_TIMES * scheduler.sigmas[:-1] if scheduler.config.use_flow_sigmas else scheduler.timesteps.float()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from models.frozen import clip_image_embedding, image_to_latent, latent_to_image
 from models.jodiffusion import JoDiffusion, Joint
 from models.labels import LabelSpace
 from models.reverse import Known, SamplerSettings, reverse_process
+from models.step_cache import Recorder, StepCache
 from models.weights import Bundle, assigned
 
 DECODE_PIXELS = 2**20  # four pictures of 512 x 512 at once
@@ -70,7 +71,7 @@ class PairSampler:
     """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
-        self.settings = settings.resolved(bundle.guidance)
+        self.settings = settings.resolved(bundle.guidance, bundle.student, bundle.schedule)
         self.device = torch.device(device)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
@@ -83,13 +84,14 @@ class PairSampler:
             self._denoise = cast(Denoiser, torch.compile(self.bundle.net, dynamic=False))
         self._scheduler = bundle.diffusion.scheduler(settings.solver)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache()  # a schedule that does not fit is told now
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
-        """At most `batch_size` prompts and as many noise seeds -> pairs.
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int], recorder: Recorder | None = None) -> Pairs:
+        """At most `batch_size` prompts and as many noise seeds -> pairs; a recorder sees how the layers change.
 
         Pixels of a pair depend on its prompt, its seed, the settings and the kind of device, not on the other rows.
         """
-        return self._sample(prompts, seeds, {})
+        return self._sample(prompts, seeds, {}, recorder)
 
     def masks_of(self, images: np.ndarray, prompts: Sequence[str], seeds: Sequence[int]) -> Pairs:
         """Images (B, H, W, 3) uint8, with prompts that describe them -> pairs of their reconstructions with masks.
@@ -141,9 +143,11 @@ class PairSampler:
         return self._sample(prompts, seeds, known)
 
     @torch.inference_mode()
-    def _sample(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> Pairs:
+    def _sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor], recorder: Recorder | None = None
+    ) -> Pairs:
         with self._precision():
-            latents, apart = self._latents(prompts, seeds, known)
+            latents, apart = self._latents(prompts, seeds, known, recorder)
             chunks = zip(*(value.split(self._rows_at_once()) for value in latents), strict=True)
             decoded = [self._decode(Joint(*chunk)) for chunk in chunks]
         image, mask, confidence, finite = (
@@ -152,7 +156,9 @@ class PairSampler:
         difference = apart[: len(prompts)].float().cpu().numpy()
         return Pairs(image, mask.astype(self.bundle.encoders.labels.dtype), confidence, finite, difference)
 
-    def _latents(self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor]) -> tuple[Joint, Tensor]:
+    def _latents(
+        self, prompts: Sequence[str], seeds: Sequence[int], known: dict[str, Tensor], recorder: Recorder | None = None
+    ) -> tuple[Joint, Tensor]:
         """The latents of at most `batch_size` pairs, filled up to so many, and their `guidance_difference`; asks for
         `_precision` around it."""
         settings, bundle = self.settings, self.bundle
@@ -183,10 +189,20 @@ class PairSampler:
             lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
             self._known(start, known) if known else None,
             lambda difference: apart.append(difference.square().mean(1).sqrt()),
+            cache=recorder or self._cache(),
         )
         return latents, torch.stack(apart).mean(0) if apart else torch.full((len(text),), torch.nan)
 
+    def _cache(self) -> StepCache | None:
+        if self.settings.step_cache == "off" or not self.bundle.schedule:
+            return None
+        return StepCache(self.bundle.schedule, self.bundle.net.transformer)
+
     def _known(self, start: Joint, known: dict[str, Tensor]) -> Known:
+        if self.bundle.student:
+            raise ValueError(
+                "a distilled bundle makes whole pairs alone: complete halves with the bundle that taught it"
+            )
         clean = [known.get(name, torch.zeros_like(noise)) for name, noise in start._asdict().items()]
         is_known = [torch.full_like(noise[0], float(name in known)) for name, noise in start._asdict().items()]
         return Known(

@@ -7,6 +7,7 @@ published weights, so that a state dict loads without a table of names.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,6 +25,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scaled = query * (1 / math.sqrt(query.shape[-1]))
     with without_autocast(query.device):  # softmax sums in float32 inside; wider operands would only cost memory
         return (scaled @ key.transpose(-1, -2)).softmax(-1) @ value
+
+
+def compute(layer: nn.Module, x: Tensor) -> Tensor:
+    """How layers are run unless their outputs are kept and reused (`models.step_cache`)."""
+    return layer(x)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -94,12 +100,12 @@ class Block(nn.Module):
         self.norm3 = LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor] = compute) -> Tensor:
         if self.pre_norm:
-            x = x + self.attn1(self.norm1(x))
-            return x + self.ff(self.norm3(x))
-        x = self.norm1(x + self.attn1(x))
-        return self.norm3(x + self.ff(x))
+            x = x + run(self.attn1, self.norm1(x))
+            return x + run(self.ff, self.norm3(x))
+        x = self.norm1(x + run(self.attn1, x))
+        return self.norm3(x + run(self.ff, x))
 
 
 class Skip(nn.Module):
@@ -122,8 +128,8 @@ class OutBlock(nn.Module):
         self.skip = Skip(width)
         self.block = Block(width, num_heads, pre_norm)
 
-    def forward(self, x: Tensor, early: Tensor) -> Tensor:
-        return self.block(self.skip(x, early))
+    def forward(self, x: Tensor, early: Tensor, run: Callable[[nn.Module, Tensor], Tensor] = compute) -> Tensor:
+        return self.block(self.skip(x, early), run)
 
 
 class UViT(nn.Module):
@@ -137,12 +143,13 @@ class UViT(nn.Module):
         self.transformer_out_blocks = nn.ModuleList(OutBlock(width, num_heads, pre_norm) for _ in range(half))
         self.norm_out = LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor] = compute) -> Tensor:
+        """`run` gives the output of an attention or feed-forward layer for its input."""
         early: list[Tensor] = []
         for block in self.transformer_in_blocks:
-            x = block(x)
+            x = block(x, run)
             early.append(x)
-        x = self.transformer_mid_block(x)
+        x = self.transformer_mid_block(x, run)
         for out_block in self.transformer_out_blocks:
-            x = out_block(x, early.pop())
+            x = out_block(x, early.pop(), run)
         return self.norm_out(x)

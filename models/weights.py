@@ -24,6 +24,8 @@ from models.diffusion import Diffusion
 from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
+from models.reverse import Student
+from models.step_cache import Schedule, read_schedule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -132,6 +134,8 @@ class Bundle:
     guidance: float
     """Scale that sampling takes unless it is told another: what is best differs from network to network."""
     digest: str
+    student: Student | None = None
+    schedule: Schedule | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
@@ -176,12 +180,10 @@ class Bundle:
         folder = Path(folder)
         self.encoders.save(folder)
         save_net(self.net, folder / "joint")
-        facts = {
-            "format": 1,
-            "image_size_px": self.image_size_px,
-            "guidance": self.guidance,
-            "diffusion": asdict(self.diffusion),
-        }
+        facts: dict[str, Any] = {"format": 1, "image_size_px": self.image_size_px, "guidance": self.guidance}
+        facts["diffusion"] = asdict(self.diffusion)
+        if self.student:
+            facts["student"] = asdict(self.student)
         (folder / "bundle.json").write_text(json.dumps(facts, indent=1))
 
 
@@ -192,6 +194,8 @@ class Facts:
     diffusion: Diffusion
     image_size_px: int
     guidance: float
+    student: Student | None
+    schedule: Schedule | None
 
 
 def read_facts(folder: str | Path) -> Facts:
@@ -204,7 +208,9 @@ def read_facts(folder: str | Path) -> Facts:
     _require(folder, JOINT)
     try:
         facts = json.loads((folder / "bundle.json").read_text())
-        return Facts(Diffusion(**facts["diffusion"]), int(facts["image_size_px"]), float(facts["guidance"]))
+        student = Student(**facts["student"]) if "student" in facts else None
+        size_px, guidance, schedule = int(facts["image_size_px"]), float(facts["guidance"]), read_schedule(folder)
+        return Facts(Diffusion(**facts["diffusion"]), size_px, guidance, student, schedule)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from functools import partial
 
 import ray.data
@@ -102,7 +101,7 @@ class GenerateConfig(RunConfig):
     def provenance(self) -> str:
         """Canonical JSON of all that decides a pair besides prompt, seed and bundle; the column `sampler`."""
         assert self.preset == "own" and self.sampler.guidance is not None, "only a resolved config knows"
-        made_with = {"sampler": asdict(self.sampler), "refine": self.refine.dump()}
+        made_with = {"sampler": self.sampler.recorded(), "refine": self.refine.dump()}
         if self.redraws:  # else as in releases that knew nothing of it
             # Refinement is told twice: later it may be another one, but draws were judged by this one.
             made_with["redraws"] = {"redraws": self.redraws, "refine": self.refine.dump()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 
 import pyarrow as pa
@@ -95,7 +94,7 @@ class MultiplyConfig(RunConfig):
 
     def provenance(self) -> str:
         """Canonical JSON of all that decides a picture besides mask, prompt, seed and bundle; the column `sampler`."""
-        return canonical_json({"sampler": asdict(self.sampler), "multiply": self.views.dump()})
+        return canonical_json({"sampler": self.sampler.recorded(), "multiply": self.views.dump()})
 
 
 def multiply(config: MultiplyConfig) -> Manifest:
@@ -108,6 +107,10 @@ def multiply(config: MultiplyConfig) -> Manifest:
     """
     bundle = local_copy(config.bundle)
     check_files(bundle)
+    if read_facts(bundle).student:
+        raise ConfigError(
+            f"bundle: {as_given(config.bundle)} was distilled and makes whole pairs alone; give its teacher's"
+        )
     labels = load_labels(str(bundle))
     if (own := common_labels([config.pairs])).classes != labels.classes:
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pyarrow.compute as pc
 
-from models.reverse import SamplerSettings
+from models.reverse import LATER, SamplerSettings
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.stages.redraw import SampleUntilExact
@@ -90,7 +90,7 @@ def regenerate(row: dict[str, object], bundle: str, device: str = "cpu") -> Batc
         raise ConfigError(f"the row was made with bundle {row['bundle']}, but {bundle} is {found}")
     settings = json.loads(str(row["sampler"]))
     known = {field.name for field in fields(SamplerSettings)}
-    if differing := known ^ set(settings["sampler"]):
+    if differing := (known ^ set(settings["sampler"])) - set(LATER):
         raise ConfigError(
             f"the row was made by another version of this project, whose sampler settings differ in "
             f"{', '.join(sorted(differing))}; use that version"

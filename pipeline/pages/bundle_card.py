@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.weights import ENCODERS, JOINT, digest
+from models.weights import ENCODERS, JOINT, digest, read_facts
 from pipeline.base.errors import DataError
 from pipeline.evaluation.results import Proof
 from pipeline.pages.proof_table import markdown
@@ -89,6 +89,39 @@ or the pairs that it makes:
     path = bundle / "README.md"
     path.write_text(text)
     return path
+
+
+def student_card(bundle: Path, name: str, scores: dict[str, float]) -> str:
+    """The card of a bundle that `jobs.distill` left, with how near it comes to its teacher.
+
+    Raises:
+        WeightsError: no bundle.
+        DataError: the bundle is no student.
+    """
+    student, labels = read_facts(bundle).student, load_labels(str(bundle))
+    if student is None:
+        raise DataError(f"{bundle}: its bundle.json names no teacher; make the card of a bundle that jobs.distill left")
+    ways = {"": f"this student, {student.steps} evaluations", "undistilled/": "its teacher in as many steps"}
+    rows = "\n".join(
+        f"| {way} | {scores[f'{key}distance']:.4f} | {scores[f'{key}mask_agreement']:.1%} |"
+        for key, way in ways.items()
+    )
+    return f"""# Bundle `{name}`
+
+Distilled from the bundle `{student.teacher}` by `jobs.distill`: a student that takes {student.steps} evaluations of the
+network for a pair, with guidance {student.guidance:g} built in. It is sampled in this way alone, which `jobs.generate`
+does by itself. All other networks are the teacher's. Digest `{digest(bundle, ENCODERS + JOINT)}`. Safetensors only.
+
+Label space `{labels.name}`: {", ".join(labels.classes)}; ignore index {labels.ignore_index}.
+
+After {scores["examples"]:,} examples, averaged weights, against its teacher from the same noise on held-out prompts:
+
+| way | distance of latents (RMSE) | pixels of one class |
+|---|--:|--:|
+{rows}
+
+What holds for the teacher's licence and data holds for this bundle.
+"""
 
 
 def _rows(scores: dict[str, dict[str, float]]) -> str:

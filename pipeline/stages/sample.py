@@ -23,17 +23,27 @@ Preset = Literal["own", "faithful", "fast"]
 
 def chosen_settings(sampler: SamplerSettings, preset: Preset, bundle: Path) -> SamplerSettings:
     """`sampler` with the values of a preset, told where these replace its own, and with the guidance of the bundle
-    where it names none.
+    where it names none. A bundle that was distilled is sampled as it was taught.
 
     Raises:
         WeightsError: no bundle.
+        ConfigError: a preset or settings that a distilled bundle was not taught.
     """
+    facts = read_facts(bundle)
+    if facts.student and preset != "own":
+        raise ConfigError(
+            f"preset {preset}: the bundle was distilled to {facts.student.steps} evaluations and brings its own way; "
+            "give preset own"
+        )
     chosen = sampler if preset == "own" else with_preset(sampler, preset)
     for key in PRESETS.get(preset, ()):
         own, default, taken = (getattr(one, key) for one in (sampler, SamplerSettings(), chosen))
         if own not in (default, taken):
             log.warning("preset %s takes sampler.%s %s, not %s", preset, key, taken, own)
-    return chosen.resolved(read_facts(bundle).guidance)
+    try:
+        return chosen.resolved(facts.guidance, facts.student, facts.schedule)
+    except ValueError as error:
+        raise ConfigError(f"{bundle}: {error}") from error
 
 
 def check_files(bundle: Path) -> None:
@@ -77,7 +87,10 @@ class SamplePairs:
             )
         if settings.precision == "float32":
             torch.backends.cudnn.allow_tf32 = False  # else convolutions round to 10 bits on the way
-        self.sampler = PairSampler(weights, settings, device)
+        try:
+            self.sampler = PairSampler(weights, settings, device)
+        except ValueError as error:  # settings of a row of old that this bundle cannot follow any more
+            raise ConfigError(f"{bundle}: {error}") from error
 
     def __call__(self, batch: Batch) -> Batch:
         prompts = [str(prompt) for prompt in batch["prompt"]]

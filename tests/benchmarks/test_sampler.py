@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.sampler import evaluation_flops, network_seconds, ours, reference
+from benchmarks.sampler import evaluation_flops, half_reused, network_seconds, ours, reference
 from models.jodiffusion import JoDiffusionConfig, Joint
-from models.reverse import SamplerSettings, with_preset
+from models.reverse import SamplerSettings, Student, with_preset
 from tests.tiny import save_tiny_bundle
 
 CPU = torch.device("cpu")
@@ -36,6 +38,9 @@ def test_every_way_is_measured(tmp_path):
     rows = [reference(bundle, CPU, 1)] + [
         ours(bundle, CPU, with_preset(settings, preset), preset, 2) for preset in ("faithful", "fast")
     ]
-    assert [row.evaluations for row in rows] == [100, 100, 18]
+    rows.append(ours(*half_reused(bundle, with_preset(settings, "fast"), CPU), "half", 2))
+    student = replace(bundle, student=Student(4, 2.0, ""))
+    rows.append(ours(student, CPU, settings, "distilled", 2))
+    assert [row.evaluations for row in rows] == [100, 100, 18, 18, 4]
     assert all(row.seconds_per_pair > 0 and row.memory_gib > 0 for row in rows)
     assert network_seconds(bundle, CPU, 4) > 0

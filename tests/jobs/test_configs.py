@@ -26,6 +26,7 @@ from pipeline.label import LabelConfig
 from pipeline.plan_prompts import PromptsConfig
 from pipeline.report import ReportConfig
 from pipeline.training.tasks.clip import ClipConfig
+from pipeline.training.tasks.distill import DistillConfig
 from pipeline.training.tasks.joint import JointConfig
 from pipeline.training.tasks.latents import VAEConfig
 
@@ -41,6 +42,7 @@ TYPES: dict[str, Any] = {
     "generate": GenerateConfig,
     "image_vae": VAEConfig,
     "ingest": IngestConfig,
+    "distill": DistillConfig,
     "joint": JointConfig,
     "label": LabelConfig,
     "plan_prompts": PromptsConfig,

@@ -7,7 +7,7 @@ import torch
 
 from models.diffusion import Diffusion
 from models.jodiffusion import JoDiffusion, Joint
-from models.reverse import Known, SamplerSettings, reverse_process, with_preset
+from models.reverse import Known, SamplerSettings, Student, reverse_process, with_preset
 from tests.models.fabricated import clean_pair
 from tests.tiny import NET
 
@@ -104,3 +104,37 @@ def test_a_preset_replaces_its_part_of_the_settings():
     assert (fast.steps, fast.solver, fast.guidance, fast.batch_size) == (12, "dpmsolver++2", 1.5, 4)
     assert sum(2 if fast.guided(step) else 1 for step in range(fast.steps)) == 18
     assert with_preset(SamplerSettings(), "faithful") == SamplerSettings(), "the paper's settings are the defaults"
+
+
+def test_a_way_in_parts_is_the_whole_way():
+    clean, _ = clean_pair(2)
+    start = Joint(*(torch.randn_like(value) for value in clean))
+    settings = SamplerSettings(steps=6, guidance=2.0, guided_to=0.5, solver="ddim")
+    text, asked = torch.zeros(2, 5, 12), []
+
+    def denoise(noisy, texts, t_image, t_text):
+        asked.append((float(t_image[0]), len(texts)))
+        return Joint(*(0.5 * value for value in noisy)), texts
+
+    def walked(state, part=None):
+        scheduler = Diffusion(objective="flow").scheduler("ddim")
+        return reverse_process(denoise, scheduler, state, text, settings, lambda: torch.zeros(2, 5, 12), part=part)
+
+    whole, asked_whole = walked(start), asked.copy()
+    asked.clear()
+    state = start
+    for part in (range(0, 1), range(1, 4), range(4, 6)):
+        state = walked(state, part)
+    assert asked == asked_whole and [rows for _, rows in asked] == [4, 4, 4, 2, 2, 2]
+    for value, wanted in zip(state, whole, strict=True):
+        torch.testing.assert_close(value, wanted)
+
+
+def test_a_student_is_sampled_as_it_was_taught():
+    student = Student(steps=4, guidance=5.0, teacher="abc")
+    settings = SamplerSettings(precision="float32", batch_size=3).resolved(1.0, student)
+    assert (settings.steps, settings.solver, settings.guidance) == (4, "ddim", 1.0)
+    assert (settings.precision, settings.batch_size) == ("float32", 3)
+    assert settings.resolved(1.0, student) == settings, "its own way may be named"
+    with pytest.raises(ValueError, match=r"guidance 5 built in.*leave out sampler.steps, sampler.guidance"):
+        SamplerSettings(steps=20, guidance=3.0).resolved(1.0, student)

@@ -12,7 +12,7 @@ from models.diffusion import Diffusion
 from models.frozen import image_to_latent, latent_to_image
 from models.jodiffusion import JoDiffusion
 from models.labels import GARMENTS, VOC
-from models.reverse import SamplerSettings
+from models.reverse import SamplerSettings, Student
 from models.sampler import NoiseStreams, PairSampler, classes_and_confidence
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
@@ -240,3 +240,9 @@ def test_half_a_pair_that_does_not_fit_is_refused(bundle):
         sampler.images_of(masks[:, :8], ["a", "b"], [1, 2])
     with pytest.raises(ValueError, match=r"ids \[77\] that label space 'garments' does not have"):
         sampler.images_of(masks + 77, ["a", "b"], [1, 2])
+
+
+def test_a_student_completes_no_halves(bundle):
+    sampler = PairSampler(replace(bundle, student=Student(2, 5.0, "abc")), SamplerSettings(batch_size=4))
+    with pytest.raises(ValueError, match="makes whole pairs alone"):
+        sampler.images_of(np.ones((1, SIZE_PX, SIZE_PX), np.uint8), ["a red bag"], [1])

@@ -1,5 +1,6 @@
 """A bundle comes back as it was saved, and a wrong one is refused with a message that helps."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
+from models.reverse import Student
 from models.weights import ENCODERS, JOINT, Bundle, WeightsError, digest, load_net
 from tests.tiny import save_tiny_bundle
 
@@ -79,4 +81,18 @@ def test_pickles_are_never_read(copy):
     torch.save(load_file(path), path.with_suffix(".bin"))
     path.unlink()
     with pytest.raises(WeightsError, match="image_vae"):
+        Bundle.load(copy)
+
+
+def test_a_bundle_says_whether_it_is_a_student(copy):
+    assert Bundle.load(copy).student is None
+    before = digest(copy, ENCODERS + JOINT)
+    bundle = Bundle.load(copy)
+    bundle.student = Student(4, 5.0, "abc")
+    bundle.save(copy)
+    loaded = Bundle.load(copy)
+    assert loaded.student == bundle.student and loaded.digest != before
+    facts = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps({**facts, "student": {"steps": 4}}))
+    with pytest.raises(WeightsError, match="not what a bundle holds"):
         Bundle.load(copy)

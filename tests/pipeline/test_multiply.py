@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.labels import GARMENTS
-from models.reverse import SamplerSettings
+from models.reverse import SamplerSettings, Student
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.multiply import MultiplyConfig, multiply, planned
@@ -60,6 +60,11 @@ def test_what_cannot_be_done_is_said_before_anything_begins(place):
     words = MaskViews(mirrored_words={"re": "der"})
     with pytest.raises(ConfigError, match=r"views\.mirrored_words: .*--views\.flip False"):
         planned(config(place, per_mask=8, views=words).resolved(), "digest")
+    bundle = save_tiny_bundle(place / "student", num_tokens=64)
+    bundle.student = Student(2, 5.0, "abc")
+    bundle.save(place / "student")
+    with pytest.raises(ConfigError, match="student was distilled and makes whole pairs alone"):
+        multiply(config(place, bundle=str(place / "student")))
 
 
 @pytest.mark.ray

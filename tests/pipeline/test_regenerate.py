@@ -44,6 +44,10 @@ def test_the_pair_of_a_row_is_always_the_same_and_every_difference_is_counted(bu
     assert not other.equal and other.differing_mask_pixels == SIZE_PX**2
     assert (other.differing_image_values, other.largest_image_difference) == (1, 128)
     assert not compare({**kept, "seed": 8}, folder).equal
+    before_the_cache = canonical_json(
+        {"sampler": SETTINGS.recorded(), "refine": {"min_area_px": 2, "fill_holes_px": 0}}
+    )
+    assert "step_cache" not in before_the_cache and compare({**kept, "sampler": before_the_cache}, folder).equal
 
 
 @pytest.mark.parametrize(

@@ -81,20 +81,20 @@ def train_joint(config: JointConfig) -> dict[str, float]:
             task.build()  # weights of another shape are told now, not by every worker
         tell_of_training(config)
         scores = fit(task, config, run)
-        register(config, run, scores)
+        register(config.run, config.guidance, run, scores)
         return scores
 
 
-def register(config: JointConfig, run: Run, scores: dict[str, float]) -> None:
+def register(name: str, guidance: float, run: Run, scores: dict[str, float]) -> None:
     """Makes the finished bundle a version of the model that is named after the run, in MLflow's registry."""
     weights = f"{run.folder}/{WEIGHTS_FOLDER}"
     folder = local_copy(weights)
     tags = {
         "digest": digest(folder, ENCODERS + JOINT),
-        "guidance": str(config.guidance),
+        "guidance": str(guidance),
         "label_space": LabelSpace.load(folder / "label_space.json").name,
     }
-    run.tracker.register(weights, config.run, scores, tags)
+    run.tracker.register(weights, name, scores, tags)
 
 
 def with_initial(config: JointConfig) -> JointConfig:

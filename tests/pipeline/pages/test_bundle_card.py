@@ -10,7 +10,7 @@ import pytest
 from models.weights import ENCODERS, JOINT, digest
 from pipeline.base.errors import DataError
 from pipeline.evaluation.results import Agreement, HeldOut, Proof, TrainedSet
-from pipeline.pages.bundle_card import TRAININGS, write_card, write_import_card
+from pipeline.pages.bundle_card import TRAININGS, student_card, write_card, write_import_card
 from tests.tiny import save_tiny_bundle
 
 
@@ -103,3 +103,8 @@ def test_an_imported_bundle_says_where_its_parts_are_from(bundle: Path, joint: s
     assert rows["joint network"][0].startswith(f"`{joint or 'thu/base@0123'}`")
     assert ("has not learnt masks" in rows["joint network"][0]) == (not joint)
     assert digest(bundle, ENCODERS + JOINT) in path.read_text() and "Licences" in path.read_text()
+
+
+def test_only_a_student_gets_the_card_of_one(bundle: Path) -> None:
+    with pytest.raises(DataError, match="names no teacher"):
+        student_card(bundle, "few", {})

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.reverse import SamplerSettings
-from pipeline.base.errors import DataError
-from pipeline.stages.sample import HARMLESS, SamplePairs
+from models.reverse import SamplerSettings, Student
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.stages.sample import HARMLESS, SamplePairs, chosen_settings
 from tests.tiny import SIZE_PX, save_tiny_bundle
 
 SETTINGS = SamplerSettings(steps=2, guidance=1.0, precision="float32", batch_size=4)
@@ -87,3 +87,14 @@ def test_rows_that_all_fail_are_errors_unless_a_harmless_prompt_fails_too(stage,
     else:
         with pytest.raises(DataError, match="whatever the prompt is|is NaN or infinite"):
             stage(rows("a red bag", "a blue dress"))
+
+
+def test_a_distilled_bundle_brings_its_own_way(tmp_path):
+    bundle = save_tiny_bundle(tmp_path)
+    bundle.student = Student(4, 5.0, "abc")
+    bundle.save(tmp_path)
+    assert chosen_settings(SamplerSettings(), "own", tmp_path).steps == 4
+    with pytest.raises(ConfigError, match="preset fast: the bundle was distilled to 4 evaluations.*give preset own"):
+        chosen_settings(SamplerSettings(), "fast", tmp_path)
+    with pytest.raises(ConfigError, match=r"leave out sampler\.guidance"):
+        chosen_settings(SamplerSettings(guidance=3.0), "own", tmp_path)
