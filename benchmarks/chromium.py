@@ -70,9 +70,7 @@ class Page:
 
     def look(self, width: int = 1280, height: int = 800, *, dark: bool = False, mobile: bool = False) -> None:
         """Sets the size of the window, in CSS pixels, and what the user prefers."""
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[feature])
 

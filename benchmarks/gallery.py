@@ -44,6 +44,11 @@ SHARD = 50_000
 PICTURES = 200
 PLACES = ("on fur", "by a shed", "in a village", "at a wall", "on leaves", "under a bridge")
 SHOWN = "performance.getEntriesByName('tiles').length"
+SETTLED = (
+    "!document.body.hasAttribute('aria-busy')"
+    " && [...document.querySelectorAll('#tiles li')].every((one) => 'drawn' in one.dataset)"
+)
+"""What is true of the page when it has drawn all that is seen."""
 STEPS = {
     "sorted by a score": ("#sort=-sharpness", ""),
     "words looked for": ("#q=red bag -dress", ""),
@@ -90,7 +95,8 @@ def fabricate(folder: Path, rows: int, size_px: int) -> tuple[Path, Path]:
         which = rng.integers(len(scenes), size=num).tolist()
         ids = [rng.bytes(16).hex() for _ in range(num)]
         # A third as many texts as pairs.
-        texts = [f"{scenes[one].prompt} {PLACES[text % 6]} {text}" for one, text in zip(which, rng.integers(rows // 3 + 1, size=num).tolist(), strict=True)]  # fmt: skip
+        words = rng.integers(rows // 3 + 1, size=num).tolist()
+        texts = [f"{scenes[one].prompt} {PLACES[word % 6]} {word}" for one, word in zip(which, words, strict=True)]
         table = pa.table(
             {
                 "pair_id": ids, "prompt": texts, "seed": rng.integers(2**63 - 1, size=num),
@@ -126,7 +132,9 @@ def make(folder: Path, rows: int, pairs: Path, scores: Path, options: argparse.N
         began = time.perf_counter()
         gallery(config)
         seconds = time.perf_counter() - began
-    peaks = ", ".join(f"{name} {peak / 1e6:.0f} MB" for name, peak in memory.peaks.items() if name in ("driver", "a worker"))
+    peaks = ", ".join(
+        f"{name} {peak / 1e6:.0f} MB" for name, peak in memory.peaks.items() if name in ("driver", "a worker")
+    )
     print(f"  made in {seconds:.0f} s, {rows / seconds:.0f} pairs/s; memory at most: {peaks}", flush=True)
     for name in ("pictures", "index-*"):
         files = [path for top in (folder / config.run / "gallery").glob(name) for path in top.rglob("*.*")]
@@ -151,7 +159,7 @@ def look(folder: Path) -> None:
             began = time.perf_counter()
             page.evaluate("void document.querySelectorAll('#tiles li').forEach((one) => one.remove())")
             page.evaluate(call or f"void (location.hash = {view!r})")
-            page.wait_for("!document.body.hasAttribute('aria-busy') && document.querySelectorAll('#tiles li').length && [...document.querySelectorAll('#tiles li')].every((one) => 'drawn' in one.dataset)")  # fmt: skip
+            page.wait_for(f"document.querySelector('#tiles li') && {SETTLED}")
             seconds = time.perf_counter() - began
             said = page.evaluate("document.getElementById('status').textContent")
             print(f"  {name}: {seconds:.2f} s, {page.memory_bytes() / 1e6:.0f} MB ({said})", flush=True)

@@ -1,4 +1,4 @@
-"""Curate: a selection of a run's pairs by their scores or by marks, and a table of what goes and why. Nothing is deleted."""
+"""Curate: a selection of a run's pairs by scores or marks, and a table of what goes and why. Nothing is deleted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
 from pipeline.base.places import FileOrFolder, Folder, as_given
-from pipeline.tables.marks import read_marks
 from pipeline.curation.rules import Rules, reasons
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, load_labels
+from pipeline.tables.marks import read_marks
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import kind_of, made_with, read_scores
 from pipeline.tables.selection import view_of, write_selection
@@ -31,8 +31,8 @@ UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "neares
 
 
 class CurateConfig(RunConfig):
-    """Chooses pairs by their scores, or by marks of a gallery. The run stands for the pairs that are kept wherever a job
-    reads pairs."""
+    """Chooses pairs by their scores, or by marks of a gallery. The run stands for the pairs that are kept wherever a
+    job reads pairs."""
 
     pairs: Folder
     """Run whose pairs are chosen."""

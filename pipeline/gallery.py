@@ -21,7 +21,7 @@ from pipeline.cluster.tasks import in_tasks
 from pipeline.cluster.watch import stoppable
 from pipeline.pages import gallery_pictures
 from pipeline.pages.gallery_index import Index
-from pipeline.pages.gallery_page import PAGE, assets_digest, write_assets, write_page
+from pipeline.pages.gallery_page import assets_digest, write_assets, write_page
 from pipeline.pages.gallery_pictures import PICTURES, Part, Sizes, bytes_of_pair, make_part, read_record
 from pipeline.pages.gallery_rows import Rows, read_rows
 from pipeline.runs.config import RunConfig
@@ -40,7 +40,7 @@ INDEX = "index-"
 
 
 class GalleryConfig(RunConfig):
-    """Writes a page to look through pairs, into <run>/gallery: static files for any web server, or to open from disk."""
+    """Writes a page to look through pairs into <run>/gallery: static files for any web server, or to open from disk."""
 
     pairs: tuple[Folder, ...] = Field(min_length=1)
     """Runs or selections; several can be compared side by side, pair by pair of one seed."""
@@ -51,8 +51,8 @@ class GalleryConfig(RunConfig):
     tile_px: int = Field(64, ge=16, le=256)
     """Longer side of the small pictures, in pixels."""
     large_pairs: int = Field(20_000, ge=0)
-    """Pairs that are kept large too, evenly from all; the others are shown at tile_px when one looks closer. For more of
-    those that matter, mark them, curate, and make a gallery of the selection."""
+    """Pairs that are kept large too, evenly from all; the others are shown at tile_px when one looks closer. For more
+    of those that matter, mark them, curate, and make a gallery of the selection."""
     large_px: int = Field(1024, ge=16)
     """Longer side of large pictures at most, in pixels; smaller ones stay as they are, byte by byte."""
     workers: Workers = Workers(num=2)
@@ -83,7 +83,8 @@ def gallery(config: GalleryConfig) -> str:
             page = write_page(folder, into, config.title or config.run, labels)
         remove_old(folder, {into}, {part.name(sizes) for part in parts})
         run.tracker.metrics({"pairs": rows.table.num_rows})
-        log.info("gallery: %s pairs; open %s, or: python -m http.server --directory %s", f"{rows.table.num_rows:,}", page, folder)  # fmt: skip
+        num = f"{rows.table.num_rows:,}"
+        log.info("gallery: %s pairs; open %s, or: python -m http.server --directory %s", num, page, folder)
         return page
 
 
@@ -111,7 +112,8 @@ def make(
     needed = int(small * total + large * sum(int(part.large.sum()) for part in todo)) + rows.table.nbytes // 2
     log.info(
         "gallery: %s of %s pairs to make, about %.2f GB into %s; %s pairs are kept large",
-        f"{total:,}", f"{rows.table.num_rows:,}", needed / 1e9, folder, f"{sum(int(one.large.sum()) for one in parts):,}",
+        f"{total:,}", f"{rows.table.num_rows:,}", needed / 1e9, folder,
+        f"{sum(int(one.large.sum()) for one in parts):,}",
     )  # fmt: skip
     if is_local(folder) and needed > (free := shutil.disk_usage(Path(folder).parent).free):
         raise DataError(
@@ -129,7 +131,8 @@ def make(
             left = clock((total - done) * (told - began) / max(done, 1))
             log.info("gallery: %s of %s pairs, %s left", f"{done:,}", f"{total:,}", left)
     if done < total:
-        raise Stopped(f"stopped: {rows.table.num_rows - total + done:,} of {rows.table.num_rows:,} pairs are in {folder}")
+        num = rows.table.num_rows
+        raise Stopped(f"stopped: {num - total + done:,} of {num:,} pairs are in {folder}")
 
 
 def index(

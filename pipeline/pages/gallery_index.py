@@ -1,8 +1,8 @@
 """The index of a gallery: what its page reads to sort, filter and find pairs, in parts that are read as needed.
 
-`meta` says what there is. A number, a category, a class, the texts, the seeds and the ids are a column each, a value for
-each pair: little-endian float32 (NaN is null), uint16 or uint32 (the greatest value is null), or a bit. `rows/<n>` holds
-all columns of BLOCK pairs.
+`meta` says what there is. A number, a category, a class, the texts, the seeds and the ids are a column each, a value
+for each pair: little-endian float32 (NaN is null), uint16 or uint32 (the greatest value is null), or a bit. `rows/<n>`
+holds all columns of BLOCK pairs.
 """
 
 from __future__ import annotations

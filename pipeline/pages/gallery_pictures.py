@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -111,8 +110,11 @@ def bytes_of_pair(part: Part, sizes: Sizes, labels: LabelSpace) -> tuple[float, 
     rows = {}
     cells: list[Cell | None] = []
     for place, row in zip(range(min(SHEET, len(part.places))), _rows(part), strict=False):
-        with suppress(DataError):
+        try:
             cells.append(_cell(row, sizes.tile_px, labels))
+        except DataError:
+            cells.append(None)
+        else:
             rows[place] = row
     some = dict(islice(rows.items(), LARGE))
     picture, content = sheet(cells, labels, [False] * len(cells))
@@ -192,7 +194,9 @@ def _cell(row: dict[str, Any], tile_px: int, labels: LabelSpace) -> Cell:
 
 
 def _mask(row: dict[str, Any], labels: LabelSpace) -> np.ndarray:
-    return np.minimum(decode_mask(encoded(row, "mask"), f"pair {row['pair_id']}, mask"), np.iinfo(labels.dtype).max)
+    """Ids of a row, as many bits each as all of its label space have."""
+    mask = decode_mask(encoded(row, "mask"), f"pair {row['pair_id']}, mask").astype(np.uint16)
+    return np.minimum(mask, np.iinfo(labels.dtype).max).astype(labels.dtype)
 
 
 def _picture(content: bytes, large_px: int, where: str) -> tuple[bytes, str]:

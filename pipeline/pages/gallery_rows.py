@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +16,7 @@ from pipeline.pages.gallery_pictures import ROWS_PER_PART, Part
 from pipeline.runs.config import saved_config
 from pipeline.storage.files import is_folder
 from pipeline.tables.rows import read_columns
-from pipeline.tables.schema import PAIR, PICTURE
+from pipeline.tables.schema import PICTURE
 from pipeline.tables.scores import COLUMNS, read_scores
 from pipeline.tables.selection import view_of
 from pipeline.tables.shards import list_shards, map_shards, open_shard, shard_bytes, some_shards
@@ -70,13 +68,14 @@ class Rows:
         large[np.linspace(0, total - 1, min(num_large, total)).round().astype(np.int64)] = True
         shards, places = (self.table[name].to_numpy() for name in (SHARD, PLACE))
         ends = np.flatnonzero(np.diff(shards, prepend=-1, append=-1))
-        sizes = map_shards(shard_bytes, self.shards)
-        return [
-            Part(self.shards[int(shards[first])], sizes[int(shards[first])], places[first:last], large[first:last], first)
-            for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
-            for first in range(begin, end, ROWS_PER_PART)
-            for last in (min(first + ROWS_PER_PART, end),)
-        ]  # fmt: skip
+        sizes = dict(zip(self.shards, map_shards(shard_bytes, self.shards), strict=True))
+        parts = []
+        for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            shard = self.shards[int(shards[begin])]
+            for first in range(begin, end, ROWS_PER_PART):
+                here = slice(first, min(first + ROWS_PER_PART, end))
+                parts.append(Part(shard, sizes[shard], places[here], large[here], first))
+        return parts
 
 
 def read_rows(pairs: Sequence[str], scores: Sequence[str], labels: LabelSpace) -> Rows:
@@ -102,7 +101,7 @@ def read_rows(pairs: Sequence[str], scores: Sequence[str], labels: LabelSpace) -
     if "nearest_id" in found:
         originals = _originals(scores, found["nearest_id"], table["pair_id"], len(sources), shards)
         if originals:
-            sources.append(Source("the real pairs that others are most like", *originals[0], "", hidden=True))
+            sources.append(Source("nearest real pairs", *originals[0], "", hidden=True))
             table = _joined([table, originals[1]])
         ids = table["pair_id"].combine_chunks()
         nearest = pc.index_in(table["nearest_id"], ids) if "nearest_id" in table.column_names else nearest
@@ -169,7 +168,7 @@ def _scores(folders: Sequence[str], ids: pa.ChunkedArray) -> dict[str, pa.Chunke
         names = [name for kind in kinds for name, type_ in COLUMNS[kind].items() if type_ != PICTURE]
         here = read_scores(folder, names, ids)
         if all(column.null_count == len(column) for column in here.values()):
-            raise DataError(f"scores: {as_given(folder)}: scores of none of these pairs; give those that were made of them")
+            raise DataError(f"scores: {as_given(folder)}: scores of none of these pairs; give those made of them")
         for name, column in here.items():
             found[name] = pc.coalesce(found[name], column) if name in found else column
     return found

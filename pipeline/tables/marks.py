@@ -52,7 +52,8 @@ def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
         raise DataError(f"marks: there is no file {as_given(path)}; the page of a gallery saves one") from error
     except ValidationError as error:
         raise DataError(
-            f"marks: {as_given(path)} is not what the page of a gallery saves ({error.errors()[0]['msg']}); save it again"
+            f"marks: {as_given(path)} is not what the page of a gallery saves ({error.errors()[0]['msg']}); save it "
+            "again"
         ) from error
     wanted: list[str] = []
     for run in marks.runs:
@@ -63,11 +64,13 @@ def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
         if unknown := [one for one, here in zip(run.ids, known, strict=True) if not here]:
             named = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
             raise DataError(
-                f"marks: {len(unknown):,} of {len(run.ids):,} pairs of {run.name} in {as_given(path)} are not among these "
-                f"pairs: {named}; give the run or selection that the gallery shows"
+                f"marks: {len(unknown):,} of {len(run.ids):,} pairs of {run.name} in {as_given(path)} are not among "
+                f"these pairs: {named}; give the run or selection that the gallery shows"
             )
         wanted += run.ids
     if not wanted:
         runs = ", ".join(run.name for run in marks.runs) or "no run"
-        raise DataError(f"marks: {as_given(path)} marks none of these pairs, but some of {runs}; give that run as `pairs`")
+        raise DataError(
+            f"marks: {as_given(path)} marks none of these pairs, but some of {runs}; give that run as `pairs`"
+        )
     return pc.is_in(ids, pa.array(wanted, pa.string())).to_numpy()

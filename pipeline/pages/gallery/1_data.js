@@ -82,7 +82,7 @@ let meta;
 const starts = { part: [], source: [] }; // the first pair of each
 
 async function begin() {
-  meta = JSON.parse(text(await expected(`${into}/meta`).promise));
+  meta = await json("meta");
   let first = 0;
   for (const [, num] of meta.parts) { starts.part.push(first); first += num; }
   first = 0;

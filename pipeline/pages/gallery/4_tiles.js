@@ -105,8 +105,10 @@ async function fill(element, pictures, caption) {
     draw(other, await small(mate(pair)));
   });
   const found = await row(pair);
-  caption.textContent = found.prompt || "";
-  element.told = `${found.prompt || "no prompt"}. ${classesOf(found).map(([id]) => className(id)).join(", ") || "no mask"}`;
+  caption.textContent = caption.title = found.prompt || "";
+  const value = found[state.sort];
+  if (typeof value === "number") pictures.after(make("span", { class: "value" }, short(value)));
+  element.told = `${typeof value === "number" ? `${words(state.sort)} ${short(value)}. ` : ""}${found.prompt || "no prompt"}. ${classesOf(found).map(([id]) => className(id)).join(", ") || "no mask"}`;
   paintMark(element);
   await Promise.all([drawn, beside]);
   element.dataset.drawn = "";
@@ -119,7 +121,7 @@ function firstView() {
   requestAnimationFrame(() => setTimeout(() => performance.mark("tiles"))); // they are painted now
 }
 
-const classesOf = (found) => (found.class_ids || []).map((id, place) => [id, found.class_pixels[place]]).filter(([id]) => id > 0);
+const classesOf = (found) => (found.class_ids || []).map((id, place) => [id, found.class_pixels[place]]).filter(([id]) => id > 0 && id < meta.labels.classes.length);
 
 // An image and its mask into two canvases that lie on each other; a damaged pair says so.
 function draw(holder, one) {

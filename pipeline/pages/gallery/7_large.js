@@ -58,13 +58,13 @@ async function facts(pair, found) {
   return make("div", { class: "facts" },
     make("h2", { id: "prompt", tabindex: -1 }, found.prompt || "no prompt"),
     make("div", { class: "choices" }, ...(chips.length ? chips : [make("span", { class: "soft" }, total ? "background only" : "no mask")])),
-    found.sampler && source.bundle ? again(source, found.pair_id) : null,
+    found.sampler && found.origin === "synthetic" ? again(source, found.pair_id) : null,
     make("details", { open: innerWidth > 800 }, make("summary", {}, "all columns"),
       make("table", {}, make("tbody", {}, ...[["run", source.name], ...columns].map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, shown(value))))))));
 }
 
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
-const command = (source, id) => `python -m jobs.regenerate --pairs ${quoted(source.given)} --pair-id ${quoted(id)} --bundle ${quoted(source.bundle)}`;
+const command = (source, id) => `python -m jobs.regenerate --pairs ${quoted(source.given)} --pair-id ${quoted(id)} --bundle ${quoted(source.bundle || "BUNDLE")}`;
 
 function again(source, id) {
   const code = make("code", { tabindex: 0 }, command(source, id));

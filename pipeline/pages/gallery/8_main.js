@@ -6,6 +6,7 @@ async function update() {
   const mine = ++asked;
   writeAddress();
   document.body.setAttribute("aria-busy", "true");
+  by("trouble").hidden = true;
   try {
     const found = await choose();
     if (mine !== asked) return;
