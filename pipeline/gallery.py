@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -59,6 +60,35 @@ class GalleryConfig(RunConfig):
     """Processes that read and shrink pictures."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a gallery holds.
+
+    Attributes:
+        folder: of its files.
+        rows: the pairs.
+        parts: what is made of them one by one.
+        sizes: of the pictures.
+        labels: of the masks.
+    """
+
+    folder: str
+    rows: Rows
+    parts: Sequence[Part]
+    sizes: Sizes
+    labels: LabelSpace
+
+    @property
+    def names(self) -> list[str]:
+        """Folders of the parts, in their order."""
+        return [part.name(self.sizes) for part in self.parts]
+
+    @property
+    def num_large(self) -> int:
+        """Pairs that are kept large."""
+        return sum(int(part.large.sum()) for part in self.parts)
+
+
 def gallery(config: GalleryConfig) -> str:
     """Writes what `config.run` does not hold yet; returns the path of the page. Pictures are made once: with more
     pairs or other scores, only what is new is made.
@@ -71,86 +101,67 @@ def gallery(config: GalleryConfig) -> str:
     """
     labels = common_labels(config.pairs)
     with Run.open(config, "gallery", frozenset(GalleryConfig.model_fields), on_store=True) as run:
-        folder = f"{run.folder}/gallery"
-        rows = read_rows(config.pairs, config.scores, labels)
-        sizes = Sizes(config.tile_px, config.large_px)
-        parts = rows.parts(config.large_pairs)
-        _remove_drafts(folder)
+        rows, sizes = read_rows(config.pairs, config.scores, labels), Sizes(config.tile_px, config.large_px)
+        plan = Plan(f"{run.folder}/gallery", rows, rows.parts(config.large_pairs), sizes, labels)
+        _remove_drafts(plan.folder)
         asked = threading.Event()
         with stoppable("gallery", asked.set):
-            make(parts, rows, folder, sizes, labels, config, asked)
-            into = index(parts, rows, folder, sizes, labels, config, asked)
-            page = write_page(folder, into, config.title or config.run, labels)
-        remove_old(folder, {into}, {part.name(sizes) for part in parts})
+            make(plan, config.workers, asked)
+            into = index(plan, config, asked)
+            page = write_page(plan.folder, into, config.title or config.run, labels)
+        remove_old(plan, into)
         run.tracker.metrics({"pairs": rows.table.num_rows})
         num = f"{rows.table.num_rows:,}"
-        log.info("gallery: %s pairs; open %s, or: python -m http.server --directory %s", num, page, folder)
+        log.info("gallery: %s pairs; open %s, or: python -m http.server --directory %s", num, page, plan.folder)
         return page
 
 
-def make(
-    parts: Sequence[Part],
-    rows: Rows,
-    folder: str,
-    sizes: Sizes,
-    labels: LabelSpace,
-    config: GalleryConfig,
-    asked: threading.Event,
-) -> None:
+def make(plan: Plan, workers: Workers, asked: threading.Event) -> None:
     """Makes the parts that are not there, each in a Ray task, when it has said what they will take.
 
     Raises:
         DataError: there is no room for them.
         Stopped: as `gallery`.
     """
-    there = map_shards(is_file, [f"{folder}/{PICTURES}/{part.name(sizes)}/{gallery_pictures.RECORD}" for part in parts])
-    todo = [part for part, done in zip(parts, there, strict=True) if not done]
+    folder, num = plan.folder, plan.rows.table.num_rows
+    there = map_shards(is_file, [f"{folder}/{PICTURES}/{name}/{gallery_pictures.RECORD}" for name in plan.names])
+    todo = [part for part, done in zip(plan.parts, there, strict=True) if not done]
     total = sum(len(part.places) for part in todo)
     if not todo:
         return
-    small, large = bytes_of_pair(todo[0], sizes, labels)
-    needed = int(small * total + large * sum(int(part.large.sum()) for part in todo)) + rows.table.nbytes // 2
+    small, large = bytes_of_pair(todo[0], plan.sizes, plan.labels)
+    needed = int(small * total + large * sum(int(part.large.sum()) for part in todo)) + plan.rows.table.nbytes // 2
     log.info(
         "gallery: %s of %s pairs to make, about %.2f GB into %s; %s pairs are kept large",
-        f"{total:,}", f"{rows.table.num_rows:,}", needed / 1e9, folder,
-        f"{sum(int(one.large.sum()) for one in parts):,}",
+        f"{total:,}", f"{num:,}", needed / 1e9, folder, f"{plan.num_large:,}",
     )  # fmt: skip
     if is_local(folder) and needed > (free := shutil.disk_usage(Path(folder).parent).free):
         raise DataError(
             f"{folder}: the gallery takes about {needed / 1e9:.2f} GB, but {free / 1e9:.2f} are free there; lower "
             "large_pairs or tile_px, or take another --runs"
         )
-    require(config.workers)
+    require(workers)
     began = told = time.monotonic()
     done = 0
-    calls = ((part, folder, sizes, labels) for part in todo)
-    for num, _ in in_tasks(make_part, takewhile(lambda _: not asked.is_set(), calls), config.workers):
-        done += num
+    calls = ((part, folder, plan.sizes, plan.labels) for part in todo)
+    for pairs, _ in in_tasks(make_part, takewhile(lambda _: not asked.is_set(), calls), workers):
+        done += pairs
         if time.monotonic() - told > SECONDS_BETWEEN_LINES:
             told = time.monotonic()
             left = clock((total - done) * (told - began) / max(done, 1))
             log.info("gallery: %s of %s pairs, %s left", f"{done:,}", f"{total:,}", left)
     if done < total:
-        num = rows.table.num_rows
         raise Stopped(f"stopped: {num - total + done:,} of {num:,} pairs are in {folder}")
 
 
-def index(
-    parts: Sequence[Part],
-    rows: Rows,
-    folder: str,
-    sizes: Sizes,
-    labels: LabelSpace,
-    config: GalleryConfig,
-    asked: threading.Event,
-) -> str:
+def index(plan: Plan, config: GalleryConfig, asked: threading.Event) -> str:
     """Writes the index and what the page runs, if they are not there; returns their folder's name.
 
     Raises:
         Stopped: as `gallery`.
     """
-    names = [part.name(sizes) for part in parts]
-    records = map_shards(lambda name: read_record(f"{folder}/{PICTURES}/{name}") or {}, names)
+    folder, labels = plan.folder, plan.labels
+    records = map_shards(lambda name: read_record(f"{folder}/{PICTURES}/{name}") or {}, plan.names)
     damaged = {pair: why for record in records for pair, why in record.get("damaged", {}).items()}
     for pair, why in list(damaged.items())[:MAX_NAMED]:
         log.warning("gallery: cannot show %s: %s", pair, why)
@@ -159,8 +170,8 @@ def index(
     meta = {
         "id": text_digest(str(config.folder)),
         "title": config.title or config.run,
-        "parts": [[name, len(part.places)] for name, part in zip(names, parts, strict=True)],
-        "num_large": sum(int(part.large.sum()) for part in parts),
+        "parts": [[name, len(part.places)] for name, part in zip(plan.names, plan.parts, strict=True)],
+        "num_large": plan.num_large,
         "sheet": gallery_pictures.SHEET,
         "columns": gallery_pictures.COLUMNS,
         "per_large": gallery_pictures.LARGE,
@@ -168,8 +179,8 @@ def index(
     }
     kinds = [f"{one}/{kind}" for one in config.scores for kind in COLUMNS if list_shards(f"{one}/{kind}")]
     scored = [DataDigest.of(kind).digest for kind in kinds]
-    into = f"{INDEX}{text_digest([assets_digest(), meta, scored, [vars(one) for one in rows.sources]])}"
-    made = Index(folder, into, rows, labels, asked.is_set)
+    into = f"{INDEX}{text_digest([assets_digest(), meta, scored, [vars(one) for one in plan.rows.sources]])}"
+    made = Index(folder, into, plan.rows, labels, asked.is_set)
     if not is_file(f"{folder}/{into}/meta.js"):
         write_assets(f"{folder}/{into}")
         if not made.write(meta):
@@ -179,11 +190,11 @@ def index(
     return into
 
 
-def remove_old(folder: str, indices: set[str], parts: set[str]) -> None:
-    """Removes what the page does not read any more."""
-    filesystem, path = filesystem_of(folder)
-    old = [name for name in names_in(folder) if name.startswith(INDEX) and name not in indices]
-    old += [f"{PICTURES}/{name}" for name in names_in(f"{folder}/{PICTURES}") if name not in parts]
+def remove_old(plan: Plan, into: str) -> None:
+    """Removes what the page, whose index is `into`, does not read any more."""
+    filesystem, path = filesystem_of(plan.folder)
+    old = [name for name in names_in(plan.folder) if name.startswith(INDEX) and name != into]
+    old += [f"{PICTURES}/{name}" for name in set(names_in(f"{plan.folder}/{PICTURES}")) - set(plan.names)]
     for name in old:
         filesystem.rm(f"{path}/{name}", recursive=True)
 

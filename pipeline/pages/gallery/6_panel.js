@@ -155,7 +155,7 @@ function histogram(number) {
   const sort = make("button", { type: "button", class: "quiet", onclick: () => sortBy(number.name, state.sort === number.name ? !state.descending : number.better >= 0) }, "sort");
   return make("details", { open: number.score || number.name === "confidence_mean" || state.ranges.has(number.name), class: "number" },
     make("summary", {}, words(number.name), " ", said),
-    make("div", { class: "plot" }, svg, least, most), make("div", { class: "line" }, number.known < meta.num && make("span", { class: "soft" }, `known of ${count(number.known)}`), sort));
+    make("div", { class: "plot" }, svg, least, most), make("div", { class: "line" }, number.known < shownAtFirst() && make("span", { class: "soft" }, `known of ${count(number.known)}`), sort));
 }
 
 function dragOver(event, svg, bins, show, choosing) {

@@ -15,7 +15,7 @@ async function update() {
     tiles.clear();
     focused = 0;
     moveTo(0);
-    const all = meta.sources.reduce((sum, one) => sum + (one.hidden ? 0 : one.num), 0);
+    const all = shownAtFirst();
     by("status").textContent = chosen === all ? `${count(all)} pairs` : `${count(chosen)} of ${count(all)} pairs`;
     by("empty").hidden = chosen > 0;
     paintPanel(found.keep);
@@ -26,6 +26,8 @@ async function update() {
     if (mine === asked) document.body.removeAttribute("aria-busy");
   }
 }
+
+const shownAtFirst = () => meta.sources.reduce((sum, one) => sum + (one.hidden ? 0 : one.num), 0);
 
 // Says something that went wrong, until the next thing.
 function tell(error) {
