@@ -15,9 +15,9 @@ from pipeline.base.places import absolute, as_given
 from pipeline.pages.gallery_pictures import ROWS_PER_PART, Part
 from pipeline.runs.config import saved_config
 from pipeline.storage.files import is_folder
-from pipeline.tables.rows import read_columns
+from pipeline.tables.rows import read_columns, read_shards
 from pipeline.tables.schema import PICTURE
-from pipeline.tables.scores import COLUMNS, read_scores
+from pipeline.tables.scores import COLUMNS
 from pipeline.tables.selection import view_of
 from pipeline.tables.shards import list_shards, map_shards, open_shard, shard_bytes, some_shards
 
@@ -165,12 +165,17 @@ def _scores(folders: Sequence[str], ids: pa.ChunkedArray) -> dict[str, pa.Chunke
         kinds = [kind for kind in COLUMNS if list_shards(f"{folder}/{kind}")]
         if not kinds:
             raise DataError(f"scores: {as_given(folder)}: no scores; jobs.score makes them")
-        names = [name for kind in kinds for name, type_ in COLUMNS[kind].items() if type_ != PICTURE]
-        here = read_scores(folder, names, ids)
-        if all(column.null_count == len(column) for column in here.values()):
+        any_known = False
+        for kind in kinds:
+            names = [name for name, type_ in COLUMNS[kind].items() if type_ != PICTURE]
+            scored = read_shards([f"{folder}/{kind}"], ["pair_id", *names])
+            places = pc.index_in(ids, scored["pair_id"].combine_chunks())
+            any_known |= places.null_count < len(places)
+            for name in names:
+                column = scored[name].take(places)
+                found[name] = pc.coalesce(found[name], column) if name in found else column
+        if not any_known:
             raise DataError(f"scores: {as_given(folder)}: scores of none of these pairs; give those made of them")
-        for name, column in here.items():
-            found[name] = pc.coalesce(found[name], column) if name in found else column
     return found
 
 
