@@ -50,12 +50,18 @@ SETTLED = (
 )
 """What is true of the page when it has drawn all that is seen."""
 STEPS = {
-    "sorted by a score": ("#sort=-sharpness", ""),
-    "words looked for": ("#q=red bag -dress", ""),
-    "a class and a bound": ("#class=3&n.contrast=0.2~0.4", ""),
-    "in the middle": ("", "document.getElementById('grid').scrollTop = 4e6"),
+    "sorted by a score": "location.hash = 'sort=-sharpness'",
+    "words looked for": "location.hash = 'q=red bag -dress'",
+    "a class and a bound": "location.hash = 'class=3&n.contrast=0.2~0.4'",
+    "in the middle": "grid.scrollTop = grid.scrollHeight / 2",
+    "at the end": "grid.scrollTop = grid.scrollHeight",
 }
-"""What somebody does -> the view, and what else is called."""
+"""What somebody does, in JavaScript."""
+DONE = """new Promise((done) => {
+    const grid = document.getElementById('grid'), event = %r;
+    (event === 'scroll' ? grid : window).addEventListener(event, () => setTimeout(done), { once: true });
+    %s;
+})"""
 
 
 def main() -> None:
@@ -154,15 +160,16 @@ def look(folder: Path) -> None:
                 flush=True,
             )
         address = f"file://{folder}/index.html"
-        for name, (view, call) in STEPS.items():
+        for name, step in STEPS.items():
             first_view_s(page, address)
             began = time.perf_counter()
-            page.evaluate("void document.querySelectorAll('#tiles li').forEach((one) => one.remove())")
-            page.evaluate(call or f"void (location.hash = {view!r})")
+            page.evaluate(DONE % ("scroll" if "scrollTop" in step else "hashchange", step))
             page.wait_for(f"document.querySelector('#tiles li') && {SETTLED}")
             seconds = time.perf_counter() - began
             said = page.evaluate("document.getElementById('status').textContent")
-            print(f"  {name}: {seconds:.2f} s, {page.memory_bytes() / 1e6:.0f} MB ({said})", flush=True)
+            places = page.evaluate("[...document.querySelectorAll('#tiles li')].map((one) => one.place + 1)")
+            seen = f"tiles {min(places):,} to {max(places):,} of {said}"
+            print(f"  {name}: {seconds:.2f} s, {page.memory_bytes() / 1e6:.0f} MB ({seen})", flush=True)
         assert not page.errors, page.errors
 
 
