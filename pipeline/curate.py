@@ -1,21 +1,25 @@
-"""Curate: a selection of a run's pairs by their scores, and a table of what goes and why. Nothing is deleted."""
+"""Curate: a selection of a run's pairs by scores or marks, and a table of what goes and why. Nothing is deleted."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import model_validator
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.base.places import Folder, as_given
+from pipeline.base.places import FileOrFolder, Folder, as_given
 from pipeline.curation.rules import Rules, reasons
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, load_labels
+from pipeline.tables.marks import read_marks
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import kind_of, made_with, read_scores
 from pipeline.tables.selection import view_of, write_selection
@@ -27,14 +31,27 @@ UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "neares
 
 
 class CurateConfig(RunConfig):
-    """Chooses pairs by their scores. The run stands for the pairs that are kept wherever a job reads pairs."""
+    """Chooses pairs by their scores, or by marks of a gallery. The run stands for the pairs that are kept wherever a
+    job reads pairs."""
 
     pairs: Folder
     """Run whose pairs are chosen."""
-    scores: Folder
-    """Run of jobs.score with their scores."""
+    scores: Folder = ""
+    """Run of jobs.score with their scores. May be empty where `marks` are given."""
+    marks: FileOrFolder = ""
+    """File of marked pairs that the page of jobs.gallery saves; empty where nobody has marked any."""
+    marked: Literal["keep", "drop"] = "keep"
+    """Keep marked pairs alone, or leave them out. The rules hold besides."""
     rules: Rules = Rules()
     """What a pair must be to be kept."""
+
+    @model_validator(mode="after")
+    def _has_reasons(self) -> CurateConfig:
+        if not self.scores and not self.marks:
+            raise ValueError("give `scores`, `marks` or both: nothing else says which pairs to keep")
+        if not self.scores and self.rules.scores:
+            raise ValueError(f"rules: {', '.join(self.rules.scores)} needs `scores`: give the run of jobs.score")
+        return self
 
 
 def curate(config: CurateConfig) -> None:
@@ -43,13 +60,13 @@ def curate(config: CurateConfig) -> None:
     Raises:
         ConfigError, DataError, ShardError: each says what is wrong, where, and how to correct it.
     """
-    with Run.open(config, "curate", frozenset({"rules", "scores"}), on_store=True) as run:
+    with Run.open(config, "curate", frozenset({"rules", "scores", "marks", "marked"}), on_store=True) as run:
         labels = load_labels(config.pairs)
         rows = read_shards([config.pairs], ["pair_id", "class_ids", *config.rules.columns]).sort_by("pair_id")
         scores, copy_ratio = scores_of(config, rows["pair_id"])
         for name, values in scores.items():
             rows = rows.append_column(name, values)
-        why = reasons(rows, config.rules, copy_ratio)
+        why = reasons(rows, config.rules, copy_ratio, _by_hand(config, rows["pair_id"]))
         left = why.count(None)
         if not left:
             raise DataError(
@@ -70,6 +87,8 @@ def curate(config: CurateConfig) -> None:
 
 def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.ChunkedArray], float]:
     """The scores of pairs that the rules look at, and below which ratio a pair is a copy."""
+    if not config.scores:
+        return {}, 0.0
     there = [name for name, kind in UNASKED.items() if list_shards(f"{config.scores}/{kind}")]
     copy_ratio = 0.0
     if "nearest_ratio" in there:
@@ -85,6 +104,14 @@ def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.
                 "the same jobs.score again"
             )
     return found, copy_ratio
+
+
+def _by_hand(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[np.ndarray, str] | None:
+    """Which pairs somebody left out, and what is said of them."""
+    if not config.marks:
+        return None
+    marked = read_marks(config.marks, ids)
+    return (~marked, "not marked") if config.marked == "keep" else (marked, "marked")
 
 
 def markdown(why: list[str | None], class_ids: list[list[int]], labels: LabelSpace) -> str:

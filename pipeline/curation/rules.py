@@ -75,7 +75,9 @@ class Rules(Config):
         return list(dict.fromkeys([*self.at_least, *self.at_most, *self.best, *([self.rank_by] * bool(self.rank_by))]))
 
 
-def reasons(rows: pa.Table, rules: Rules, copy_ratio: float) -> list[str | None]:
+def reasons(
+    rows: pa.Table, rules: Rules, copy_ratio: float, by_hand: tuple[np.ndarray, str] | None = None
+) -> list[str | None]:
     """Why each pair is left out; None where it is kept.
 
     Args:
@@ -83,8 +85,11 @@ def reasons(rows: pa.Table, rules: Rules, copy_ratio: float) -> list[str | None]
             `picture_hash` and `nearest_ratio`; in the order of ids.
         rules: what is wanted.
         copy_ratio: a pair below it is a copy.
+        by_hand: which pairs somebody left out before any rule, (N,) bool, and what is said of them.
     """
     left_out = Reasons(rows)
+    if by_hand:
+        left_out.add(*by_hand)
     if rules.drop_blocked and "blocked" in rows.column_names:
         left_out.add(np.array([bool(one) for one in rows["blocked"].to_pylist()]), "blocked")
     if rules.drop_copies and "nearest_ratio" in rows.column_names:

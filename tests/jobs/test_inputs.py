@@ -23,11 +23,12 @@ from tests.tiny import save_tiny_bundle
 INPUTS = {
     "caption": "pairs",
     "compact": "pairs",
-    "curate": "pairs scores",
+    "curate": "pairs scores marks",
     "demo": "bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
     "evaluate": "sets test judged validation generator_train",
     "export": "train validation test ignore_noisy",
+    "gallery": "pairs scores",
     "generate": "bundle prompts",
     "label": "pairs labelled validation teacher.weights",
     "loop": "real validation prompts bundle",

@@ -1,0 +1,110 @@
+"""Which pairs a gallery shows, and what is known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from pipeline.base.errors import DataError, ShardError
+from pipeline.pages.gallery_pictures import ROWS_PER_PART
+from pipeline.pages.gallery_rows import NEAREST, PLACE, RUN, SHARD, read_rows
+from pipeline.tables.selection import write_selection
+from pipeline.tables.shards import write_table
+from tests.pipeline.pages.gallery_sets import SPACE, save_scores, save_set
+
+
+def test_runs_and_selections_in_the_order_that_is_given(tmp_path):
+    first, second = save_set(tmp_path / "a", "a", 6), save_set(tmp_path / "b", "b", 4)
+    kept = pa.table({"pair_id": second, "reason": ["no", None, None, "no"]})
+    (tmp_path / "chosen").mkdir()
+    SPACE.save(tmp_path / "chosen/label_space.json")
+    write_selection(str(tmp_path / "chosen"), str(tmp_path / "b"), kept)
+    (tmp_path / "b/config.yaml").write_text("bundle: weights\n")
+
+    rows = read_rows([str(tmp_path / "chosen"), str(tmp_path / "a")], (), SPACE)
+    assert set(rows.table["pair_id"].to_pylist()[:2]) == {second[1], second[2]}
+    assert set(rows.table["pair_id"].to_pylist()[2:]) == set(first)
+    assert rows.table[RUN].to_pylist() == [0] * 2 + [1] * 6
+    assert [(one.name, one.bundle, one.hidden) for one in rows.sources] == [
+        ("chosen", "weights", False),
+        ("a", "", False),
+    ]
+    assert rows.sources[0].given == str(tmp_path / "b"), "what holds the pairs is what makes them again"
+    assert {"image", "mask"}.isdisjoint(rows.table.column_names)
+    assert rows.table["num_classes"].to_pylist() == [1] * 8
+    assert rows.table["object_share"][0].as_py() == pytest.approx(22 * 16 / (24 * 32))
+
+
+def test_a_pair_that_was_written_twice_is_shown_once(tmp_path):
+    ids = save_set(tmp_path / "a", "a", 6)
+    rows = read_rows([str(tmp_path / "a")], (), SPACE).table
+    from pipeline.tables.rows import read_shards
+
+    write_table(read_shards([str(tmp_path / "a")]).slice(0, 2), f"{tmp_path}/a/shards")
+    again = read_rows([str(tmp_path / "a")], (), SPACE)
+    assert rows.num_rows == again.table.num_rows == 6 and set(again.table["pair_id"].to_pylist()) == set(ids)
+    assert sum(len(part.places) for part in again.parts(0)) == 6
+
+
+def test_runs_of_one_name_get_names_that_differ(tmp_path):
+    for parent in ("one", "two"):
+        save_set(tmp_path / parent / "pairs", parent, 2)
+    rows = read_rows([str(tmp_path / parent / "pairs") for parent in ("one", "two")], (), SPACE)
+    assert len({one.name for one in rows.sources}) == 2 and all(one.name.startswith("pairs (") for one in rows.sources)
+
+
+def test_scores_of_several_runs_come_together_and_the_real_pairs_that_are_near_are_hidden(tmp_path):
+    first, second = save_set(tmp_path / "a", "a", 4), save_set(tmp_path / "b", "b", 2)
+    real = save_set(tmp_path / "real", "r", 5, origin=["real"] * 5)
+    save_scores(
+        tmp_path / "scores-a", "nearest", first, nearest_id=[real[3], real[1], None, real[3]], nearest_ratio=[0.5] * 4
+    )
+    save_scores(tmp_path / "scores-a", "plain", first, sharpness=[4.0, 3, 2, 1])
+    save_scores(tmp_path / "scores-b", "plain", second, sharpness=[9.0, 8])
+    (tmp_path / "scores-a/config.yaml").write_text(
+        yaml.safe_dump({"real": [str(tmp_path / "real"), str(tmp_path / "gone")]})
+    )
+    scores = [str(tmp_path / "scores-a"), str(tmp_path / "scores-b")]
+
+    rows = read_rows([str(tmp_path / "a"), str(tmp_path / "b")], scores, SPACE)
+    table = {row["pair_id"]: row for row in rows.table.to_pylist()}
+    ids = rows.table["pair_id"].to_pylist()
+    assert [one.hidden for one in rows.sources] == [False, False, True] and set(ids[6:]) == {real[1], real[3]}
+    assert [table[one]["sharpness"] for one in (first[0], second[1], real[1])] == [4.0, 8.0, None]
+    assert [table[one][NEAREST] for one in (first[0], first[2], second[0])] == [ids.index(real[3]), None, None]
+    assert "sharpness" in rows.scores and "nearest_ratio" in rows.scores
+
+    both = read_rows([str(tmp_path / "a"), str(tmp_path / "real")], scores[:1], SPACE)
+    assert [one.hidden for one in both.sources] == [False, False], "they are shown already"
+    where = both.table["pair_id"].to_pylist()
+    assert both.table[NEAREST][where.index(first[0])].as_py() == where.index(real[3])
+
+
+def test_parts_are_rows_of_one_shard_and_large_ones_are_spread_over_all(tmp_path, monkeypatch):
+    save_set(tmp_path / "a", "a", 10)
+    rows = read_rows([str(tmp_path / "a")], (), SPACE)
+    assert ROWS_PER_PART > 10
+    monkeypatch.setattr("pipeline.pages.gallery_rows.ROWS_PER_PART", 3)
+    parts = rows.parts(4)
+    assert [len(part.places) for part in parts] == [3, 2, 3, 2] and [part.first for part in parts] == [0, 3, 5, 8]
+    for part in parts:
+        here = rows.table.slice(part.first, len(part.places))
+        assert {rows.shards[one] for one in here[SHARD].to_pylist()} == {part.shard}
+        assert here[PLACE].to_pylist() == part.places.tolist()
+    assert np.flatnonzero(np.concatenate([part.large for part in parts])).tolist() == [0, 3, 6, 9]
+    assert sum(int(part.large.sum()) for part in rows.parts(100)) == 10
+    assert not any(part.large.any() for part in rows.parts(0))
+
+
+def test_scores_of_other_pairs_are_told(tmp_path):
+    save_set(tmp_path / "a", "a", 2)
+    save_scores(tmp_path / "scores", "plain", ["other"], sharpness=[1.0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="scores: .*scores: scores of none of these pairs; give those made"):
+        read_rows([str(tmp_path / "a")], [str(tmp_path / "scores")], SPACE)
+    with pytest.raises(DataError, match="scores: .*empty: no scores; jobs.score makes them"):
+        read_rows([str(tmp_path / "a")], [str(tmp_path / "empty")], SPACE)
+    with pytest.raises(ShardError, match="no shards in .*empty"):
+        read_rows([str(tmp_path / "empty")], (), SPACE)
