@@ -21,10 +21,12 @@ from tests.pipeline.tables.test_contents import pairs, save
 from tests.tiny import save_tiny_bundle
 
 INPUTS = {
+    "calibrate": "bundle prompts",
     "caption": "pairs",
     "compact": "pairs",
     "curate": "pairs scores marks",
     "demo": "bundle",
+    "distill": "train validation bundle",
     "encode": "pairs encoders.text encoders.image_vae encoders.annotation_vae",
     "evaluate": "sets test judged validation generator_train",
     "export": "train validation test ignore_noisy",
@@ -38,7 +40,7 @@ INPUTS = {
     "refine": "pairs",
     "regenerate": "pairs bundle",
     "report": "pairs real proof trainings scores",
-    "score": "pairs real validation",
+    "score": "pairs real validation judge_weights",
     "train_clip": "train validation",
     "train_joint": "train validation initial",
     "train_vae": "train validation",
