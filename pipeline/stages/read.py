@@ -108,12 +108,5 @@ class ReadPairs:
         """Every column of every row, also of those that fail: blocks must agree on their columns."""
         none = np.zeros(0, np.int64)
         pair = {"image": b"", "mask": b"", "height": 0, "width": 0, "class_ids": none.astype(np.int32)}
-        return {
-            **pair,
-            "class_pixels": none,
-            "prompt": "",
-            "captions": [],
-            "image_digest": None,
-            "error": "",
-            "error_detail": "",
-        }
+        texts = {name: "" for name in ("prompt", "image_digest", "error", "error_detail")}
+        return {**pair, **texts, "class_pixels": none, "captions": []}
