@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,12 @@ class Page:
 
     def memory_bytes(self) -> int:
         """Of the largest process of the browser, which is that of the page, what it shares with none."""
-        processes = psutil.Process(self._process.pid).children(recursive=True)
-        renderers = [one for one in processes if "--type=renderer" in one.cmdline()]
-        return max(one.memory_full_info().uss for one in renderers)
+        sizes = [0]
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # one that is just ending
+                if "--type=renderer" in process.cmdline():
+                    sizes.append(process.memory_full_info().uss)
+        return max(sizes)
 
     async def _send(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         number = next(self._numbers)

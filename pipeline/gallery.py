@@ -183,8 +183,7 @@ def index(plan: Plan, config: GalleryConfig, asked: threading.Event) -> str:
     made = Index(folder, into, plan.rows, labels, asked.is_set)
     if not is_file(f"{folder}/{into}/meta.js"):
         write_assets(f"{folder}/{into}")
-        if not made.write(meta):
-            raise Stopped(f"stopped: all pictures are in {folder}, but not the index")
+        made.write(meta)
     pictures = sum(record.get("bytes", 0) for record in records)
     log.info("gallery: pictures %.2f GB%s", pictures / 1e9, f", index {made.size / 1e9:.3f} GB" if made.size else "")
     return into

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.labels import LabelSpace
+from pipeline.base.errors import Stopped
 from pipeline.base.log import log
 from pipeline.pages.gallery_files import as_json, write_content
 from pipeline.pages.gallery_rows import NEAREST, PLACE, RUN, SHARD, Rows
@@ -60,14 +61,15 @@ class Index:
     _num: int = 0
     _meta: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, meta: dict[str, Any]) -> bool:
-        """Writes all of it, what the page reads first last; False where it was asked to stop.
+    def write(self, meta: dict[str, Any]) -> None:
+        """Writes all of it, what the page reads first last.
 
         Args:
             meta: what else the page is told.
 
         Raises:
             ShardError: a file cannot be written.
+            Stopped: it was asked to stop.
         """
         table = self.rows.table
         runs = table[RUN].to_numpy()
@@ -87,12 +89,12 @@ class Index:
             "match": self._match(),
             "ids": self._column(hashes(table["pair_id"].to_pylist())),
         }
-        if self.stop() or not self._write_rows():
-            return False
+        self._write_rows()
         self._put("meta", as_json(self._meta))
-        return True
 
     def _put(self, name: str, content: bytes) -> str:
+        if self.stop():
+            raise Stopped(f"stopped: all pictures are in {self.folder}, but not the index")
         self.size += write_content(self.folder, f"{self.into}/{name}", content)
         return name
 
@@ -158,13 +160,15 @@ class Index:
         words = sorted(postings)
         starts: list[int] = []
         content: list[np.ndarray] = []
+        held = 0
         for number, word in enumerate(words):
             if not content:
                 starts.append(number)
             content.append(np.diff(np.frombuffer(postings[word], np.uint32), prepend=np.uint32(0)))
-            if sum(map(len, content)) >= POSTINGS or number == len(words) - 1:
+            held += len(content[-1])
+            if held >= POSTINGS or number == len(words) - 1:
                 self._put(f"words/{len(starts) - 1}", np.concatenate(content).astype("<u4").tobytes())
-                content = []
+                content, held = [], 0
         known = {"words": words, "counts": [len(postings[word]) for word in words], "starts": starts}
         file = self._column(pc.index_in(prompts, texts).to_numpy().astype(np.uint32))
         return {"file": file, "num": len(texts), "words": self._put("words/all", as_json(known))}
@@ -180,7 +184,7 @@ class Index:
         codes = keys.combine_chunks().dictionary_encode().indices
         return self._column(pc.fill_null(codes.cast(pa.uint32()), NO_CODE).to_numpy())
 
-    def _write_rows(self) -> bool:
+    def _write_rows(self) -> None:
         """All columns of all pairs; those that are the same everywhere are told once."""
         table = self.rows.table.drop_columns([SHARD, PLACE, RUN]).combine_chunks()
         constants: dict[str, Any] = {}
@@ -199,9 +203,6 @@ class Index:
             self._put(f"rows/{number}", as_json(columns))
             if number and not number % 400:
                 log.info("gallery: index of %s of %s pairs", f"{number * BLOCK:,}", f"{table.num_rows:,}")
-                if self.stop():
-                    return False
-        return True
 
 
 def words_of(text: str) -> list[str]:
@@ -241,11 +242,21 @@ def _is_beyond(column: pa.ChunkedArray) -> bool:
 
 def _plain(column: pa.ChunkedArray, as_text: bool) -> list[Any]:
     """Values as JSON has them; floats with seven digits, which float32 has."""
+    if pa.types.is_floating(column.type):
+        return _rounded(column.cast(pa.float64()).to_numpy())
     values = column.to_pylist()
     if as_text:
         return [None if one is None else str(one) for one in values]
-    if pa.types.is_floating(column.type):
-        return [None if one is None or one != one or abs(one) == np.inf else float(f"{one:.7g}") for one in values]
     if isinstance(next((one for one in values if one is not None), ""), str | bool | int | list):
         return values
     return [None if one is None else str(one) for one in values]
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    """(N,) float64 to seven digits; None for what is no number."""
+    known = np.isfinite(values)
+    some = np.where(known & (values != 0), values, 1.0)
+    scale = 10.0 ** (6 - np.floor(np.log10(np.abs(some))))
+    found = np.where(values == 0, 0.0, np.round(some * scale) / scale).astype(object)
+    found[~known] = None
+    return list(found.tolist())

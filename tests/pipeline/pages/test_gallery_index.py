@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.base.errors import Stopped
 from pipeline.pages.gallery_index import BLOCK, Index, hashes, words_of
 from pipeline.pages.gallery_rows import read_rows
 from tests.pipeline.pages.gallery_sets import EVIL, SPACE, content, save_scores, save_set
@@ -30,7 +31,7 @@ def made(tmp_path_factory):
     )  # fmt: skip
     rows = read_rows([str(folder / "a"), str(folder / "b")], [str(folder / "scores")], SPACE)
     index = Index(str(folder), "index-1", rows, SPACE)
-    assert index.write({"title": EVIL})
+    index.write({"title": EVIL})
     files = [path for path in (folder / "index-1").rglob("*") if path.is_file()]
     assert index.size == sum(path.stat().st_size for path in files)
     return folder, json.loads(content(folder, "meta")), rows.table.to_pylist()
@@ -130,5 +131,6 @@ def test_words_of_texts():
 def test_it_can_be_stopped(tmp_path):
     save_set(tmp_path / "a", "a", 3)
     rows = read_rows([str(tmp_path / "a")], (), SPACE)
-    assert not Index(str(tmp_path), "index-1", rows, SPACE, lambda: True).write({})
-    assert not (tmp_path / "index-1/meta.js").exists()
+    with pytest.raises(Stopped, match="stopped: all pictures are in .*, but not the index"):
+        Index(str(tmp_path), "index-1", rows, SPACE, lambda: True).write({})
+    assert not (tmp_path / "index-1").exists()
