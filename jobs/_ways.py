@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -89,6 +90,10 @@ class _Plan:
     def run(self, ending: str = "") -> str:
         """The folder of a run."""
         return f"{self.runs}/{self.name}{ending}"
+
+    def typed(self, ending: str, inner: str = "") -> str:
+        """The folder of a run, or what is in it, as a command line takes it."""
+        return quote(f"{self.run(ending)}{inner}")
 
     @property
     def captioned(self) -> str:
@@ -216,8 +221,8 @@ class _Plan:
             steps.append(
                 Step(
                     "import_weights", "", "A bundle with UniDiffuser's weights", Config, {},
-                    f" --base thu-ml/unidiffuser-v1 --annotation-vae {self.run('-annotation-vae')}/weights "
-                    f"--label-space {self.labels} --bundle bundles/{self.name}",
+                    f" --base thu-ml/unidiffuser-v1 --annotation-vae {self.typed('-annotation-vae', '/weights')} "
+                    f"--label-space {quote(self.labels)} --bundle {quote(f'bundles/{self.name}')}",
                 )
             )  # fmt: skip
             bundle = f"bundles/{self.name}"
@@ -304,10 +309,14 @@ class _Plan:
             "run": f"{self.name}-proof", "runs": self.runs, "sets": sets, "test": self.run("-test"), "steps": steps,
             "generator_train": [real], "judged": made, "workers": self.workers,
         }  # fmt: skip
-        score = f" --run {self.name}-scores --runs {self.runs} --pairs {made} --real {real} --kinds plain nearest"
+        runs, pairs = quote(self.runs), self.typed("-synthetic")
+        score = (
+            f" --run {quote(f'{self.name}-scores')} --runs {runs} --pairs {pairs} --real {self.typed(self.captioned)} "
+            "--kinds plain nearest"
+        )
         page = (
-            f" --run {self.name}-page --runs {self.runs} --pairs {made} --real {real} "
-            f"--scores {self.run('-scores')} --proof {self.run('-proof')}"
+            f" --run {quote(f'{self.name}-page')} --runs {runs} --pairs {pairs} --real {self.typed(self.captioned)} "
+            f"--scores {self.typed('-scores')} --proof {self.typed('-proof')}"
         )
         trainings = len(sets) * evaluate["seeds"] * steps
         return [

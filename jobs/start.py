@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import yaml
@@ -23,8 +26,9 @@ from pipeline.datasets.labelme import JSON, labels_in
 from pipeline.datasets.registry import open_source
 from pipeline.datasets.source import PICTURES, RARER, files_below
 from pipeline.ingest import IngestConfig, captioned_of, listed, look
-from pipeline.pictures.mask_colours import checked_colour
+from pipeline.pictures.mask_colours import SMOOTHED, TRANSPARENT, Colours, checked_colour, name_of
 from pipeline.runs.config import checked_name
+from pipeline.tables.label_space import named_labels
 
 LABELS, COMMANDS = "labels.yaml", "README.md"
 HELD_OUT = 50
@@ -83,7 +87,7 @@ def main(config: StartConfig) -> None:
     try:
         checked_name(name)
     except ValueError as error:
-        raise ConfigError(f"name: {error}") from error
+        raise ConfigError(f"name: {error}; give another one by --name") from error
     out = Path(config.out or f"configs/{name}")
     if out.is_dir() and any(one.name != LABELS for one in out.iterdir()) and not config.overwrite:
         raise ConfigError(f"{out} holds files already; say --out ANOTHER, or --overwrite True to write over them")
@@ -94,7 +98,8 @@ def main(config: StartConfig) -> None:
     labels, keys = label_space(config, found, name, out)
     ingests = ingests_of(config, found, name, labels, keys)
     for values in ingests.values():
-        IngestConfig.model_validate(values).check_inputs()
+        (one := IngestConfig.model_validate(values)).check_inputs()
+        listed(open_source(one), one)  # none of them may be empty
     train = IngestConfig.model_validate({**ingests["train"], "look": config.look})
     page = look(train)
     plan = listed(open_source(train), train)
@@ -145,27 +150,57 @@ def label_space(config: StartConfig, found: Guess, name: str, out: Path) -> tupl
     Raises:
         ConfigError: says which values or colours the masks hold, and how to name them.
     """
-    if config.labels or (found.dataset == "yolo" and not config.classes):
+    if found.dataset == "yolo" and not config.classes:
         return config.labels, {}
-    if not config.classes and (out / LABELS).is_file():  # of a first try, and perhaps corrected since
-        return str(out / LABELS), {}
+    # That of a first try was perhaps corrected since.
+    there = config.labels or (str(out / LABELS) if not config.classes and (out / LABELS).is_file() else "")
+    if there:
+        return there, keys_of_masks(found, there)
     given = list(config.classes)
-    if found.dataset == "labelme":
-        if not given:
-            outlines = files_below(found.root, suffixes=JSON, rarer=frozenset(), beside=PICTURES | RARER)
-            given = ["background", *sorted(labels_in(outlines))]
+    if found.dataset == "labelme" and not given:
+        outlines = files_below(found.root, suffixes=JSON, rarer=frozenset(), beside=PICTURES | RARER)
+        given = ["background", *sorted(labels_in(outlines))]
+    if found.dataset != "folder":
         return written(name, given, [], out), {}
     values, colours = values_in(found.root, found.keys["folder_layout"])
+    if len(colours) > SMOOTHED and not given:
+        raise ConfigError(f"{found.root}: in the masks {Colours().told(colours)}")
     if colours:
-        names, palette = with_colours(given or asked_names([*dict(colours.most_common(64))], "colour"), colours)
-        return written(name, names, palette, out), {}
+        given = given or asked_names(sorted(dict(colours.most_common()), key=lambda one: one != TRANSPARENT), "colour")
+        names, palette = with_colours(given, colours)
+        made = written(name, names, palette, out)
+        return made, keys_of_masks(found, made)
     numbers = sorted(values)
-    is_binary = set(numbers) <= {0, 255} and 255 in values
-    classes = [0, 255] if is_binary else list(range(max((one for one in numbers if one != 255), default=0) + 1))
+    classes = [0, 255] if is_binary(values) else list(range(max((one for one in numbers if one != 255), default=0) + 1))
     given = given or asked_names([*map(str, classes)], "value")
     if len(given) < len(classes):
         raise ConfigError(f"classes: the masks hold the values {shown(numbers)}, but {len(given)} names are given")
-    return written(name, given, [], out), {"mask_values": {255: 1}} if is_binary and len(given) == 2 else {}
+    made = written(name, given, [], out)
+    return made, keys_of_masks(found, made)
+
+
+def keys_of_masks(found: Guess, labels: str) -> dict[str, Any]:
+    """What `ingest` must be told of the masks of a folder beside a label space that is there: that 255 is its one class
+    in masks of 0 and 255, or that background is transparent.
+
+    Raises:
+        ConfigError: no such label space.
+    """
+    if found.dataset != "folder":
+        return {}
+    try:
+        known = named_labels(labels)
+    except ValueError as error:
+        raise ConfigError(f"labels: {error}") from error
+    values, colours = values_in(found.root, found.keys["folder_layout"])
+    if TRANSPARENT in colours:
+        return {"mask_colours": {TRANSPARENT: 0}}
+    return {"mask_values": {255: 1}} if is_binary(values) and known.num_classes == 1 else {}
+
+
+def is_binary(values: Mapping[int, int]) -> bool:
+    """Whether masks hold 255 and nothing else but 0."""
+    return set(values) <= {0, 255} and 255 in values
 
 
 def asked_names(values: list[str], kind: str) -> list[str]:
@@ -183,22 +218,29 @@ def asked_names(values: list[str], kind: str) -> list[str]:
 
 
 def with_colours(given: list[str], colours: Any) -> tuple[list[str], list[list[int]]]:
-    """ "road #804080" -> names and colours; all colours of the masks must be named."""
-    names, palette = [], []
+    """ "road #804080" -> names and colours; all colours of the masks must be named. What is transparent is background,
+    whether it is named or not."""
+    names: list[str] = []
+    known: list[str] = []
     for text in given:
         name, _, colour = text.rpartition(" ")
         try:
-            palette.append(list(bytes.fromhex(checked_colour(colour)[1:])))
+            known.append(checked_colour(colour))
         except ValueError as error:
             raise ConfigError(
                 f"classes: the masks are in colours ({shown([one for one, _ in colours.most_common()])}), so give each "
                 f"name with one, such as 'road #804080', not {text!r}"
             ) from error
         names.append(name)
-    known = {"#" + bytes(colour).hex() for colour in palette}
-    if missing := [f"{one} ({num:,} pixels)" for one, num in colours.most_common() if one not in known]:
+    if twice := [one for one, num in Counter(known).items() if num > 1]:
+        raise ConfigError(f"classes: {shown(twice)} is the colour of two classes; masks cannot tell them apart")
+    if TRANSPARENT in known[1:]:
+        raise ConfigError("classes: what is transparent is the background; name it first")
+    if missing := [f"{one} ({num:,} pixels)" for one, num in colours.most_common() if one not in {*known, TRANSPARENT}]:
         raise ConfigError(f"classes: the masks hold colours that are no class's: {shown(missing)}; name them too")
-    return names, palette
+    if known[:1] == [TRANSPARENT]:  # a colour to draw it in
+        known[0] = next(one for one in map(name_of, voc_palette(len(known))) if one not in known)
+    return names, [list(bytes.fromhex(one[1:])) for one in known]
 
 
 def shown(values: Any) -> str:
@@ -231,21 +273,20 @@ def ingests_of(
     common = {key: value for key, value in common.items() if value}
     share = config.held_out or min(25, max(10, math.ceil(100 * HELD_OUT / max(1, found.num_masks))))
     stop = 100 - 2 * share
-    parts = {
-        "train": f"0:{stop:g}",
-        "validation": f"{stop:g}:{stop + share:g}",
-        "test": f"{stop + share:g}:100",
+    only = found.splits[0] if found.splits else "train"
+    places = {
+        "train": (only, f"0:{stop:g}"),
+        "validation": (only, f"{stop:g}:{stop + share:g}"),
+        "test": (only, f"{stop + share:g}:100"),
     }
+    if {"train", "val", "test"} <= set(found.splits):
+        places = {"train": ("train", ""), "validation": ("val", ""), "test": ("test", "")}
+    elif {"train", "val"} <= set(found.splits):  # what is held out is to choose on and to test on
+        places = {"train": ("train", ""), "validation": ("val", "0:50"), "test": ("val", "50:100")}
     made: dict[str, dict[str, Any]] = {}
-    has_splits = {"train", "val", "test"} <= set(found.splits)
-    for split, part in parts.items():
-        values = {"run": name if split == "train" else f"{name}-{split}", **common}
-        values["split"] = (
-            {"validation": "val"}.get(split, split) if has_splits else found.splits[:1] and found.splits[0]
-        )
-        if not has_splits:
-            values |= {"split": found.splits[0] if found.splits else "train", "part": part}
-        made[split] = {**values, "labelled": labelled}
+    for split, (part_of, part) in places.items():
+        values = {"run": name if split == "train" else f"{name}-{split}", **common, "split": part_of}
+        made[split] = {**values, **({"part": part} if part else {}), "labelled": labelled}
     return made
 
 
@@ -284,7 +325,7 @@ def commands(way: Way, out: Path, text: str) -> str:
     lines = [text]
     for step in way.steps:
         hours = "" if step.hours is None else f" ({step.hours:.1f} h)" if step.hours >= 0.05 else " (minutes)"
-        config = f" {out / step.file}" if step.values else ""
+        config = f" {quote(str(out / step.file))}" if step.values else ""
         lines += ["", f"{step.why}{hours}:", "", f"    python -m jobs.{step.job}{config}{step.arguments}"]
     return "\n".join(lines) + "\n"
 

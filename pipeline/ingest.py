@@ -216,7 +216,8 @@ def listed(source: Source, config: IngestConfig) -> pa.Table:
     """
     plan = plan_of(source.entries(), source.labels, config)
     if not plan.num_rows:
-        raise DataError(f"{config.root}: no pairs in the split {config.split!r}; check `root` and `split`")
+        part = f", or so few that none falls into the part {config.part}" if config.part else ""
+        raise DataError(f"{config.root}: no pairs in the split {config.split!r}{part}; check `root` and `split`")
     if config.captions and not captioned_of(plan):
         raise DataError(
             f"{config.captions}: none of its names belongs to a picture (named like {plan['key'][0].as_py()}); "

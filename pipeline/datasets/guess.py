@@ -64,7 +64,10 @@ def guess(root: str, images: str = "", masks: str = "") -> Guess:
         from pipeline.base.strict_yaml import load_yaml
 
         path = next(top / name for name in FILES if (top / name).is_file())
-        facts = load_yaml(path.read_text(encoding="utf-8"))
+        try:
+            facts = load_yaml(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
         splits = tuple(key for key in ("train", "val", "test") if isinstance(facts, dict) and facts.get(key))
         pictures = files_below(root, beside=frozenset({".txt", ".yaml", ".cache"}))
         texts = sum(1 for one in top.rglob("*.txt") if "labels" in one.parts)
@@ -77,7 +80,10 @@ def guess(root: str, images: str = "", masks: str = "") -> Guess:
         if "annotations" in found and "categories" in found:
             raise DataError(f"{first}: annotations in COCO's form; ingest them by --dataset coco (docs/data.md)")
     there = {one.name: one for one in top.iterdir() if one.is_dir()}
-    own = [next((str(there[name]) for name in names if name in there), "") for names in (IMAGES, MASKS)]
+    own = [
+        given or next((str(there[name]) for name in names if name in there), "")
+        for given, names in ((images, IMAGES), (masks, MASKS))
+    ]
     if not all(own):
         raise DataError(
             f"{root}: no folders images/ and masks/, no data.yaml of YOLO and no JSON files of labelme; say --images "

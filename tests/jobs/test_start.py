@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from jobs._machine import GIB, Here, fit_joint
 from jobs.start import StartConfig, main
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.ingest import IngestConfig, listed, open_source
 from tests.pipeline.datasets.test_labelme import box, shape
 from tests.pipeline.datasets.test_labelme import save as save_labelme
-from tests.pipeline.datasets.trees import mask_of, save_mask, save_picture
+from tests.pipeline.datasets.trees import mask_of, save_lines, save_mask, save_picture
 from tests.pipeline.test_ingest import save_coloured
 
 NAMES = ["ingest-train", "ingest-validation", "ingest-test", "caption", "baseline", "joint", "generate", "evaluate"]
@@ -123,12 +125,17 @@ def test_values_of_masks_must_be_named(tmp_path):
 
 
 def test_masks_of_0_and_255_are_one_class(tmp_path):
-    save_picture(tmp_path / "data/images/a.png")
-    save_mask(tmp_path / "data/masks/a.png", mask_of(255))
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        save_mask(tmp_path / f"data/masks/{number}.png", mask_of(255))
 
     begin(classes=("background", "cell"))
 
     assert values("ingest-train")["mask_values"] == {255: 1}
+    begin(classes=(), overwrite=True)  # with the label space of the first time
+    assert values("ingest-train")["mask_values"] == {255: 1}
+    begin(classes=(), labels="configs/data/labels.yaml", out="other")
+    assert values("ingest-train", "other")["mask_values"] == {255: 1}
 
 
 def test_labels_of_labelme_are_the_classes(tmp_path):
@@ -151,3 +158,71 @@ def test_nothing_is_written_over_and_nothing_waits_for_an_answer(tmp_path):
         begin(root="")
     with pytest.raises(ConfigError, match="UniDiffuser's network does not fit 1 GPU of 8 GiB"):
         begin(gpus=1, gpu_gib=8, way="weights", overwrite=True)
+
+
+def test_what_is_transparent_in_masks_is_background(tmp_path):
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        colours = np.array([[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 255]], np.uint8)
+        path = tmp_path / f"data/masks/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(colours[mask_of(1, 2).astype(int)]).save(path)
+
+    with pytest.raises(ConfigError, match=r"--classes 'background transparent' 'NAME1 #"):
+        begin(classes=())
+    begin(classes=("background transparent", "bolt #000000", "nut #ff0000"))
+    with pytest.raises(ConfigError, match="transparent is the background; name it first"):
+        begin(classes=("bolt #000000", "background transparent", "nut #ff0000"), overwrite=True)
+    with pytest.raises(ConfigError, match="#ff0000 is the colour of two classes"):
+        begin(classes=("bolt #000000", "cut #ff0000", "nut #ff0000"), overwrite=True)
+
+    assert values("ingest-train")["mask_colours"] == {"transparent": 0}
+    config = IngestConfig.model_validate(values("ingest-train"))
+    source = open_source(config)
+    found = source.read(listed(source, config).to_pylist()[0]).mask
+    assert found is not None and sorted(set(found.reshape(-1).tolist())) == [0, 1, 2]
+
+
+def test_colours_that_smoothing_made_are_not_asked_names_for(tmp_path):
+    save_ids(tmp_path / "data")
+    many = np.arange(300).reshape(15, 20)
+    Image.fromarray(np.stack([many % 251, many, many * 0], -1).astype(np.uint8)).save(tmp_path / "data/masks/0.png")
+    for number in range(1, 8):
+        (tmp_path / f"data/masks/{number}.png").write_bytes((tmp_path / "data/masks/0.png").read_bytes())
+
+    with pytest.raises(ConfigError, match="so many come from scaling, smoothing or a lossy format"):
+        begin(classes=())
+
+
+def test_too_few_pictures_are_told_before_anything_is_written(tmp_path):
+    save_ids(tmp_path / "data", 1)
+
+    with pytest.raises(DataError, match="so few that none falls into the part"):
+        begin()
+
+    assert not Path("configs/data/ingest-train.yaml").exists()
+
+
+def test_of_yolo_the_pictures_that_are_held_out_already_are_judged_on(tmp_path):
+    for split in ("train", "val"):
+        for number in range(8):
+            save_picture(tmp_path / f"data/images/{split}/{number}.jpg")
+            save_lines(tmp_path / f"data/labels/{split}/{number}.txt", ["0 0.1 0.1 0.5 0.1 0.5 0.5"])
+    facts = ["names: [person, dog]", "train: images/train", "val: images/val"]
+    save_lines(tmp_path / "data/data.yaml", facts)
+
+    begin(classes=())
+
+    wheres = [values(f"ingest-{one}") for one in ("train", "validation", "test")]
+    assert [(one["split"], one.get("part")) for one in wheres] == [("train", None), ("val", "0:50"), ("val", "50:100")]
+    begin(classes=("background", "person", "dog"), out="named")
+    assert values("ingest-train", "named")["labels"] == "named/labels.yaml"
+
+
+def test_commands_can_be_copied_whatever_the_names(tmp_path, capsys):
+    save_ids(tmp_path / "data")
+
+    begin(name="my set", out="my configs")
+
+    told = capsys.readouterr().out
+    assert "jobs.ingest 'my configs/ingest-train.yaml'" in told and "--pairs 'runs/my set-synthetic'" in told

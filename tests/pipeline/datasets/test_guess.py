@@ -30,6 +30,12 @@ def test_pictures_and_masks_anywhere(tmp_path):
 
     found = guess("", str(tmp_path / "x/photos"), str(tmp_path / "y"))
 
+    (tmp_path / "images").mkdir()
+    given = guess(str(tmp_path), images=str(tmp_path / "x/photos"), masks=str(tmp_path / "y"))
+    (tmp_path / "masks").mkdir()
+    save_mask(tmp_path / "masks/a.png", mask_of(1))
+    one = guess(str(tmp_path), images=str(tmp_path / "x/photos"))
+    assert given.keys == found.keys and one.keys["folder_layout"]["images"] == "x/photos"
     assert found.root == str(tmp_path) and found.keys["folder_layout"]["images"] == "x/photos"
 
 
@@ -48,6 +54,10 @@ def test_what_is_not_known_is_told(tmp_path):
     save_picture(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="say --images and --masks"):
         guess(str(tmp_path))
+    (tmp_path / "data.yaml").write_text("names: [a\ntrain: x: y")
+    with pytest.raises(DataError, match="data.yaml: not valid YAML"):
+        guess(str(tmp_path))
+    (tmp_path / "data.yaml").unlink()
     save_json(tmp_path / "annotations/instances_x.json", {"images": [], "annotations": [], "categories": []})
     with pytest.raises(DataError, match="--dataset coco"):
         guess(str(tmp_path))
