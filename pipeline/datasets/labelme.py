@@ -99,7 +99,7 @@ class LabelMe:
         try:
             found = json.loads(read_file(where, "JSON file"))
             size = size_of(found["imageHeight"], found["imageWidth"])
-            shapes = list(found["shapes"])
+            shapes = list(map(dict, found["shapes"]))
         except (ValueError, KeyError, TypeError) as error:
             raise PairError("wrong_mask", f"{where}: not a file of labelme ({error})") from error
         objects = [(self._value(shape, where), covered(shape, size, where)) for shape in shapes]
@@ -175,6 +175,8 @@ def covered(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> np.n
 
 def _pasted(text: str, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     """A shape of kind "mask": a PNG, whose upper left corner is the first point."""
+    if not len(points):
+        raise ValueError("it has no corner")
     part = decode_mask(base64.b64decode(text, validate=True), where) > 0
     left, top = points[0].round().astype(int).tolist()
     if left < 0 or top < 0 or top + part.shape[0] > size[0] or left + part.shape[1] > size[1]:

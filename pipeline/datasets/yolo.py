@@ -144,8 +144,10 @@ class YOLO:
     @cached_property
     def _names(self) -> tuple[str, ...]:
         names = self._facts["names"]
+        if not isinstance(names, dict | list):
+            raise DataError(f"{self._path}: `names` of classes is a list of them, or says which number each has")
         if isinstance(names, dict):
-            if sorted(names) != list(range(len(names))):
+            if sorted(names, key=str) != sorted(range(len(names)), key=str):
                 raise DataError(f"{self._path}: the numbers of `names` are not 0, 1, 2, ...")
             names = [names[number] for number in range(len(names))]
         return tuple(map(str, names))

@@ -65,6 +65,8 @@ def test_every_kind_of_shape(tmp_path):
         (shape("car", [[1, 1], [4, 4]]), "the polygon of 'car' is damaged"),
         (shape("dog", [[9, 5], [10, 6]], "mask", mask="no PNG"), "the mask of 'dog' is damaged"),
         ({"label": "car"}, "damaged"),
+        (shape("dog", [], "mask", mask="iVBORw0KGgo="), "it has no corner"),
+        ("car", "not a file of labelme"),
     ],
 )
 def test_what_cannot_be_painted_is_an_error_of_its_pair(tmp_path, wrong, told):

@@ -92,6 +92,10 @@ def test_wrong_sets_are_told(tmp_path):
         YOLO(str(tmp_path), "test").entries()
     with pytest.raises(DataError, match="its names are car, dog, but the classes of 'x' are dog, car"):
         _ = YOLO(str(tmp_path), "train", LabelSpace.custom("x", ("dog", "car"))).labels
+    for names in ("car", "3", "", "{0: car, '1': dog}", "{1: car, 2: dog}"):
+        save_lines(tmp_path / "data.yaml", [f"names: {names}", "train: images/train"])
+        with pytest.raises(DataError, match="data.yaml.*`names`"):
+            _ = YOLO(str(tmp_path), "train").labels
     save(tmp_path, facts="train: train.txt")
     with pytest.raises(DataError, match="a list of files"):
         YOLO(str(tmp_path), "train").entries()
