@@ -10,10 +10,10 @@ from typing import Any
 
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from models.frozen import clip_pixels
-from models.pretrained import filled, read_pretrained
+from models.pretrained import filled, read_config, read_pretrained
 from models.published_files import locate
 from models.weights import WeightsError
 
@@ -58,7 +58,7 @@ def load_clip(source: str) -> Clip:
         WeightsError: nothing there, damaged, not complete, or no whole CLIP.
     """
     folder = locate(source).folder
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = read_config(source)
     if not isinstance(config, CLIPConfig):
         raise WeightsError(f"{source}: a {config.model_type}, not a whole CLIP with both its towers; give one")
     try:

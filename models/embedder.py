@@ -9,13 +9,12 @@ from typing import Any
 
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from transformers import AutoConfig, CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config
 from transformers import Dinov2Model as Dinov2
 
 from models.annotation_vae import per_channel
 from models.frozen import clip_pixels
-from models.pretrained import filled, read_pretrained
-from models.published_files import locate
+from models.pretrained import filled, read_config, read_pretrained
 from models.weights import WeightsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +45,7 @@ def load_embedder(source: str) -> Embedder:
     Raises:
         WeightsError: nothing there, damaged, not complete, or another network.
     """
-    config = AutoConfig.from_pretrained(locate(source).folder, trust_remote_code=False, local_files_only=True)
+    config = read_config(source)
     if isinstance(config, Dinov2Config):
         return Embedder(filled(Dinov2, config, read_pretrained(source), source).eval())
     if isinstance(config, CLIPConfig):

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from models.annotation_vae import per_channel
-from models.pretrained import filled, read_pretrained
+from models.pretrained import filled, read_config, read_pretrained
 from models.published_files import locate
 from models.weights import WeightsError
 
@@ -65,7 +65,7 @@ def names_of(source: str) -> list[str]:
 
 
 def _config(source: str) -> Any:
-    config = AutoConfig.from_pretrained(locate(source).folder, trust_remote_code=False, local_files_only=True)
+    config = read_config(source)
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise WeightsError(
             f"{source}: a {config.model_type}, which does not name pictures; give a network for image classification"

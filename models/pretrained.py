@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from models.published_files import Tensors, locate, read_one, read_tensors
 from models.weights import WeightsError
@@ -28,6 +29,21 @@ def read_pretrained(source: str) -> Tensors:
             raise WeightsError(f"{source}: no such file of weights; check the path")
         return read_one(path)
     return read_tensors(locate(source).folder)
+
+
+def read_config(source: str) -> Any:
+    """The sizes of a network of transformers, in a folder or by a name on the hub, as `read_pretrained` takes it.
+
+    Raises:
+        WeightsError: nothing there, or no network that transformers knows.
+    """
+    folder = locate(source).folder
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{source}: its config.json is of no network that transformers knows ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def filled(

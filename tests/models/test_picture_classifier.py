@@ -57,6 +57,14 @@ def test_what_says_nothing_of_its_pictures_is_refused(saved, content):
         load_picture_classifier(str(folder))
 
 
+@pytest.mark.parametrize("content", [None, "{", '{"a": 1}'])
+def test_a_folder_of_something_else_is_refused(saved, content):
+    folder, _ = saved
+    (folder / "config.json").unlink() if content is None else (folder / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match="of no network that transformers knows"):
+        names_of(str(folder))
+
+
 def test_a_network_that_names_no_pictures_is_refused(tmp_path):
     BertModel(BertConfig(**SIZES, vocab_size=99)).save_pretrained(tmp_path)
     for load in (load_picture_classifier, names_of):
