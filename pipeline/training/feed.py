@@ -130,7 +130,10 @@ class Feed:
 
     def _table(self, group: Group) -> pa.Table:
         with open_shard(group.path) as file:
-            return file.read_row_group(group.number, list(self.columns), use_threads=False)
+            table = file.read_row_group(group.number, list(self.columns), use_threads=False)
+        if "origin" in self.columns and "origin" not in table.column_names:  # as of pairs that people labelled
+            table = table.append_column("origin", pa.nulls(table.num_rows, pa.string()))
+        return table
 
     def _places(self, group: Group, rows: np.ndarray) -> np.ndarray:
         """Where rows of a row group are in what `_read` gives of it."""

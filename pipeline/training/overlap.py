@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Literal
 
 from pipeline.base.errors import ConfigError
@@ -18,12 +19,15 @@ SamePictures = Literal["refuse", "warn"]
 NUM_NAMED = 3
 Parts = Iterable[tuple[str, str]]
 """Folders of runs, and a slice of each."""
+Contents = Callable[[str, str], dict[str, str]]
+"""A folder of a run and a slice -> pair id -> digest of its picture."""
 
 
-def same_pictures(held_out: Parts, learned: Parts) -> dict[str, str]:
+def same_pictures(held_out: Parts, learned: Parts, contents: Contents | None = None) -> dict[str, str]:
     """Id of a held-out pair -> id of one that is learned from and has the same picture, or is the same pair."""
-    there = {digest: pair_id for part in learned for pair_id, digest in _contents(*part).items()}
-    held = {pair_id: digest for part in held_out for pair_id, digest in _contents(*part).items()}
+    contents = contents or _contents
+    there = {digest: pair_id for part in learned for pair_id, digest in contents(*part).items()}
+    held = {pair_id: digest for part in held_out for pair_id, digest in contents(*part).items()}
     return {pair_id: there[digest] for pair_id, digest in sorted(held.items()) if digest in there}
 
 
@@ -39,9 +43,10 @@ def tell_same(held_out: Mapping[str, Parts], learned: Mapping[str, Parts], how: 
         ConfigError: names the keys, how many, and three of them.
     """
     learned = {key: list(parts) for key, parts in learned.items()}
-    for key, parts in held_out.items():
+    contents = cache(_contents)  # many sets learn from one folder
+    for key, parts in {key: list(parts) for key, parts in held_out.items()}.items():
         for other, others in learned.items():
-            if not (same := same_pictures(list(parts), others)):
+            if not (same := same_pictures(parts, others, contents)):
                 continue
             listed = ", ".join(f"{one} is {known}" for one, known in list(same.items())[:NUM_NAMED])
             more = ", ..." if len(same) > NUM_NAMED else ""

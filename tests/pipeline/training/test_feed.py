@@ -87,3 +87,19 @@ def test_a_set_without_rows_is_told(tmp_path):
     (tmp_path / "shards").mkdir()
     with pytest.raises(ShardError, match="no "):
         read(str(tmp_path), steps=1)
+
+
+def test_rows_of_runs_that_do_not_say_where_they_are_from_go_beside_others(tmp_path):
+    for name, columns in (("bare", {}), ("other", {"origin": ["synthetic"] * 4})):
+        write_table(pa.table({"pair_id": list("abcd"), "row": list(range(4)), **columns}), f"{tmp_path}/{name}/shards")
+    seen = []
+
+    def noted(batch):
+        seen.extend(batch["origin"])
+        return rows(batch)
+
+    batches = Feed((f"{tmp_path}/bare", f"{tmp_path}/other"), ("row", "origin"), noted, cache=False).batches(8)
+    next(batches)
+    batches.close()
+
+    assert sorted(map(str, seen[:8])) == ["None"] * 4 + ["synthetic"] * 4

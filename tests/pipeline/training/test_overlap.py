@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline.base.errors import ConfigError
+from pipeline.training import overlap
 from pipeline.training.overlap import same_pictures, tell_same
 from tests.pipeline.tables.test_contents import pairs, save
 
@@ -45,3 +46,18 @@ def test_latents_are_known_by_the_pairs_that_they_are_of(runs, tmp_path) -> None
 
     assert same_pictures([(test, ":")], [(latents, ":")]) == {"x": "b"}
     assert same_pictures([(train, ":")], [(latents, ":")]) == {"b": "b"}
+
+
+def test_each_folder_is_read_once_however_many_sets_learn_from_it(runs, monkeypatch) -> None:
+    train, test = runs
+    read: list[str] = []
+
+    def noted(folder: str) -> dict[str, str]:
+        read.append(folder)
+        return {}
+
+    monkeypatch.setattr(overlap, "contents_of", noted)
+
+    tell_same({"test": iter([(test, ":")])}, {f"sets.{number}": iter([(train, ":")]) for number in range(3)})
+
+    assert sorted(read) == sorted([train, test])
