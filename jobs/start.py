@@ -33,6 +33,8 @@ from pipeline.tables.label_space import named_labels
 LABELS, COMMANDS = "labels.yaml", "README.md"
 HELD_OUT = 50
 """Labelled pictures that are held out to choose on, and to test on, where there are enough."""
+MOST_GAPS = 256
+"""Ids that no mask has, up to which names are asked for."""
 FEW = 200
 """Labelled pictures below which little can be learned."""
 
@@ -89,6 +91,8 @@ def main(config: StartConfig) -> None:
     except ValueError as error:
         raise ConfigError(f"name: {error}; give another one by --name") from error
     out = Path(config.out or f"configs/{name}")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"out: {out} is a file; name a folder")
     if out.is_dir() and any(one.name != LABELS for one in out.iterdir()) and not config.overwrite:
         raise ConfigError(f"{out} holds files already; say --out ANOTHER, or --overwrite True to write over them")
     log.info(
@@ -172,6 +176,11 @@ def label_space(config: StartConfig, found: Guess, name: str, out: Path) -> tupl
         return made, keys_of_masks(found, made)
     numbers = sorted(values)
     classes = [0, 255] if is_binary(values) else list(range(max((one for one in numbers if one != 255), default=0) + 1))
+    if not given and len(classes) > 2 * len(numbers) + MOST_GAPS:
+        raise ConfigError(
+            f"classes: the masks hold the values {shown(numbers)}, which are no ids from 0 on; write a label space and "
+            "say which class each value is by mask_values of jobs.ingest (docs/data.md), or name all to the highest"
+        )
     given = given or asked_names([*map(str, classes)], "value")
     if len(given) < len(classes):
         raise ConfigError(f"classes: the masks hold the values {shown(numbers)}, but {len(given)} names are given")

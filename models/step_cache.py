@@ -96,17 +96,24 @@ class Schedule:
         return json.dumps(asdict(self), indent=1)
 
 
+class ScheduleError(Exception):
+    """A file of a schedule that is damaged."""
+
+
 def read_schedule(folder: str | Path) -> Schedule | None:
     """The schedule of a bundle, where it has one.
 
     Raises:
-        ValueError, TypeError, KeyError: it is damaged.
+        ScheduleError: it is damaged.
     """
     path = Path(folder) / SCHEDULE
     if not path.exists():
         return None
-    values = json.loads(path.read_text())
-    return Schedule(**{**values, "reuse": tuple(values["reuse"])})
+    try:
+        values = json.loads(path.read_text())
+        return Schedule(**{**values, "reuse": tuple(values["reuse"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScheduleError(f"{path}: damaged ({error!r}); remove it and make it anew with jobs.calibrate") from error
 
 
 def tokens_of(net: JoDiffusionConfig) -> int:

@@ -25,7 +25,7 @@ from models.frozen import TextEncoder
 from models.jodiffusion import JoDiffusion, JoDiffusionConfig
 from models.labels import LabelSpace
 from models.reverse import Student
-from models.step_cache import Schedule, read_schedule
+from models.step_cache import Schedule, ScheduleError, read_schedule
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -182,8 +182,7 @@ class Bundle:
         save_net(self.net, folder / "joint")
         facts: dict[str, Any] = {"format": 1, "image_size_px": self.image_size_px, "guidance": self.guidance}
         facts["diffusion"] = asdict(self.diffusion)
-        if self.student:
-            facts["student"] = asdict(self.student)
+        facts |= {"student": asdict(self.student)} if self.student else {}
         (folder / "bundle.json").write_text(json.dumps(facts, indent=1))
 
 
@@ -204,13 +203,14 @@ def read_facts(folder: str | Path) -> Facts:
     Raises:
         WeightsError: no bundle, or its `bundle.json` is damaged.
     """
-    folder = Path(folder)
-    _require(folder, JOINT)
+    _require(folder := Path(folder), JOINT)
     try:
         facts = json.loads((folder / "bundle.json").read_text())
         student = Student(**facts["student"]) if "student" in facts else None
         size_px, guidance, schedule = int(facts["image_size_px"]), float(facts["guidance"]), read_schedule(folder)
         return Facts(Diffusion(**facts["diffusion"]), size_px, guidance, student, schedule)
+    except ScheduleError as error:
+        raise WeightsError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / 'bundle.json'}: not what a bundle holds ({error!r}); copy it again") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 
 from models.picture_classifier import load_picture_classifier, names_of
 from pipeline.base.config import Config
@@ -29,7 +30,7 @@ class Safety(Config):
     model: NameOrPlace = ""
     """A network for image classification as transformers has them, such as one that calls a picture "nsfw" or
     "normal": a folder or a name on the Hugging Face hub."""
-    names: tuple[str, ...] = ("nsfw",)
+    names: tuple[str, ...] = Field(("nsfw",), min_length=1)
     """What it calls a picture that nobody wants, in any case."""
 
 

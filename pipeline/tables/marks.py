@@ -55,6 +55,8 @@ def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
             f"marks: {as_given(path)} is not what the page of a gallery saves ({error.errors()[0]['msg']}); save it "
             "again"
         ) from error
+    if not any(run.ids for run in marks.runs):
+        raise DataError(f"marks: {as_given(path)} marks no pair; mark some in the gallery and save it again")
     wanted: list[str] = []
     for run in marks.runs:
         known = pc.is_in(pa.array(run.ids, pa.string()), ids.combine_chunks()).to_numpy(zero_copy_only=False)
@@ -69,7 +71,7 @@ def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
             )
         wanted += run.ids
     if not wanted:
-        runs = ", ".join(run.name for run in marks.runs) or "no run"
+        runs = ", ".join(run.name for run in marks.runs)
         raise DataError(
             f"marks: {as_given(path)} marks none of these pairs, but some of {runs}; give that run as `pairs`"
         )

@@ -18,8 +18,10 @@ from pipeline.base.log import log
 from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.runs.config import saved_config
 from pipeline.storage.copies import local_copy
-from pipeline.storage.files import read_bytes
+from pipeline.storage.files import is_folder, read_bytes
 from pipeline.tables.label_space import load_labels
+from pipeline.tables.selection import view_of
+from pipeline.tables.shards import list_shards
 from pipeline.training.sets import TrainingSet, is_synthetic
 from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.terms import SegmenterKeys, Terms
@@ -129,7 +131,14 @@ def judges_of(folders: Sequence[str], task: SegmenterTask, terms: Terms, key: st
         learned = saved_config(folder.rstrip("/").rpartition("/")[0]).get("train")
         if not learned:
             log.warning("%s: nothing beside %s says what it learned from; it must be real pairs", key, as_given(folder))
-        elif made := [as_given(one) for one in learned if is_synthetic(one)]:
+            continue
+        here = [one for one in learned if is_folder(one) and list_shards(view_of(one).folder)]
+        if gone := [as_given(one) for one in learned if one not in here]:
+            log.warning(
+                "%s: %s learned from %s, which is not at hand any more; it must be real pairs",
+                key, as_given(folder), ", ".join(gone),
+            )  # fmt: skip
+        if made := [as_given(one) for one in here if is_synthetic(one)]:
             raise ConfigError(
                 f"{key}: {as_given(folder)} learned from generated pairs ({', '.join(made)}) and would find them good; "
                 "give one that learned from real pairs"

@@ -124,6 +124,14 @@ def test_values_of_masks_must_be_named(tmp_path):
         begin(classes=("background", "bolt"))
 
 
+def test_values_that_are_no_ids_are_told_as_they_are(tmp_path):
+    save_picture(tmp_path / "data/images/a.png")
+    save_mask(tmp_path / "data/masks/a.png", mask_of(1).astype(np.uint16) * 600)
+
+    with pytest.raises(ConfigError, match="hold the values 0, 600, which are no ids from 0 on.*mask_values"):
+        begin(classes=())
+
+
 def test_masks_of_0_and_255_are_one_class(tmp_path):
     for number in range(8):
         save_picture(tmp_path / f"data/images/{number}.png")
@@ -154,6 +162,8 @@ def test_nothing_is_written_over_and_nothing_waits_for_an_answer(tmp_path):
     with pytest.raises(ConfigError, match="configs/data holds files already; say --out ANOTHER"):
         begin()
     begin(overwrite=True)
+    with pytest.raises(ConfigError, match="labels.yaml is a file; name a folder"):
+        begin(out="configs/data/labels.yaml")
     with pytest.raises(ConfigError, match="root: give the folder of your pictures"):
         begin(root="")
     with pytest.raises(ConfigError, match="UniDiffuser's network does not fit 1 GPU of 8 GiB"):

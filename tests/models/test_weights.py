@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 from models.reverse import Student
-from models.weights import ENCODERS, JOINT, Bundle, WeightsError, digest, load_net
+from models.weights import ENCODERS, JOINT, Bundle, WeightsError, digest, load_net, read_facts
 from tests.tiny import save_tiny_bundle
 
 
@@ -47,6 +47,13 @@ def test_missing_folder_and_missing_part_are_named(copy):
     shutil.rmtree(copy / "image_vae")
     with pytest.raises(WeightsError, match="image_vae missing"):
         Bundle.load(copy)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_schedule_is_named_and_not_the_bundle(copy, content):
+    (copy / "step_cache.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"step_cache\.json: damaged.*remove it"):
+        read_facts(copy)
 
 
 def test_damaged_file_is_named(copy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from pipeline.base.errors import ConfigError
 from pipeline.pictures.codec import encode_image
@@ -26,5 +27,7 @@ def test_shares_of_unwanted_names_are_added():
 def test_names_are_found_in_any_case_and_unknown_ones_told(monkeypatch):
     monkeypatch.setattr(score_safety, "names_of", lambda source: ["Normal", "Nudity", "Gore"])
     assert places_of(Safety(model="a", names=("gore", "NUDITY"))) == [2, 1]
+    with pytest.raises(ValidationError, match="names"):  # else every picture would be as safe as can be
+        Safety(model="a", names=())
     with pytest.raises(ConfigError, match="nsfw is nothing that a calls a picture; it knows Normal, Nudity, Gore"):
         places_of(Safety(model="a"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.errors import ShardError
@@ -53,6 +54,20 @@ def test_merging_keeps_every_row_and_its_bytes(tmp_path):
     assert list_shards(str(tmp_path)) == [made]
     assert rows(tmp_path) == before
     assert verify(str(tmp_path), deep=True) == []
+
+
+def test_shards_of_an_earlier_release_and_of_this_one_become_one(tmp_path):
+    rows = read_shards([str(save_pairs(tmp_path / "whole", 4))])
+    earlier = rows.slice(0, 2).drop_columns(["image_digest", "guidance_difference"])
+    for part in (earlier, rows.slice(2)):
+        write_table(part, f"{tmp_path}/run/shards")
+
+    merge(list_shards(str(tmp_path / "run")))
+
+    (path,) = [one for one in list_shards(str(tmp_path / "run")) if pq.read_metadata(one).num_rows == 4]
+    found = pq.read_table(path)
+    assert found.column_names == rows.column_names and set(found["image_digest"][2:].to_pylist()) <= {None, ""}
+    assert sorted(found["pair_id"].to_pylist()) == sorted(rows["pair_id"].to_pylist())
 
 
 def test_a_merge_that_is_cut_short_is_healed_with_the_large_shard_kept(tmp_path):

@@ -34,11 +34,16 @@ def test_those_of_other_runs_are_passed_over(tmp_path):
         ({"mine": ["a", "x"]}, "1 of 2 pairs of mine in .*marks.json are not among these pairs: x; give the run"),
         ({"mine": ["a", *"ghijklm"]}, "7 of 8 pairs of mine .*: g, h, i, j, k, ...; give"),
         ({"other": ["x"], "third": ["y"]}, "marks none of these pairs, but some of other, third; give that run"),
-        ({}, "marks none of these pairs, but some of no run"),
     ],
 )
 def test_unknown_pairs_are_named(tmp_path, runs, told):
     with pytest.raises(DataError, match=told):
+        read_marks(save(tmp_path / "marks.json", **runs), IDS)
+
+
+@pytest.mark.parametrize("runs", [{}, {"mine": []}])
+def test_a_file_without_marks_is_told(tmp_path, runs):
+    with pytest.raises(DataError, match="marks no pair; mark some in the gallery"):
         read_marks(save(tmp_path / "marks.json", **runs), IDS)
 
 

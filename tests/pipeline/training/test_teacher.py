@@ -69,6 +69,9 @@ def test_a_judge_that_learned_from_generated_pairs_is_refused(tmp_path, caplog):
     made = read_shards([str(real)])
     place = made.schema.get_field_index("origin")
     write_table(made.set_column(place, "origin", pa.array(["synthetic"] * 4)), f"{tmp_path}/made/shards")
+    (tmp_path / "config.yaml").write_text(f"train: [{real}, {tmp_path}/gone]\n")
+    assert judges_of([weights], task, terms, "judge_weights") == (found,)
+    assert f"learned from {tmp_path}/gone, which is not at hand" in caplog.text
     for folder in (real, tmp_path / "made"):
         (tmp_path / "config.yaml").write_text(f"train: [{real}, {folder}]\n")
         if folder == real:
