@@ -110,7 +110,7 @@ def test_a_run_on_a_store_equals_one_on_a_disk(store, ray_session, soon_mine, tm
     assert pq.read_metadata(io.BytesIO(content)).num_rows == 8
 
     names = sorted(name.removeprefix("bucket/runs/made/").split("/")[0] for name in there.find("bucket/runs/made"))
-    files = {"config.yaml", "label_space.json", "manifest.json", "mlflow.json", "throughput.json"}
+    files = {"README.md", "config.yaml", "label_space.json", "manifest.json", "mlflow.json", "throughput.json"}
     assert set(names) == {*files, "shards", "errors"}
     everything = b"".join(there.cat_file(name) for name in there.find("bucket/runs")) + caplog.text.encode()
     assert SECRET.encode() not in everything + Path(tmp_path / "mlflow.db").read_bytes()
