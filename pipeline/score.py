@@ -109,6 +109,8 @@ class ScoreConfig(SegmenterKeys):
                 raise ValueError(f"kinds: {kind} needs `{NEEDS[kind]}`: give it, or leave the kind out")
         if self.judge_weights and not self.validation:
             raise ValueError("judge_weights: say with `validation` which real pairs these have not learned from")
+        if self.judge_weights and self.augmentation:
+            raise ValueError("augmentation is of a judge that is trained here; leave it out beside judge_weights")
         return self
 
     @property

@@ -150,3 +150,27 @@ def test_every_command_for_ones_own_pictures_is_understood(monkeypatch, tmp_path
         missing = {one for one in own if not any(one == there or one.startswith(f"{there}/") for there in made)}
         assert not missing, f"{job} reads {sorted(missing)}, which nothing has made yet"
         made.add(makes)
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """Words of the commands of a page that stand alone on a line, without those that leave something open."""
+    lines = re.sub(r"\\\n\s*", "", page).splitlines()
+    found = [re.match(r"(?:    |\$ )?python -m jobs\.(\w+ .*)$", line) for line in lines]
+    split = [shlex.split(one[1], comments=True) for one in found if one]
+    return [words for words in split if not {"CONFIG.yaml", "..."} & set(words)]
+
+
+@pytest.mark.parametrize("page", sorted((CONFIGS.parents[1] / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_every_option_in_the_docs_is_one(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(CONFIGS.parent)
+    for job, *arguments in commands_of(page.read_text()):
+        if job == "submit" or arguments[0].startswith("configs/"):
+            continue  # passed on to another job; written by jobs.start
+        kind = typing.get_type_hints(importlib.import_module(f"jobs.{job}").main)["config"]
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "check_inputs", lambda config: None)
+            try:
+                parse(kind, arguments)
+            except SystemExit:
+                pytest.fail(f"{page.name}: {job} {shlex.join(arguments)}")

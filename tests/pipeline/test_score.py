@@ -122,6 +122,8 @@ def test_a_trained_segmenter_judges_in_place_of_a_new_one(place, monkeypatch):
     assert found[0].equals(found[1]), "the same segmenter sees the same"
     with pytest.raises(ValidationError, match="say with `validation` which real pairs"):
         config(place, **given)
+    with pytest.raises(ValidationError, match="leave it out beside judge_weights"):
+        config(place, validation=held_out, augmentation="mild", **given)
     with pytest.raises(ConfigError, match="judge_weights: .* do not fit unet_small of width 8"):
         score(config(place, run="other", validation=held_out, width=8, **given))
 
