@@ -1,4 +1,4 @@
-"""cluster.yaml and rayjob.yaml: what `ray up` would refuse, and what it lets pass but nobody wants."""
+"""cluster.yaml and the jobs of Kubernetes: what `ray up` would refuse, and what it lets pass but nobody wants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import pytest
 import yaml
@@ -14,7 +14,10 @@ import yaml
 from pipeline.base.command_line import parse
 from pipeline.cluster.submission import Submission
 from pipeline.generate import GenerateConfig
+from pipeline.runs.config import RunConfig
+from pipeline.training.tasks.joint import JointConfig
 
+C = TypeVar("C", bound=RunConfig)
 ROOT = Path(__file__).parents[1]
 
 
@@ -75,17 +78,38 @@ def test_every_command_of_the_page_would_be_sent(words):
     assert submission.entrypoint.startswith(f"python -m jobs.{job} jobs/configs/voc/")
 
 
-def test_the_kubernetes_job_runs_a_command_that_there_is():
-    job = yaml.safe_load((ROOT / "rayjob.yaml").read_text())
-    cluster = job["spec"]["rayClusterSpec"]
+@pytest.mark.parametrize("file", ["rayjob.yaml", "rayjob-train.yaml"])
+def test_a_kubernetes_job_has_no_work_on_its_head_and_asks_for_a_token(file):
+    cluster = yaml.safe_load((ROOT / file).read_text())["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     head = cluster["headGroupSpec"]
     assert head["rayStartParams"] == {"num-cpus": "0"} and head["serviceType"] == "ClusterIP"
-    (workers,) = cluster["workerGroupSpecs"]
+    assert f"ray=={cluster['rayVersion']}" in (ROOT / "constraints.txt").read_text().split()
+
+
+def command_of(job: dict[str, Any], name: str, config_type: type[C]) -> C:
+    """The config of the command that a job of Kubernetes runs."""
     python, flag, module, path, *rest = shlex.split(job["spec"]["entrypoint"])
-    assert (python, flag, module) == ("python", "-m", "jobs.generate")
-    config = parse(GenerateConfig, [str(ROOT / path), *rest])
+    assert (python, flag, module) == ("python", "-m", f"jobs.{name}")
+    config = parse(config_type, [str(ROOT / path), *rest])
+    assert config.runs.startswith("s3://"), "pods leave nothing behind"
+    return config
+
+
+def test_the_kubernetes_job_that_generates_has_a_machine_for_each_sampler():
+    job = yaml.safe_load((ROOT / "rayjob.yaml").read_text())
+    config = command_of(job, "generate", GenerateConfig)
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert config.workers.num == workers["maxReplicas"] and config.workers.gpus == 1
-    assert config.runs.startswith("s3://") and workers["minReplicas"] == 0
-    versions = (ROOT / "constraints.txt").read_text().split()
-    assert f"ray=={cluster['rayVersion']}" in versions
+    assert workers["minReplicas"] == 0
+
+
+def test_the_kubernetes_job_that_trains_has_room_for_its_workers_on_one_machine():
+    job = yaml.safe_load((ROOT / "rayjob-train.yaml").read_text())
+    config = command_of(job, "train_joint", JointConfig)
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    room = container["resources"]["requests"]
+    assert workers["minReplicas"] == workers["maxReplicas"] == 1 and config.workers.gpus == 1
+    assert room["nvidia.com/gpu"] == config.workers.num == 8
+    assert int(room["cpu"]) > config.workers.num * config.workers.cpus, "and for Ray's own processes"
