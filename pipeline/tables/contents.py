@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 import pyarrow as pa
 
 from pipeline.base.errors import DataError
@@ -41,7 +44,7 @@ def contents_of(folder: str) -> dict[str, str]:
             "them again to know", folder,
         )  # fmt: skip
         return known
-    return known | _decoded(paths, unknown)
+    return {**known, **_decoded(tuple(paths), frozenset(unknown))}
 
 
 def _small_columns(path: str) -> pa.Table:
@@ -50,7 +53,10 @@ def _small_columns(path: str) -> pa.Table:
         return conform(file.read(columns=names, use_threads=False), COLUMNS)
 
 
-def _decoded(paths: list[str], ids: set[str]) -> dict[str, str]:
+@lru_cache(8)
+def _decoded(paths: tuple[str, ...], ids: frozenset[str]) -> Mapping[str, str]:
+    """Digests of pictures that have none. A config is checked before Ray starts and again by its job; shards are named
+    by what is in them."""
     found: dict[str, str] = {}
     for path in paths if ids else []:
         with open_shard(path) as file:

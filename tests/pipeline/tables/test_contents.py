@@ -41,6 +41,14 @@ def test_digests_are_read_where_they_are_and_made_where_an_earlier_release_wrote
     assert contents_of(folder) == {"a": "known", "b": content_digest(OTHER)}
 
 
+def test_pictures_without_digests_are_decoded_once_a_process(tmp_path, monkeypatch) -> None:
+    folder = save(tmp_path, pairs(pair_id=["a", "b"]))
+    found = contents_of(folder)
+    monkeypatch.setattr("pipeline.tables.contents.decode_image", None)
+
+    assert contents_of(folder) == found == dict.fromkeys("ab", content_digest(ONE))
+
+
 def test_generated_pictures_and_latents_have_none(tmp_path) -> None:
     made = save(tmp_path / "a", pairs(pair_id=["a", "b"], origin=["synthetic", "labelled"]))
     key = {name: [b""] for name in ("image_latent", "mask_latent", "image_embedding", "text_embedding")}
