@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.storage.files import filesystem_of, is_local
 from pipeline.tables.selection import View, view_of
-from pipeline.tables.shards import open_shard, some_shards
+from pipeline.tables.shards import map_shards, open_shard, some_shards
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -24,26 +24,30 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
     """
     import ray.data
 
-    parts: dict[Any, list[str]] = {}
     views = [view_of(folder) for folder in folders]
     if any(view.kept is not None for view in views):
         read = [_kept(view, columns) for view in views]
         return read[0].union(*read[1:]) if len(read) > 1 else read[0]
-    for folder in folders:
-        shards = some_shards(folder)
-        with open_shard(shards[0]) as first:  # a run of an older release may have fewer columns
-            present = columns and tuple(name for name in columns if name in first.schema_arrow.names)
-        for url in shards:
-            store, path = filesystem_of(url)
-            # Ray's own reader of local files is faster than fsspec's, hence None.
-            parts.setdefault((None if is_local(url) else store, present), []).append(path)
+    # By their columns: two releases may have written the shards of one run, and Ray reads the same of all files.
+    parts: dict[Any, list[str]] = {}
+    urls = [url for folder in folders for url in some_shards(folder)]
+    for url, names in zip(urls, map_shards(_names, urls), strict=True):
+        store, path = filesystem_of(url)
+        present = names if columns is None else tuple(name for name in columns if name in names)
+        # Ray's own reader of local files is faster than fsspec's, hence None.
+        parts.setdefault((None if is_local(url) else store, present), []).append(path)
     read = [
         ray.data.read_parquet(
-            paths, columns=names and list(names), filesystem=store, ray_remote_args={"max_retries": MAX_RETRIES}
+            paths, columns=list(names), filesystem=store, ray_remote_args={"max_retries": MAX_RETRIES}
         )
         for (store, names), paths in parts.items()
     ]
     return read[0].union(*read[1:]) if len(read) > 1 else read[0]
+
+
+def _names(path: str) -> tuple[str, ...]:
+    with open_shard(path) as file:
+        return tuple(file.schema_arrow.names)
 
 
 def _kept(view: View, columns: list[str] | None) -> Dataset:

@@ -27,6 +27,23 @@ def test_all_rows_of_all_runs_come_with_the_columns_that_are_asked_for(tmp_path,
     assert all(set(row) <= {"pair_id", "captions"} and not row.get("captions") for row in rows)
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("older", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("columns", [["pair_id", "key"], None], ids=["some", "all"])
+def test_shards_of_one_run_that_two_releases_wrote_lose_no_column(tmp_path, ray_session, older, columns):
+    save_pairs(tmp_path, 4)
+    shards = list_shards(str(tmp_path))
+    keys = {row["pair_id"]: row["key"] for one in shards for row in pq.read_table(one).to_pylist()}
+    of_older = pq.read_table(shards[older])
+    pq.write_table(of_older.drop_columns(["key"]), shards[older])
+
+    rows = read_pairs([str(tmp_path)], columns).take_all()
+
+    known = {row["pair_id"]: row.get("key") for row in rows}
+    assert len(shards) == 2 and all(keys.values())
+    assert known == keys | dict.fromkeys(of_older["pair_id"].to_pylist())
+
+
 def test_a_folder_without_shards_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no shards in .*nowhere"):
         read_pairs([str(tmp_path / "nowhere")])
