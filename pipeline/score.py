@@ -53,15 +53,11 @@ from pipeline.training.terms import SegmenterKeys
 ROWS_PER_BATCH = 64
 JUDGE = "judge"
 NEEDS: dict[Kind, str] = {
-    "plain": "pairs",
-    "text": "clip",
-    "judge": "real",
-    "nearest": "real",
-    "safety": "safety.model",
-}
+    "plain": "pairs", "text": "clip", "judge": "real", "nearest": "real", "safety": "safety.model"
+}  # fmt: skip
 """The key that a kind of score cannot be made without."""
-Part = tuple[Sequence[str], Sequence[str]]
-"""Folders of runs, and which pairs of each; no slices take all."""
+BESIDE_REAL = ("validation", "embedder", "judge_weights", "augmentation")
+"""Keys that say nothing without `real`."""
 
 
 class ScoreConfig(SegmenterKeys):
@@ -107,6 +103,8 @@ class ScoreConfig(SegmenterKeys):
         for kind in self.kinds:
             if kind not in self._possible:
                 raise ValueError(f"kinds: {kind} needs `{NEEDS[kind]}`: give it, or leave the kind out")
+        if not self.real and (idle := [key for key in BESIDE_REAL if getattr(self, key)]):
+            raise ValueError(f"{', '.join(idle)}: only for scores by real pairs; give `real`, or leave it out")
         if self.judge_weights and not self.validation:
             raise ValueError("judge_weights: say with `validation` which real pairs these have not learned from")
         if self.judge_weights and self.augmentation:
@@ -185,8 +183,8 @@ def score(config: ScoreConfig) -> None:
 
 def cover(config: ScoreConfig, run: Run) -> None:
     """Writes how much of the real pairs these cover, and how varied they are, as `coverage.json`; once for the same."""
-    further: list[Part] = [((config.validation,), ())] if config.validation else []
-    sets: list[Part] = [(config.real, config.slices), ((config.pairs,), ()), *further]
+    further = [((config.validation,), ())] if config.validation else []
+    sets: list[tuple[Sequence[str], Sequence[str]]] = [(config.real, config.slices), ((config.pairs,), ()), *further]
     data = [(DataDigest.of(folder).digest, *slices) for folders, slices in sets for folder in folders]
     made_with = canonical_json({"version": 1, "sets": data, "embedder": config.embedder})
     found = read_coverage(str(run.folder))

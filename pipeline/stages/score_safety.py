@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.picture_classifier import load_picture_classifier, names_of
 from pipeline.base.config import Config
@@ -32,6 +32,12 @@ class Safety(Config):
     "normal": a folder or a name on the Hugging Face hub."""
     names: tuple[str, ...] = Field(("nsfw",), min_length=1)
     """What it calls a picture that nobody wants, in any case."""
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Safety:
+        if not self.model and self.names != type(self).model_fields["names"].default:
+            raise ValueError("names are for a network that finds such pictures: give `safety.model`, or leave them out")
+        return self
 
 
 def safety_scores(rows: pa.Table, *, sees: Sees, unwanted: Sequence[int], made_by: str) -> pa.Table:

@@ -186,6 +186,10 @@ def read_bare(place) -> list[str]:
 def test_what_cannot_be_scored_is_told(place):
     with pytest.raises(ValidationError, match="kinds: judge needs `real`: give it"):
         config(place, kinds=("judge",), real=())
+    with pytest.raises(ValidationError, match="names are for a network that finds such pictures: give `safety.model`"):
+        config(place, safety={"names": ["gore"]})
+    with pytest.raises(ValidationError, match="embedder: only for scores by real pairs; give `real`, or leave it out"):
+        config(place, real=(), embedder="somewhere")
     with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
         score(config(place, unwanted={"classes": ["kilt"]}))
 
