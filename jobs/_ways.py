@@ -32,6 +32,8 @@ from pipeline.training.tasks.latents import VAEConfig
 
 DEMO = OWN.parent / "demo"
 ANY_LABELS = LabelSpace.custom("any", tuple(map(str, range(20))))
+NUM_TOKENS = 48
+"""Of sentences, where their encoder learns from nothing: people's are longer than the demo's."""
 LEAST_SHARE = 0.7
 """Of pictures that are trained on, with chance in how they fall."""
 
@@ -241,12 +243,14 @@ class _Plan:
             ):
                 values = self._training(DEMO, file, ending, **{**changes, "slices": [], "size_px": 64})
                 values |= {} if "shares" in changes or "shares" not in values else {"shares": []}
+                values |= {"num_tokens": NUM_TOKENS} if job == "train_clip" else {}
                 _in_batches_of(values, num_train)
                 work = self._vae_hours(values) if job == "train_vae" else None
                 steps.append(Step(job, file, why, kind, values, hours=work))
             names = {"text": "-text", "image_vae": "-image-vae", "annotation_vae": "-annotation-vae"}
             encoders = {key: f"{self.run(ending)}/weights" for key, ending in names.items()}
             joint = self._training(DEMO, "joint.yaml", "-joint", preview_prompts=[""])
+            joint["net"] |= {"num_text_tokens": NUM_TOKENS}
             _in_batches_of(joint, num_train)
         steps += self._latents(encoders)
         sets = {"-latents-labelled": 1, **({"-latents-labels": 3} if self.some else {})}
@@ -318,6 +322,8 @@ class _Plan:
             f" --run {quote(f'{self.name}-page')} --runs {runs} --pairs {pairs} --real {self.typed(self.captioned)} "
             f"--scores {self.typed('-scores')} --proof {self.typed('-proof')}"
         )
+        scored = f"--runs {runs} --pairs {pairs} --scores {self.typed('-scores')}"
+        look, keep = (f" --run {quote(f'{self.name}{ending}')} {scored}" for ending in ("-look", "-chosen"))
         trainings = len(sets) * evaluate["seeds"] * steps
         return [
             Step("generate", "generate.yaml", f"{num_pairs:,} pairs", GenerateConfig, generate),
@@ -327,6 +333,8 @@ class _Plan:
                 hours=self._segmenting(evaluate, trainings),
             ),
             Step("report", "", "The page", Config, {}, page),
+            Step("gallery", "", f"All pairs, to look at: {self.run('-look')}/gallery/index.html", Config, {}, look),
+            Step("curate", "", "A selection: no copies, one of what looks alike (docs/curation.md)", Config, {}, keep),
         ]  # fmt: skip
 
 

@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+import pyarrow as pa
 import yaml
 from pydantic import Field
 
 from jobs import command
+from jobs._classes import LABELS, ClassKeys, answer, is_asked, label_space
 from jobs._machine import Here, Step, Way, here
 from jobs._ways import steps_of
-from models.labels import LabelSpace, voc_palette
 from pipeline.base.command_line import load
-from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.base.log import log
-from pipeline.datasets.guess import Guess, guess, values_in
-from pipeline.datasets.labelme import JSON, labels_in
+from pipeline.base.log import each_once, log
+from pipeline.datasets.guess import Guess, guess
+from pipeline.datasets.parts import num_labelled
+from pipeline.datasets.regions import Overlap
 from pipeline.datasets.registry import open_source
-from pipeline.datasets.source import PICTURES, RARER, files_below
 from pipeline.ingest import IngestConfig, captioned_of, listed, look
-from pipeline.pictures.mask_colours import SMOOTHED, TRANSPARENT, Colours, checked_colour, name_of
+from pipeline.pictures.photograph import Transparency
 from pipeline.runs.config import checked_name
-from pipeline.tables.label_space import named_labels
+from pipeline.stages.read import Void
 
-LABELS, COMMANDS = "labels.yaml", "README.md"
+COMMANDS = "README.md"
+READ_AS = ("overlap", "void", "exif", "transparency")
+"""Keys of `ingest` that are handed on."""
 HELD_OUT = 50
 """Labelled pictures that are held out to choose on, and to test on, where there are enough."""
-MOST_GAPS = 256
-"""Ids that no mask has, up to which names are asked for."""
 FEW = 200
 """Labelled pictures below which little can be learned."""
 
 
-class StartConfig(Config):
+class StartConfig(ClassKeys):
     """Looks at your pictures and masks, writes the configs of all jobs from there to generated pairs, and says what
     they take. On a terminal it asks for what is not given."""
 
@@ -49,14 +47,20 @@ class StartConfig(Config):
     """Folder of pictures, where it is called something else."""
     masks: str = ""
     """Folder of masks."""
+    image_suffix: str = ""
+    """What the name of a picture ends with and its mask's does not, before the dot, such as "_image"."""
+    mask_suffix: str = ""
+    """What the name of a mask ends with and its picture's does not; empty: what most have, such as "_mask"."""
     name: str = ""
     """What the data set and its runs are called; empty: as its folder."""
-    labels: str = ""
-    """Label space: voc, coco, ade20k, cityscapes, or a YAML file; empty: made of `classes`, or of labelme's labels and
-    YOLO's names."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids, background first; for masks in colours each with its colour, such
-    as 'road #804080'."""
+    overlap: Overlap = "file"
+    """Which object of labelme or YOLO is on top (as of jobs.ingest)."""
+    void: Void = "ignore"
+    """What pixels of unknown class become (as of jobs.ingest)."""
+    exif: Literal["upright", "stored"] = "upright"
+    """What the masks of rotated pictures were drawn on (as of jobs.ingest)."""
+    transparency: Transparency = "white"
+    """What becomes of pictures that are transparent somewhere (as of jobs.ingest)."""
     captions: str = ""
     """JSON file {name: text}; empty: captions are written by the way that is chosen."""
     out: str = ""
@@ -84,7 +88,17 @@ class StartConfig(Config):
 def main(config: StartConfig) -> None:
     if not (config.root or (config.images and config.masks)):
         config = asked(config)
-    found = guess(config.root, config.images, config.masks)
+    with each_once():  # files are listed several times
+        start(config)
+
+
+def start(config: StartConfig) -> None:
+    """Looks, writes and says what was written.
+
+    Raises:
+        ConfigError, DataError: each says what is wrong, where, and how to correct it.
+    """
+    found = guess(config.root, config.images, config.masks, config.image_suffix, config.mask_suffix)
     name = config.name or Path(found.root).resolve().name.lower().replace(" ", "-")
     try:
         checked_name(name)
@@ -101,30 +115,32 @@ def main(config: StartConfig) -> None:
     )  # fmt: skip
     labels, keys = label_space(config, found, name, out)
     ingests = ingests_of(config, found, name, labels, keys)
-    for values in ingests.values():
-        (one := IngestConfig.model_validate(values)).check_inputs()
-        listed(open_source(one), one)  # none of them may be empty
-    train = IngestConfig.model_validate({**ingests["train"], "look": config.look})
-    page = look(train)
-    plan = listed(open_source(train), train)
-    num_labelled = min(found.num_masks, found.num_pictures)
-    if num_labelled < FEW:
+    plans = {split: planned(values) for split, values in ingests.items()}  # none of them may be empty
+    page = look(IngestConfig.model_validate({**ingests["train"], "look": config.look}))
+    if found.num_masks < FEW:
         log.warning(
             "start: %d labelled pictures are few: figures on %d held-out ones say little",
-            num_labelled,
-            num_labelled // 4,
+            found.num_masks,
+            num_labelled(plans["test"]),
         )
     machine = here(config.gpus, config.gpu_gib, config.tflops)
     way = steps_of(
         name, config.runs, ingests, machine, labels=labels or f"{config.runs}/{name}/label_space.json",
-        num_pictures=found.num_pictures, num_labelled=num_labelled, way=config.way,
-        has_captions=captioned_of(plan) == plan.num_rows,
+        num_pictures=found.num_pictures, num_labelled=found.num_masks, way=config.way,
+        has_captions=captioned_of(plans["train"]) == plans["train"].num_rows,
     )  # fmt: skip
     write(way.steps, out)
-    text = told(way, name, page, machine)
-    (out / COMMANDS).write_text(commands(way, out, text), encoding="utf-8")
-    sys.stdout.write(f"{commands(way, out, text)}\n")
+    text = commands(way, out, told(way, name, page, machine))
+    (out / COMMANDS).write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{text}\n")
     log.info("start: all of this is in %s", out / COMMANDS)
+
+
+def planned(values: dict[str, Any]) -> pa.Table:
+    """What an ingest would read."""
+    config = IngestConfig.model_validate(values)
+    config.check_inputs()
+    return listed(open_source(config), config)
 
 
 def asked(config: StartConfig) -> StartConfig:
@@ -133,141 +149,12 @@ def asked(config: StartConfig) -> StartConfig:
     Raises:
         ConfigError: there is none.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not is_asked():
         raise ConfigError("root: give the folder of your pictures, such as --root data/mine (with images/ and masks/)")
     root = answer("Folder with images/ and masks/, of labelme or of YOLO (empty: I name both)")
     if root:
         return config.model_copy(update={"root": root})
     return config.model_copy(update={"images": answer("Folder of pictures"), "masks": answer("Folder of masks")})
-
-
-def answer(question: str, default: str = "") -> str:
-    try:
-        return input(f"{question}{f' [{default}]' if default else ''}: ").strip() or default
-    except EOFError as error:
-        raise ConfigError("start: no answer; give options instead (--help)") from error
-
-
-def label_space(config: StartConfig, found: Guess, name: str, out: Path) -> tuple[str, dict[str, Any]]:
-    """The label space for `ingest` and what else it must be told of masks; writes a file where one is made.
-
-    Raises:
-        ConfigError: says which values or colours the masks hold, and how to name them.
-    """
-    if found.dataset == "yolo" and not config.classes:
-        return config.labels, {}
-    # That of a first try was perhaps corrected since.
-    there = config.labels or (str(out / LABELS) if not config.classes and (out / LABELS).is_file() else "")
-    if there:
-        return there, keys_of_masks(found, there)
-    given = list(config.classes)
-    if found.dataset == "labelme" and not given:
-        outlines = files_below(found.root, suffixes=JSON, rarer=frozenset(), beside=PICTURES | RARER)
-        given = ["background", *sorted(labels_in(outlines))]
-    if found.dataset != "folder":
-        return written(name, given, [], out), {}
-    values, colours = values_in(found.root, found.keys["folder_layout"])
-    if len(colours) > SMOOTHED and not given:
-        raise ConfigError(f"{found.root}: in the masks {Colours().told(colours)}")
-    if colours:
-        given = given or asked_names(sorted(dict(colours.most_common()), key=lambda one: one != TRANSPARENT), "colour")
-        names, palette = with_colours(given, colours)
-        made = written(name, names, palette, out)
-        return made, keys_of_masks(found, made)
-    numbers = sorted(values)
-    classes = [0, 255] if is_binary(values) else list(range(max((one for one in numbers if one != 255), default=0) + 1))
-    if not given and len(classes) > 2 * len(numbers) + MOST_GAPS:
-        raise ConfigError(
-            f"classes: the masks hold the values {shown(numbers)}, which are no ids from 0 on; write a label space and "
-            "say which class each value is by mask_values of jobs.ingest (docs/data.md), or name all to the highest"
-        )
-    given = given or asked_names([*map(str, classes)], "value")
-    if len(given) < len(classes):
-        raise ConfigError(f"classes: the masks hold the values {shown(numbers)}, but {len(given)} names are given")
-    made = written(name, given, [], out)
-    return made, keys_of_masks(found, made)
-
-
-def keys_of_masks(found: Guess, labels: str) -> dict[str, Any]:
-    """What `ingest` must be told of the masks of a folder beside a label space that is there: that 255 is its one class
-    in masks of 0 and 255, or that background is transparent.
-
-    Raises:
-        ConfigError: no such label space.
-    """
-    if found.dataset != "folder":
-        return {}
-    try:
-        known = named_labels(labels)
-    except ValueError as error:
-        raise ConfigError(f"labels: {error}") from error
-    values, colours = values_in(found.root, found.keys["folder_layout"])
-    if TRANSPARENT in colours:
-        return {"mask_colours": {TRANSPARENT: 0}}
-    return {"mask_values": {255: 1}} if is_binary(values) and known.num_classes == 1 else {}
-
-
-def is_binary(values: Mapping[int, int]) -> bool:
-    """Whether masks hold 255 and nothing else but 0."""
-    return set(values) <= {0, 255} and 255 in values
-
-
-def asked_names(values: list[str], kind: str) -> list[str]:
-    """Names for values or colours of masks, asked for on a terminal; without one, a ConfigError that shows them."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        ends = [f" {one}" if kind == "colour" else "" for one in values]
-        example = " ".join(
-            f"'{'background' if not number else f'NAME{number}'}{end}'" for number, end in enumerate(ends)
-        )
-        raise ConfigError(
-            f"classes: the masks hold the {kind}s {shown(values)}; name each, background first: --classes {example}"
-        )
-    names = [answer(f"Name of {kind} {one}", "" if number else "background") for number, one in enumerate(values)]
-    return [f"{name} {one}" if kind == "colour" else name for name, one in zip(names, values, strict=True)]
-
-
-def with_colours(given: list[str], colours: Any) -> tuple[list[str], list[list[int]]]:
-    """ "road #804080" -> names and colours; all colours of the masks must be named. What is transparent is background,
-    whether it is named or not."""
-    names: list[str] = []
-    known: list[str] = []
-    for text in given:
-        name, _, colour = text.rpartition(" ")
-        try:
-            known.append(checked_colour(colour))
-        except ValueError as error:
-            raise ConfigError(
-                f"classes: the masks are in colours ({shown([one for one, _ in colours.most_common()])}), so give each "
-                f"name with one, such as 'road #804080', not {text!r}"
-            ) from error
-        names.append(name)
-    if twice := [one for one, num in Counter(known).items() if num > 1]:
-        raise ConfigError(f"classes: {shown(twice)} is the colour of two classes; masks cannot tell them apart")
-    if TRANSPARENT in known[1:]:
-        raise ConfigError("classes: what is transparent is the background; name it first")
-    if missing := [f"{one} ({num:,} pixels)" for one, num in colours.most_common() if one not in {*known, TRANSPARENT}]:
-        raise ConfigError(f"classes: the masks hold colours that are no class's: {shown(missing)}; name them too")
-    if known[:1] == [TRANSPARENT]:  # a colour to draw it in
-        known[0] = next(one for one in map(name_of, voc_palette(len(known))) if one not in known)
-    return names, [list(bytes.fromhex(one[1:])) for one in known]
-
-
-def shown(values: Any) -> str:
-    texts = list(map(str, values))
-    return ", ".join(texts[:32]) + (f" and {len(texts) - 32} more" if len(texts) > 32 else "")
-
-
-def written(name: str, classes: list[str], palette: list[list[int]], out: Path) -> str:
-    """Writes a label space; returns its path."""
-    try:
-        LabelSpace.custom(name, tuple(classes[1:]))
-    except ValueError as error:
-        raise ConfigError(f"classes: {error}") from error
-    out.mkdir(parents=True, exist_ok=True)
-    colours = palette or [list(colour) for colour in voc_palette(len(classes))]
-    fields = {"name": name, "classes": classes} | ({"palette": colours} if palette else {})
-    (out / LABELS).write_text(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return str(out / LABELS)
 
 
 def ingests_of(
@@ -280,6 +167,8 @@ def ingests_of(
         "captions": config.captions, **found.keys, **keys,
     }  # fmt: skip
     common = {key: value for key, value in common.items() if value}
+    defaults = StartConfig.model_fields
+    common |= {key: value for key in READ_AS if (value := getattr(config, key)) != defaults[key].default}
     share = config.held_out or min(25, max(10, math.ceil(100 * HELD_OUT / max(1, found.num_masks))))
     stop = 100 - 2 * share
     only = found.splits[0] if found.splits else "train"
@@ -295,7 +184,9 @@ def ingests_of(
     made: dict[str, dict[str, Any]] = {}
     for split, (part_of, part) in places.items():
         values = {"run": name if split == "train" else f"{name}-{split}", **common, "split": part_of}
-        made[split] = {**values, **({"part": part} if part else {}), "labelled": labelled}
+        if part:
+            values |= {"part": part} | ({"part_of": "labelled"} if labelled == "some" else {})
+        made[split] = {**values, "labelled": labelled}
     return made
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -23,7 +22,8 @@ from pipeline.cluster.processes import Stage, in_processes
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import beside_driver, get
 from pipeline.datasets.hugging_face import commit_of
-from pipeline.datasets.registry import DATASETS, SourceConfig, bounds_of, open_source
+from pipeline.datasets.parts import of_part, some_of
+from pipeline.datasets.registry import DATASETS, SourceConfig, open_source
 from pipeline.datasets.source import Source
 from pipeline.pages.look_page import classes_seen, render
 from pipeline.pictures.mask_colours import ColourError
@@ -120,9 +120,10 @@ def ingest(config: IngestConfig) -> Manifest:
         told = [f"{labels.num_classes} classes", *([f"{captioned:,} have captions"] if captioned else [])]
         if config.void != "ignore":
             told.append("pixels of unknown class become background")
+        part = f", part {config.part}" if config.part else ""
         log.info(
-            "ingest: reading %s of %s pairs of %s/%s: %s",
-            f"{left.num:,}", f"{planned:,}", config.dataset_name, config.split, ", ".join(told),
+            "ingest: reading %s of %s pairs of %s/%s%s: %s",
+            f"{left.num:,}", f"{planned:,}", config.dataset_name, config.split, part, ", ".join(told),
         )  # fmt: skip
         drive(
             run,
@@ -141,8 +142,8 @@ def ingest(config: IngestConfig) -> Manifest:
 
 
 def look(config: IngestConfig) -> str:
-    """Reads `config.look` pairs, evenly from all, and writes the page of what was understood; returns its path. Needs
-    no Ray, and leaves no run.
+    """Reads `config.look` pairs, most of them with masks, and writes the page of what was understood; returns its path.
+    Needs no Ray, and leaves no run.
 
     Raises:
         ConfigError, DataError: as `ingest`.
@@ -150,7 +151,7 @@ def look(config: IngestConfig) -> str:
     commit = commit_of(config.root, config.revision) if config.on_hub else ""
     source = open_source(config, config.seed, commit)
     plan = listed(source, config)
-    chosen, labels = evenly(plan, config.look), source.labels
+    chosen, labels = some_of(plan, config.look), source.labels
     columns = reading_stage(source, labels, config)(batch_of(chosen))
     found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     rows = [{**row, "pair_id": row["key"]} for row in found if not row["error"]]
@@ -231,12 +232,6 @@ def captioned_of(plan: pa.Table) -> int:
     return pc.sum(pc.greater(pc.list_value_length(plan["captions"]), 0)).as_py() or 0
 
 
-def evenly(entries: pa.Table, num: int) -> pa.Table:
-    """At most so many of some entries."""
-    places = np.unique(np.linspace(0, max(entries.num_rows - 1, 0), num).astype(int))
-    return entries.take(places[: entries.num_rows])
-
-
 def batch_of(entries: pa.Table) -> Batch:
     """Entries as a stage takes them."""
     return {name: np.array([*entries[name].to_pylist(), None], object)[:-1] for name in entries.column_names}
@@ -267,7 +262,7 @@ def try_some(todo: pa.Table, is_all: bool, source: Source, config: IngestConfig)
     Raises:
         DataError: none of them can be read, and they stand for all pairs (`is_all`).
     """
-    tried = evenly(todo, NUM_TRIED)
+    tried = some_of(todo, NUM_TRIED)
     if not tried.num_rows:
         return
     rows = reading_stage(source, source.labels, config.model_copy(update={"void": "ignore"}))(batch_of(tried))
@@ -299,12 +294,9 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     """The entries that are wanted, with `pair_id`: of the data set and the key, and of the split where keys may come
     again in another one."""
     name = config.dataset_name
-    if config.part:
-        if DATASETS[config.dataset].is_made:
-            raise ConfigError("part: built-in sets have splits; choose one by `split`")
-        start, stop = bounds_of(config.part)
-        keys = entries["key"].to_pylist()
-        entries = entries.filter(pa.array([start <= place_of(key) < stop for key in keys], pa.bool_()))
+    if config.part and DATASETS[config.dataset].is_made:
+        raise ConfigError("part: built-in sets have splits; choose one by `split`")
+    entries = of_part(entries, config.part, config.part_of)
     if config.dataset == "coco" and labels.name != "coco" and not config.name:
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
     known = DATASETS[config.dataset]
@@ -321,11 +313,6 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     if config.pairs and not known.is_made:
         plan = plan.sort_by("pair_id").slice(0, config.pairs)  # any number of them is a fair sample
     return plan
-
-
-def place_of(key: str) -> float:
-    """Where a pair of this name is among the parts of its set, from 0 to 100, by the hash of the name alone."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64 * 100
 
 
 def say_what_is_wrong(manifest: Manifest, labels: LabelSpace, folder: str) -> None:

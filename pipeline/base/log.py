@@ -55,6 +55,24 @@ def kept_warnings() -> Iterator[list[str]]:
         handler.texts[:] = dict.fromkeys(handler.texts)
 
 
+@contextmanager
+def each_once() -> Iterator[None]:
+    """Says each text once."""
+    said: set[tuple[int, str]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.levelno, record.getMessage()
+        is_new = text not in said
+        said.add(text)
+        return is_new
+
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
+
+
 def clock(seconds: float) -> str:
     """Seconds as "m:ss", or "h:mm:ss"."""
     minutes, rest = divmod(round(seconds), 60)

@@ -68,16 +68,15 @@ class Folder:
         images = self._pictures(f"{root}/{self.images}".rstrip("/"))
         if self.labelled == "none":
             return entry_table((name, image, "", captions.get(name, [])) for name, image in images.items())
-        masks = in_all_forms(files_below(f"{root}/{self.masks}"))
-        if not {f"{name}{self.mask_suffix}" for name in images} & masks.keys():
+        drawn = files_below(f"{root}/{self.masks}")
+        masks, wanted = in_all_forms(drawn), {f"{name}{self.mask_suffix}" for name in images}
+        if not wanted & masks.keys():
             raise DataError(
                 f"{root}: no mask in {self.masks}/ has the name of a picture in {self.images}/ (such as "
                 f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `.masks`, "
                 "`.image_suffix` or `.mask_suffix`; pictures alone are read with --labelled none"
             )
-        if self.labelled == "some" and (
-            lost := sorted(masks.keys() - {f"{name}{self.mask_suffix}" for name in images})
-        ):
+        if self.labelled == "some" and (lost := sorted(drawn.keys() - in_all_forms(dict.fromkeys(wanted)).keys())):
             log.warning(
                 "%s: %s belong to no picture in %s/, such as %s; if they should, correct folder_layout.mask_suffix",
                 root, f"{len(lost):,} masks in {self.masks}/", self.images, lost[0],

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from pipeline.base.errors import DataError, MaskError
 from pipeline.datasets.labelme import JSON
 from pipeline.datasets.registry import DatasetName
-from pipeline.datasets.source import PICTURES, RARER, files_below, read_file, read_json
+from pipeline.datasets.source import PICTURES, RARER, files_below, in_all_forms, read_file, read_json
 from pipeline.datasets.yolo import FILES
-from pipeline.pictures.codec import decode_mask, open_mask
-from pipeline.pictures.mask_colours import ColourError, Colours
+from pipeline.pictures.mask_colours import ColourError, Colours, MaskKind
 
 IMAGES = ("images", "imgs", "image", "img", "JPEGImages", "photos", "pictures")
 MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass", "gt", "segmentation")
@@ -44,12 +43,13 @@ class Guess:
     splits: tuple[str, ...] = ()
 
 
-def guess(root: str, images: str = "", masks: str = "") -> Guess:
+def guess(root: str, images: str = "", masks: str = "", image_suffix: str = "", mask_suffix: str = "") -> Guess:
     """Looks at a folder, on this machine.
 
     Args:
         root: the folder; "" is the one that holds both others.
         images, masks: folders of pictures and masks, where they are known.
+        image_suffix, mask_suffix: of names there, where they are known.
 
     Raises:
         DataError: no such folder, or nothing that is known; says what would be.
@@ -58,7 +58,8 @@ def guess(root: str, images: str = "", masks: str = "") -> Guess:
         if not Path(folder).is_dir():
             raise DataError(f"there is no folder {folder}")
     if images and masks:
-        return _folder(os.path.commonpath([os.path.abspath(images), os.path.abspath(masks)]), images, masks)
+        root = os.path.commonpath([os.path.abspath(images), os.path.abspath(masks)])
+        return _folder(root, images, masks, image_suffix, mask_suffix)
     top = Path(root)
     if any((top / name).is_file() for name in FILES):
         from pipeline.base.strict_yaml import load_yaml
@@ -89,20 +90,22 @@ def guess(root: str, images: str = "", masks: str = "") -> Guess:
             f"{root}: no folders images/ and masks/, no data.yaml of YOLO and no JSON files of labelme; say --images "
             "and --masks, the folders of pictures and of masks (other sets: docs/data.md)"
         )
-    return _folder(root, *own)
+    return _folder(root, own[0], own[1], image_suffix, mask_suffix)
 
 
-def _folder(root: str, images: str, masks: str) -> Guess:
-    pictures, drawn = files_below(images), files_below(masks)
+def _folder(root: str, images: str, masks: str, image_suffix: str, mask_suffix: str) -> Guess:
+    drawn = files_below(masks)
+    pictures = [one.removesuffix(image_suffix) for one in files_below(images) if one.endswith(image_suffix)]
+    mask_suffix = mask_suffix or usual_suffix(pictures, list(drawn))
     layout = {
-        "images": os.path.relpath(images, root),
-        "masks": os.path.relpath(masks, root),
-        "mask_suffix": mask_suffix(list(pictures), list(drawn)),
-    }
-    return Guess("folder", root, {"folder_layout": layout}, len(pictures), len(drawn))
+        "images": os.path.relpath(images, root), "masks": os.path.relpath(masks, root), "mask_suffix": mask_suffix,
+    }  # fmt: skip
+    layout |= {"image_suffix": image_suffix} if image_suffix else {}
+    with_masks = {f"{one}{mask_suffix}" for one in pictures} & in_all_forms(drawn).keys()
+    return Guess("folder", root, {"folder_layout": layout}, len(pictures), len(with_masks))
 
 
-def mask_suffix(pictures: list[str], masks: list[str]) -> str:
+def usual_suffix(pictures: list[str], masks: list[str]) -> str:
     """What the names of most masks have more than those of their pictures; "" where they are the same, or unlike."""
     known, counts = set(pictures), Counter[str]()
     for name in masks:
@@ -112,26 +115,23 @@ def mask_suffix(pictures: list[str], masks: list[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
-def values_in(root: str, layout: dict[str, str]) -> tuple[Counter[int], Counter[str]]:
-    """The raw values, and the colours, in the masks of a folder, with their pixels; of many masks in some of them."""
+def values_in(root: str, layout: dict[str, str], kind: MaskKind = "auto") -> tuple[Counter[int], Counter[str]]:
+    """The raw values, or the colours, in the masks of a folder, with their pixels; of many masks in some of them.
+
+    Raises:
+        DataError: a mask that cannot be read, or of another kind than the others.
+    """
+    reader = Colours(kind=kind)
     values: Counter[int] = Counter()
     colours: Counter[str] = Counter()
     paths = list(files_below(f"{root.rstrip('/')}/{layout['masks']}").values())
     for path in paths[:: max(1, len(paths) // NUM_OPENED)]:
-        encoded = read_file(path, "mask")
-        if _is_coloured(open_mask(encoded, path)):
-            try:
-                Colours().decode(encoded, path)
-            except ColourError as error:
-                colours.update(error.counts)
+        try:
+            found, counts = np.unique(reader.decode(read_file(path, "mask"), path), return_counts=True)
+        except ColourError as error:  # it knows none
+            colours.update(error.counts)
         else:
-            mask = decode_mask(encoded, path)
-            numbers = Counter({int(value): int((mask == value).sum()) for value in set(mask.reshape(-1).tolist())})
-            values.update(numbers)
+            values.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     if values and colours:
         raise MaskError(f"{root}/{layout['masks']}: some masks are in colours and some hold class ids; make them alike")
     return values, colours
-
-
-def _is_coloured(picture: Image.Image) -> bool:
-    return picture.mode in ("RGB", "RGBA", "LA", "PA", "CMYK")

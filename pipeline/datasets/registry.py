@@ -24,6 +24,7 @@ from pipeline.datasets.coco import COCO, Crowd
 from pipeline.datasets.folder import Folder, FolderLayout
 from pipeline.datasets.hugging_face import Columns, HuggingFace
 from pipeline.datasets.labelme import LabelMe
+from pipeline.datasets.parts import PartOf, bounds_of
 from pipeline.datasets.regions import Overlap
 from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
@@ -57,6 +58,9 @@ class SourceConfig(Config):
     part: str = ""
     """Which pairs, as START:STOP in per cent by the hash of their names: 0:80 to train on, 80:90 and 90:100 to be
     judged on, of a set that is not split. A picture stays in its part when others come."""
+    part_of: PartOf = "all"
+    """What `part` takes a part of: "all" pictures, or the "labelled" ones alone; those without a mask then belong to
+    the part that begins at 0, so that none is held out for nothing."""
     crowd: Crowd = "ignore"
     """What crowds of COCO become: the ignore index, or their class as in the paper's code ("paint")."""
     overlap: Overlap = "file"
@@ -113,23 +117,6 @@ class SourceConfig(Config):
     def on_hub(self) -> bool:
         """Whether `root` is a name on the hub, which is no path."""
         return self.dataset == "huggingface" and not os.path.exists(self.root)
-
-
-def bounds_of(part: str) -> tuple[float, float]:
-    """ "START:STOP" in per cent -> both.
-
-    Raises:
-        ValueError: something else.
-    """
-    start, colon, stop = part.partition(":")
-    try:
-        bounds = float(start), float(stop)
-    except ValueError:
-        colon = ""
-        bounds = (0.0, 0.0)
-    if not colon or not 0 <= bounds[0] < bounds[1] <= 100:
-        raise ValueError(f"{part!r} is no part; write START:STOP in per cent, such as 0:80 or 80:90")
-    return bounds
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ TRANSPARENT = "transparent"
 MAX_NAMED = 12
 SMOOTHED = 64
 """More unknown colours than this are no classes: pictures have them that were scaled or smoothed."""
-NAME_OF_COLOUR = re.compile(r"#?([0-9a-fA-F]{6})|(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})")
+NAME_OF_COLOUR = re.compile(r"#?([0-9a-fA-F]{6}(?:[0-9a-fA-F]{2})?)|(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})")
 
 
 class ColourError(MaskError):
-    """A mask with colours that are no class's; `counts` is their pixels by name ("#rrggbb")."""
+    """A mask with colours that are no class's; `counts` is their pixels by name."""
 
     def __init__(self, where: str, counts: Mapping[str, int], colours: Colours) -> None:
         self.where, self.counts, self.colours = where, Counter(counts), colours
@@ -41,7 +41,8 @@ class Colours:
     """Which class each colour of a mask is.
 
     Attributes:
-        ids: colour, as "#rrggbb" or "transparent", -> class id or the ignore index.
+        ids: colour, as "#rrggbb", "#rrggbbaa" of half transparent ones, or "transparent", -> class id or the ignore
+            index.
         names: of the classes, by id, for messages.
         kind: what the pixels of masks are.
     """
@@ -147,7 +148,7 @@ class Colours:
 
 
 def checked_colour(name: str) -> str:
-    """A colour as users write it, "#rrggbb", "r,g,b" or "transparent" -> as `Colours` has it.
+    """A colour as users write it, "#rrggbb", "#rrggbbaa", "r,g,b" or "transparent" -> as `Colours` has it.
 
     Raises:
         ValueError: none of these.
@@ -156,10 +157,10 @@ def checked_colour(name: str) -> str:
         return TRANSPARENT
     found = NAME_OF_COLOUR.fullmatch(name.strip())
     if found and found[1]:
-        return f"#{found[1].lower()}"
+        return _named(_code(f"#{found[1].lower()}"))
     if found and all(int(one) <= 255 for one in found.groups()[1:]):
         return name_of([int(one) for one in found.groups()[1:]])
-    raise ValueError(f"{name!r} is no colour; write '#ff0000', '255,0,0' or transparent")
+    raise ValueError(f"{name!r} is no colour; write '#ff0000', '255,0,0', '#ff000080' (half of it) or transparent")
 
 
 def name_of(colour: Iterable[int]) -> str:
@@ -172,14 +173,13 @@ def _rgb(name: str) -> tuple[int, ...]:
 
 
 def _code(name: str) -> int:
-    return int(name[1:] + "ff", 16)
+    return int(f"{name[1:]:f<8}", 16)
 
 
 def _named(code: int) -> str:
-    alpha = code & 255
-    if not alpha:
+    if not code & 255:
         return TRANSPARENT
-    return f"#{code >> 8:06x}" + ("" if alpha == 255 else f" at {alpha / 2.55:.0f} % opacity")
+    return f"#{code:08x}".removesuffix("ff") if code & 255 == 255 else f"#{code:08x}"
 
 
 def _codes(picture: Image.Image) -> np.ndarray:

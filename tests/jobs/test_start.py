@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from jobs._machine import GIB, Here, fit_joint
 from jobs.start import StartConfig, main
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.log import log
 from pipeline.ingest import IngestConfig, listed, open_source
 from tests.pipeline.datasets.test_labelme import box, shape
 from tests.pipeline.datasets.test_labelme import save as save_labelme
@@ -105,7 +107,7 @@ def test_what_fits_is_worked_out_from_what_a_training_needs(gpus, gib, fits):
 def test_colours_of_masks_must_be_named_and_are_then_the_palette(tmp_path):
     save_coloured(tmp_path / "data")
 
-    with pytest.raises(ConfigError, match=r"the colours #000000, #800000, #008000; name each.*'NAME1 #800000'"):
+    with pytest.raises(ConfigError, match=r"#800000 \(8.9 %\), #008000 \(4.4 %\); name each.*'NAME1 #800000'"):
         begin(classes=())
     with pytest.raises(ConfigError, match=r"colours that are no class's: #008000 \(8 pixels\)"):
         begin(classes=("background #000000", "stop #800000"))
@@ -128,8 +130,105 @@ def test_values_that_are_no_ids_are_told_as_they_are(tmp_path):
     save_picture(tmp_path / "data/images/a.png")
     save_mask(tmp_path / "data/masks/a.png", mask_of(1).astype(np.uint16) * 600)
 
-    with pytest.raises(ConfigError, match="hold the values 0, 600, which are no ids from 0 on.*mask_values"):
+    with pytest.raises(
+        ConfigError, match="hold the values 0, 600, which are no ids from 0 on.*--mask-values 0 0 600 1"
+    ):
         begin(classes=())
+
+
+def test_values_that_are_no_ids_are_classes_as_they_are_said_to_be(tmp_path):
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        save_mask(tmp_path / f"data/masks/{number}.png", np.array([0, 85, 170, 255], np.uint8)[mask_of(1 + number % 3)])
+
+    with pytest.raises(ConfigError, match=r"--mask-values 0 0 85 1 170 2 --classes 'background' 'NAME1' 'NAME2' \(255"):
+        begin(classes=())
+    with pytest.raises(ConfigError, match="by mask_values the classes 0, 1, 2, but 2 names are given"):
+        begin(classes=("background", "bolt"), mask_values={85: 1, 170: 2})
+    begin(mask_values={85: 1, 170: 2})
+
+    assert ids_in() == [0, 1, 2, 255] and values("ingest-train")["mask_values"] == {85: 1, 170: 2}
+    begin(mask_values={85: 1, 170: 2, 255: 0}, void="background", out="other")
+    assert ids_in("other") == [0, 1, 2] and values("ingest-test", "other")["void"] == "background"
+
+
+def ids_in(out="configs/data"):
+    """Class ids of all masks, as they would be read."""
+    found: set[int] = set()
+    for split in ("train", "validation", "test"):
+        config = IngestConfig.model_validate(values(f"ingest-{split}", out))
+        source = open_source(config)
+        masks = [source.read(entry).mask for entry in listed(source, config).to_pylist()]
+        found.update(one for mask in masks if mask is not None for one in mask.reshape(-1).tolist())
+    return sorted(found)
+
+
+def test_greys_with_three_channels_are_ids_and_palettes_are_colours_where_that_is_said(tmp_path):
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        save_picture(tmp_path / f"data/masks/{number}.png", np.dstack([mask_of(1 + number % 2)] * 3))
+
+    with pytest.raises(ConfigError, match="if these greys are class ids, say --mask-kind ids"):
+        begin(classes=())
+    begin(mask_kind="ids")
+    assert ids_in() == [0, 1, 2]
+
+    for number in range(8):
+        picture = Image.fromarray(mask_of(1 + number % 2) + np.uint8(3))
+        picture.putpalette(bytes(range(12)) + bytes([255, 0, 0, 0, 255, 0]))  # of 4 and 5
+        picture.save(tmp_path / f"data/masks/{number}.png")
+    named = ("background #090a0b", "bolt #ff0000", "nut #00ff00")
+    begin(mask_kind="colours", classes=named, out="other")
+    assert ids_in("other") == [0, 1, 2]
+
+
+def test_colours_that_are_half_transparent_or_unknown_are_classes_as_they_are_said_to_be(tmp_path):
+    colours = np.array([[0, 0, 0, 255], [255, 0, 0, 255], [255, 0, 0, 128], [255, 255, 255, 255]], np.uint8)
+    (tmp_path / "data/masks").mkdir(parents=True)
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        Image.fromarray(colours[mask_of(1 + number % 3).astype(int)]).save(tmp_path / f"data/masks/{number}.png")
+
+    named = ("background #000000", "bolt #ff0000", "nut #ff000080")
+    with pytest.raises(ConfigError, match=r"no class's: #ffffff .* --mask-colours '#ffffff' 255 where nobody knows"):
+        begin(classes=named)
+    begin(classes=named, mask_colours={"#FFFFFF": 255})
+
+    assert ids_in() == [0, 1, 2, 255]
+    palette = yaml.safe_load(Path("configs/data/labels.yaml").read_text())["palette"]
+    assert palette[1] == [255, 0, 0] and palette[2] not in palette[:2]
+    with pytest.raises(ConfigError, match="mask_colours: 'white' is no colour"):
+        begin(classes=named, mask_colours={"white": 255}, overwrite=True)
+    with pytest.raises(ConfigError, match="mask_colours: only for dataset folder, huggingface, not labelme"):
+        save_labelme(tmp_path / "drawn", "a", [shape("dog", box(1, 1, 3, 3))])
+        begin(root="drawn", classes=(), mask_colours={"#ffffff": 255})
+
+
+def test_pictures_without_masks_are_not_held_out(tmp_path, monkeypatch):
+    save_ids(tmp_path / "data", 20, without=40)
+    save_mask(tmp_path / "data/masks/of nothing.png", mask_of(1))
+    said: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(log, "handlers", [handler])
+
+    begin()
+
+    assert len([one for one in said if "belong to no picture" in one]) == 1
+    plans = {one: IngestConfig.model_validate(values(f"ingest-{one}")) for one in ("train", "validation", "test")}
+    masks = {one: listed(open_source(config), config)["mask"].to_pylist() for one, config in plans.items()}
+    assert masks["train"].count("") == 40 and "" not in [*masks["validation"], *masks["test"]]
+    assert sum(map(len, masks.values())) == 60
+
+
+def test_names_of_pictures_may_have_endings_of_their_own(tmp_path):
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}_rgb.png")
+        save_mask(tmp_path / f"data/masks/{number}_seg.png", mask_of(1 + number % 2))
+
+    begin(image_suffix="_rgb")
+
+    assert values("ingest-train")["folder_layout"]["mask_suffix"] == "_seg" and ids_in() == [0, 1, 2]
 
 
 def test_masks_of_0_and_255_are_one_class(tmp_path):

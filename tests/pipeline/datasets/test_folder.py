@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -310,6 +311,20 @@ def test_masks_that_belong_to_no_picture_are_told_where_some_may_lack(tree, monk
     shutil.copy(tree / "masks/a.png", tree / "masks/b_mask.png")
     Folder(str(tree), LABELS, labelled="some").entries()
     assert "1 masks in masks/ belong to no picture in images/, such as b_mask" in said[0]
+
+
+def test_masks_whose_names_are_spelt_in_another_form_belong_to_their_pictures(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    composed, decomposed = unicodedata.normalize("NFC", "größe"), unicodedata.normalize("NFD", "größe")
+    names = [(composed, decomposed), (f"{decomposed} 2", f"{composed} 2"), (f"{composed} 3", f"{composed} 3")]
+    for image, mask in names:
+        save_picture(tmp_path / f"images/{image}.jpg", picture(3))
+        save_mask(tmp_path / f"masks/{mask}.png", mask_of(1))
+
+    entries = Folder(str(tmp_path), LABELS, labelled="some").entries()
+
+    assert not said and all(entries["mask"].to_pylist())
 
 
 def test_masks_of_other_names_are_a_mistake_even_where_some_may_lack(tree):

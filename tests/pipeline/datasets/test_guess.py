@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import DataError, MaskError
-from pipeline.datasets.guess import guess, mask_suffix, values_in
+from pipeline.datasets.guess import guess, usual_suffix, values_in
 from tests.pipeline.datasets.test_labelme import save as save_labelme
 from tests.pipeline.datasets.test_yolo import save as save_yolo
 from tests.pipeline.datasets.trees import mask_of, save_json, save_mask, save_picture
@@ -14,7 +14,8 @@ from tests.pipeline.datasets.trees import mask_of, save_json, save_mask, save_pi
 
 def test_pictures_and_masks_in_folders_of_usual_names(tmp_path):
     save_picture(tmp_path / "JPEGImages/a.jpg")
-    save_mask(tmp_path / "SegmentationClass/a_seg.png", mask_of(1))
+    for name in ("a_seg", "of nothing"):
+        save_mask(tmp_path / f"SegmentationClass/{name}.png", mask_of(1))
 
     found = guess(str(tmp_path))
 
@@ -64,8 +65,8 @@ def test_what_is_not_known_is_told(tmp_path):
 
 
 def test_suffixes_are_what_most_masks_have():
-    assert mask_suffix(["a", "ab", "c.d"], ["a_m", "ab_m", "c.d_m"]) == "_m"
-    assert mask_suffix(["a"], ["a"]) == mask_suffix(["a"], ["x"]) == ""
+    assert usual_suffix(["a", "ab", "c.d"], ["a_m", "ab_m", "c.d_m"]) == "_m"
+    assert usual_suffix(["a"], ["a"]) == usual_suffix(["a"], ["x"]) == ""
 
 
 def test_values_and_colours_in_masks(tmp_path):

@@ -47,6 +47,18 @@ def test_a_colour_may_be_the_ignore_index_and_transparency_a_class():
     assert mask.tolist() == [[0, 1, 2], [2, 2, 255]]
 
 
+def test_colours_that_are_half_transparent_have_names_that_can_be_written_down():
+    pixels = np.dstack([LABELS.colours(IDS), np.full(IDS.shape, 255, np.uint8)])
+    pixels[0, 1] = (255, 0, 0, 128)
+
+    with pytest.raises(ColourError, match=r"--mask-colours '#ff000080' 0") as error:
+        colours().decode(encoded(pixels), "m")
+
+    assert colours(xff000080=1).decode(encoded(pixels), "m").tolist() == IDS.tolist()
+    assert error.value.counts == {"#ff000080": 1}
+    assert [checked_colour(one) for one in ("FF0000FF", "#12345600")] == ["#ff0000", "transparent"]
+
+
 def test_unknown_colours_are_named_with_counts_and_the_nearest_class():
     pixels = LABELS.colours(IDS)
     pixels[pixels[..., 1] == 255] = (0, 250, 0)
