@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from shlex import quote
 
 from pydantic import Field
 
@@ -112,7 +113,8 @@ def gallery(config: GalleryConfig) -> str:
         remove_old(plan, into)
         run.tracker.metrics({"pairs": rows.table.num_rows})
         num = f"{rows.table.num_rows:,}"
-        log.info("gallery: %s pairs; open %s, or: python -m http.server --directory %s", num, page, plan.folder)
+        log.info("gallery: %s pairs%s; open %s", num, rows.beside, page)
+        log.info("gallery: or, from here or elsewhere: python -m http.server --directory %s", quote(plan.folder))
         return page
 
 
@@ -132,8 +134,8 @@ def make(plan: Plan, workers: Workers, asked: threading.Event) -> None:
     small, large = bytes_of_pair(todo[0], plan.sizes, plan.labels)
     needed = int(small * total + large * sum(int(part.large.sum()) for part in todo)) + plan.rows.table.nbytes // 2
     log.info(
-        "gallery: %s of %s pairs to make, about %.2f GB into %s; %s pairs are kept large",
-        f"{total:,}", f"{num:,}", needed / 1e9, folder, f"{plan.num_large:,}",
+        "gallery: %s of %s pairs to make%s, about %.2f GB into %s; %s pairs are kept large",
+        f"{total:,}", f"{num:,}", plan.rows.beside, needed / 1e9, folder, f"{plan.num_large:,}",
     )  # fmt: skip
     if is_local(folder) and needed > (free := shutil.disk_usage(Path(folder).parent).free):
         raise DataError(

@@ -61,6 +61,13 @@ class Rows:
     shards: Sequence[str]
     scores: Sequence[str]
 
+    @property
+    def beside(self) -> str:
+        """What is said of real pairs that others are most like, which are shown when they are asked for."""
+        hidden = [number for number, source in enumerate(self.sources) if source.hidden]
+        num = int(np.isin(self.table[RUN].to_numpy(), hidden).sum())
+        return f" (of these {num:,} real ones that others are most like)" if num else ""
+
     def parts(self, num_large: int) -> list[Part]:
         """What is made one by one; `num_large` pairs, evenly from all, are kept large."""
         total = self.table.num_rows

@@ -96,6 +96,15 @@ def test_it_opens_from_disk_and_from_a_plain_server_and_asks_nobody_else(page, m
             )
 
 
+def test_what_stands_beside_a_filter_lies_on_no_other_one(page):
+    outside = page.evaluate("""[...document.querySelectorAll('aside summary')].filter((one) => {
+        const output = one.querySelector('output');
+        if (output) output.textContent = "0.00811 to 0.0103 of what is known";
+        return output && output.getBoundingClientRect().bottom > one.getBoundingClientRect().bottom + 1;
+    }).map((one) => one.textContent)""")
+    assert outside == []
+
+
 def test_markup_in_prompts_and_titles_stays_text(page):
     assert page.evaluate("document.title").startswith(EVIL)
     captions = page.evaluate(CAPTIONS)
