@@ -41,13 +41,13 @@ Series = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """What its name is, its colour's number from 0, and its path in SVG's words; `dots` is another path beside it, such
-    as held-out losses, and `band` the area of its spread."""
+    """What its name is, its colour's number from 0, and its path in SVG's words; `dots` are places of another line
+    beside it, such as held-out losses, and `band` the area of its spread."""
 
     name: str
     colour: int
     path: str
-    dots: str
+    dots: list[tuple[float, float]]
     band: str
     label_y: float
     last: str
@@ -134,7 +134,7 @@ def plane(
         y_values = _decades(low, high)
         bottom, top = 0.9 * low, 1.1 * high  # no line on the frame
     else:
-        y_values = _even(low if low > high / 2 else min(0.0, low), high)
+        y_values = even(low if low > high / 2 else min(0.0, low), high)
         bottom, top = y_values[0], y_values[-1]
     scale = math.log if logarithmic else float
 
@@ -158,10 +158,18 @@ def plane(
 
     ends = _apart([place_y(points[-1][1]) for points in series.values()])
     lines = [
-        Line(name, number, path(points), path(dots.get(name, [])), band(name), end, short(points[-1][1]))
+        Line(
+            name,
+            number,
+            path(points),
+            [(place_x(x), place_y(y)) for x, y in dots.get(name, [])],
+            band(name),
+            end,
+            short(points[-1][1]),
+        )
         for number, ((name, points), end) in enumerate(zip(series.items(), ends, strict=True))
     ]
-    x_ticks = [(place_x(x), short(x)) for x in _even(0.0, last_x, inside=True)]
+    x_ticks = [(place_x(x), short(x)) for x in even(0.0, last_x, inside=True)]
     return Plane(lines, x_ticks, [(place_y(y), short(y)) for y in y_values], logarithmic)
 
 
@@ -187,7 +195,7 @@ def _thinned(series: Series) -> Series:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def _even(low: float, high: float, inside: bool = False) -> list[float]:
+def even(low: float, high: float, inside: bool = False) -> list[float]:
     """About five round numbers from `low` on, to the first that is not below `high`, or the last not above."""
     step_from = (high - low) / 5 or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(step_from))

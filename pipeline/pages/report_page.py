@@ -20,6 +20,7 @@ from pipeline.base.errors import DataError, JoDiffusionError
 from pipeline.base.places import absolute, as_given
 from pipeline.evaluation.results import FILE, Proof
 from pipeline.pages import chart
+from pipeline.pages.intervals import Intervals, intervals
 from pipeline.pages.proof_table import Row, charts_of, rows_of
 from pipeline.pages.scored import scored
 from pipeline.pages.shown import evenly, picture_row
@@ -61,11 +62,12 @@ class Proved(NamedTuple):
 
     proof: Proof
     rows: list[Row]
+    intervals: Intervals | None
     charts: list[chart.Chart]
 
     @classmethod
     def of(cls, proof: Proof) -> Proved:
-        return cls(proof, rows_of(proof), charts_of(proof))
+        return cls(proof, rows_of(proof), intervals(proof), charts_of(proof))
 
 
 def render(

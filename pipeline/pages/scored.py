@@ -23,6 +23,8 @@ from pipeline.tables.shards import list_shards
 
 NUM_COPIES = 6
 SHARES = (0.05, 0.5, 0.95)
+NUM_BARS = 33
+"""Of a histogram."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,15 @@ class Scored:
 
     Attributes:
         given: their folder, as the user has it.
-        rows: name of a score, what is below it in `SHARES` of the pairs, and for how many pairs it says something.
+        rows: name of a score, what is below it in `SHARES` of the pairs, for how many pairs it says something, and
+            how many of them lie in each of `NUM_BARS` even steps, of the fullest one.
         copies: None where nobody looked for them.
         coverage: of the set as a whole; None where nobody looked.
         pictures: of the nearest copies: the pair, its original or None where that is not at hand, and the ratio.
     """
 
     given: str
-    rows: Sequence[tuple[str, list[float], int]]
+    rows: Sequence[tuple[str, list[float], int, list[float]]]
     copies: Copies | None
     coverage: CoverageFile | None
     pictures: Sequence[tuple[dict[str, Any], dict[str, Any] | None, float]]
@@ -51,7 +54,7 @@ def scored(folder: str, pairs: str, labels: LabelSpace) -> Scored:
         DataError: no scores, or of other pairs.
         ShardError: a broken shard.
     """
-    rows: list[tuple[str, list[float], int]] = []
+    rows: list[tuple[str, list[float], int, list[float]]] = []
     kinds = [kind for kind in COLUMNS if list_shards(f"{folder}/{kind}")]
     if not kinds:
         raise DataError(f"{as_given(folder)}: no scores; jobs.score makes them")
@@ -64,10 +67,17 @@ def scored(folder: str, pairs: str, labels: LabelSpace) -> Scored:
         for name in names:
             known = table[name].drop_null().to_numpy().astype(np.float64)
             if len(known):
-                rows.append((name, np.quantile(known, SHARES).tolist(), len(known)))
+                rows.append((name, np.quantile(known, SHARES).tolist(), len(known), bars_of(known)))
     copies = copies_in(folder)
     pictures = _pictures(copies, pairs, saved_config(folder).get("real") or [], labels) if copies else []
     return Scored(as_given(folder), rows, copies, read_coverage(folder), pictures)
+
+
+def bars_of(values: np.ndarray) -> list[float]:
+    """A histogram of values (N,), without one in a hundred at either end, which would flatten it; 1 is the fullest."""
+    low, high = np.quantile(values, (0.01, 0.99))
+    counts = np.histogram(values, NUM_BARS, (low, high) if high > low else None)[0]
+    return (counts / counts.max()).tolist()
 
 
 def _pictures(

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -14,7 +15,7 @@ import yaml
 from models.labels import GARMENTS
 from pipeline.base.errors import DataError
 from pipeline.pages.report_page import render
-from pipeline.pages.scored import scored
+from pipeline.pages.scored import NUM_BARS, bars_of, scored
 from pipeline.tables.rows import read_ids
 from pipeline.tables.scores import copies_in, score_schema
 from pipeline.tables.shards import write_table
@@ -47,9 +48,17 @@ def test_copies_stand_beside_their_originals_the_nearest_first(place):
     assert "<strong>This set holds copies.</strong> 2 of 12 pairs are copies of real ones" in html
     section = html[html.index('id="copy-') : html.index('<section id="proof"')]
     assert section.count("<img") == 4 and section.count('alt="real: ') == 2 and "ratio 0.010" in section
-    assert '<th scope="row">nearest_ratio</th><td>0.032</td><td>0.9</td><td>0.9</td><td>12</td>' in html
-    assert '<th scope="row">rarity</th><td>0.5</td><td>0.5</td><td>0.5</td><td>11</td>' in html, "null says nothing"
+    told = dict(re.findall(r'<th scope="row">(\w+)</th><td><svg.*?</svg></td>(.*?)</tr>', html))
+    assert told["nearest_ratio"] == "<td>0.032</td><td>0.9</td><td>0.9</td><td>12</td>"
+    assert told["rarity"] == "<td>0.5</td><td>0.5</td><td>0.5</td><td>11</td>", "null says nothing"
     assert 'id="scores"' not in render("report", str(place / "pairs"))
+
+
+def test_how_scores_are_spread_is_drawn_without_what_lies_far_off():
+    bars = bars_of(np.array([*np.linspace(0, 1, 198), 1e9, -1e9]))
+
+    assert len(bars) == NUM_BARS and max(bars) == 1 and min(bars) > 0.5
+    assert max(bars_of(np.zeros(3))) == 1 == sum(bars_of(np.zeros(3)))
 
 
 def test_a_page_outlives_the_real_pictures(place):
