@@ -311,7 +311,7 @@ class _Plan:
         steps = 4_000 if self.fitted else 3_072
         evaluate |= {
             "run": f"{self.name}-proof", "runs": self.runs, "sets": sets, "test": self.run("-test"), "steps": steps,
-            "generator_train": [real], "judged": made, "workers": self.workers,
+            "generator_train": labels, "judged": made, "workers": self.workers,
         }  # fmt: skip
         runs, pairs = quote(self.runs), self.typed("-synthetic")
         score = (

@@ -27,7 +27,7 @@ from pipeline.stages.keep import KeepPlanned
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, common_labels
 from pipeline.tables.manifest import Manifest
-from pipeline.tables.rows import read_texts, remaining
+from pipeline.tables.rows import has_classes, read_texts, remaining
 from pipeline.tables.shards import remove_drafts
 
 RULES = "rules"
@@ -99,6 +99,8 @@ def caption(config: CaptionConfig) -> Manifest:
         remove_drafts(folder)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
         todo = remaining(plan, folder, config.retry_errors)
+        if config.model == RULES:
+            tell_of_bare(todo)
         who = "rules" if config.model == RULES else f"{config.model}, {config.precision}, {config.batch_size} at once"
         log.info(
             "caption: %s of %s pairs to write; %s of all have captions and keep them, the others get %d each from %s, "
@@ -122,6 +124,16 @@ def caption(config: CaptionConfig) -> Manifest:
             every_s=config.log_every_s,
         )
         return finish(run)
+
+
+def tell_of_bare(todo: pa.Table) -> None:
+    """Warns of pictures of which rules have nothing to say."""
+    if bare := int((~has_classes(todo) & ~has_captions(todo)).sum()):
+        log.warning(
+            "caption: %s of %s pictures have neither a mask nor a caption: rules see their colour alone and name no "
+            "class; give ingest sentences or class words (--captions), or another `model`",
+            f"{bare:,}", f"{todo.num_rows:,}",
+        )  # fmt: skip
 
 
 def begun_with(config: CaptionConfig) -> str:

@@ -35,6 +35,7 @@ from pipeline.training.sets import (
     refuse_common,
     require_made,
     require_real,
+    taught,
 )
 from pipeline.training.terms import SegmenterKeys
 
@@ -67,7 +68,7 @@ class EvaluateConfig(SegmenterKeys):
     """How many these are, where the runs are not at hand; pairs of `sets` among them are counted in. 0 says that it is
     not known."""
     generator_pictures: int = Field(0, ge=0)
-    """Pictures without labels that it learned from besides."""
+    """Pictures without labels that it learned from besides; 0 counts those that a teacher labelled in these runs."""
     validation: Folder = ""
     """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
     try_steps: tuple[int, ...] = ()
@@ -187,8 +188,10 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     first = next(iter(config.sets.values()))
     generator = Labels(least=config.generator_labels or (0 if config.generator_train else None))
     parts = config.generator_slices or [":"] * len(config.generator_train)
+    pictures = 0
     for folder, part in zip(config.generator_train, parts, strict=True):
         generator = generator | Labels.of(folder, part)
+        pictures += taught(folder, part)
     common = config.common(first, config.test, config.test_rows)
     return Proving(
         config.terms(first),
@@ -200,7 +203,7 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
         generator,
         run,
         at_once=config.at_once,
-        generator_pictures=config.generator_pictures,
+        generator_pictures=config.generator_pictures or pictures,
     )
 
 

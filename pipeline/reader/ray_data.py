@@ -38,7 +38,7 @@ def read_pairs(folders: Sequence[str], columns: list[str] | None = None) -> Data
         parts.setdefault((None if is_local(url) else store, present), []).append(path)
     read = [
         ray.data.read_parquet(
-            paths, columns=list(names), filesystem=store, ray_remote_args={"max_retries": MAX_RETRIES}
+            paths, columns=columns and list(names), filesystem=store, ray_remote_args={"max_retries": MAX_RETRIES}
         )
         for (store, names), paths in parts.items()
     ]

@@ -52,7 +52,11 @@ def choose(
     top = max(best.values(), key=lambda one: one.mean)
     close = max(STOPPED_RISING, mean_and_spread(top.miou)[1] / math.sqrt(len(top.miou)))
     taken = next(one for one in best.values() if one.mean >= top.mean - close)
-    log.info("chosen on validation: %d steps, learning rate %g", taken.steps, taken.learning_rate)
+    shorter = f": as good as {top.mean:.4f} with {top.steps} steps, to within {close:.4f}" if taken is not top else ""
+    log.info(
+        "chosen on validation: %d steps, learning rate %g (mIoU %.4f%s)",
+        taken.steps, taken.learning_rate, taken.mean, shorter,
+    )  # fmt: skip
     warnings = []
     if len(best) > 1 and taken.steps == max(best):
         warnings.append(

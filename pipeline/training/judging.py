@@ -264,10 +264,10 @@ class Judging:
         answers, truth = read_shards([made], [*MASKS, "sampler"]), read_shards([on], MASKS)
         miou, kept = agreement_with_truth(answers, truth, task.labels, decode=task.decode)
         assert row.difference is not None
-        log.info(
-            "label: %s: agrees with the truth at mIoU %.4f where it answers, %.0f %% of all pixels; a segmenter gains "
-            "%+.4f", name, miou, 100 * kept, np.mean(row.difference.miou),
-        )  # fmt: skip
+        agrees = f"agrees with the truth at mIoU {miou:.4f} where it answers, {100 * kept:.0f} % of all pixels"
+        if not kept:
+            agrees = "is sure of no pixel, so that its labels are all void: lower ignore_below or train it longer"
+        log.info("label: %s: %s; a segmenter gains %+.4f", name, agrees, np.mean(row.difference.miou))
         self.run.tracker.metrics({f"agreement/{name}": miou, f"answered/{name}": kept})
         return Way(hold, below, number, row)
 

@@ -29,7 +29,7 @@ from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied, taught
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.teacher import Teacher, digest_of
@@ -242,7 +242,8 @@ class Proving:
         ious = np.array([class_ious(one) for one in totals])
         mean, spread = mean_and_spread(miou)
         pairs = sum(chosen.sizes()) + (sum(self.sets[chosen.after].sizes()) if chosen.after else 0)
-        log.info("segmenter trained on %s (%d pairs): mIoU %.4f +- %.4f", name, pairs, mean, spread)
+        over = f" +- {spread:.4f}" if len(miou) > 1 else ""
+        log.info("segmenter trained on %s (%d pairs): mIoU %.4f%s", name, pairs, mean, over)
         self.run.tracker.metrics({f"miou/{name}": mean, f"miou_spread/{name}": spread})
         labels = self.labels(name)
         return TrainedSet(
@@ -313,12 +314,13 @@ class Proving:
         chosen = self.sets[name]
         parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
         own = sum(
-            size for part in parts for number, size in enumerate(part.sizes())
-            if not part.own(number) and not is_synthetic(part.train[number])
+            taught(folder, (part.slices or (":",) * len(part.train))[number])
+            if part.own(number) else 0 if is_synthetic(folder) else part.sizes()[number]
+            for part in parts for number, folder in enumerate(part.train)
         )  # fmt: skip
         made = any(is_synthetic(folder) for part in parts for folder in part.train)
-        taught = [self.unlabelled(one) for one in self._teachers(name)]
-        return max(own, self.generator_pictures if made else 0, *taught, 0)
+        teachers = [self.unlabelled(one) for one in self._teachers(name)]
+        return max(own, self.generator_pictures if made else 0, *teachers, 0)
 
     def labels(self, name: str) -> Labels:
         """What anything behind a set has learned masks from: the pairs themselves, their teacher, their generator."""

@@ -135,6 +135,11 @@ def multiplied(folder: str) -> Labels:
     return Labels.of(config["pairs"], config["slice"]) if config.get("job") == "multiply" else Labels()
 
 
+def taught(folder: str, part: str = ":") -> int:
+    """How many pictures of a slice of a run a teacher labelled (`jobs.label`)."""
+    return len(ids_of(folder, part)) if "labelled" in origins(folder) else 0
+
+
 def origins(folder: str) -> set[str]:
     """The kinds of pairs in a run: "real", "synthetic" of a generator, "labelled" by a teacher."""
     tables = [read_columns(path, ["origin"]) for path in some_shards(view_of(folder).folder)]

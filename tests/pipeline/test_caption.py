@@ -10,11 +10,11 @@ import pytest
 from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import DataError
-from pipeline.caption import CaptionConfig, caption
+from pipeline.caption import CaptionConfig, caption, tell_of_bare
 from pipeline.cluster.sink import split_errors
 from pipeline.stages.caption import CaptionPairs
 from pipeline.tables.conform import conform
-from pipeline.tables.rows import read_shards
+from pipeline.tables.rows import read_shards, read_texts
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import write_table
 from tests.models.fabricated import save_tiny_captioner
@@ -50,6 +50,17 @@ def test_a_wrong_folder_or_model_is_told_before_anything_is_begun(config, tmp_pa
     with pytest.raises(WeightsError, match=r"kept: cannot be read as a folder with a captioner"):
         caption(config.model_copy(update={"model": str(tmp_path / "kept")}))
     assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_of_which_rules_have_nothing_to_say_are_told(tmp_path, caplog):
+    tell_of_bare(read_texts([str(save_pairs(tmp_path / "masks", 3))]))
+    assert not caplog.text
+    bare = rows_of([None, "a bag", None], [None, ["a bag"], None])
+    place = bare.schema.get_field_index("class_ids")
+    bare = bare.set_column(place, bare.schema.field(place), pa.array([[]] * 3, bare.schema.field(place).type))
+    write_table(bare, f"{tmp_path}/bare/shards")
+    tell_of_bare(read_texts([str(tmp_path / "masks"), str(tmp_path / "bare")]))
+    assert "2 of 6 pictures have neither a mask nor a caption" in caplog.text and "--captions" in caplog.text
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 
 from models.draws import Draws
 from models.frozen import clip_pixels
+from pipeline.base.log import log
 from pipeline.runs.run import Run
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import read_shards
@@ -70,8 +72,20 @@ def train_clip(config: ClipConfig) -> dict[str, float]:
             tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
             tokenizer.model_max_length = config.num_tokens
             tokenizer.save_pretrained(folder)
+            tell_of_long(prompts, tokenizer)
         tell_of_training(config)
         return fit(ClipTask(config, str(folder)), config, run)
+
+
+def tell_of_long(prompts: Sequence[str | None], tokenizer: Any) -> None:
+    """Warns where prompts have more tokens than are taken: their ends are not learned, nor are they generated from."""
+    lengths = [len(ids) for ids in tokenizer([one or "" for one in prompts], verbose=False)["input_ids"]]
+    if long := sum(length > tokenizer.model_max_length for length in lengths):
+        log.warning(
+            "train_clip: %s of %s prompts have more than %d tokens (up to %d), and their ends are cut off: raise "
+            "num_tokens under another --run, and net.num_text_tokens of train_joint with it",
+            f"{long:,}", f"{len(prompts):,}", tokenizer.model_max_length, max(lengths),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -282,16 +282,32 @@ def test_pairs_that_something_learned_from_are_not_tested_on(place, changes, tol
     assert not place.asked, "before anything is trained"
 
 
-def test_pictures_of_the_test_are_known_under_the_names_that_a_teacher_gave_them(place):
-    labels = read_shards([place.test])
+def save_labels(place, pairs: str) -> str:
+    """What a teacher of the real pairs made of some others."""
+    labels = read_shards([pairs])
     ids = pa.array([labelled_pair_id(one, "{}") for one in labels["pair_id"].to_pylist()])
     for name, value in (("pair_id", ids), ("origin", pa.array(["labelled"] * labels.num_rows))):
         column = labels.schema.get_field_index(name)
         labels = labels.set_column(column, labels.schema.field(column), value.cast(labels.schema.field(column).type))
     write_table(labels, f"{place.folder}/labels/shards")
     GARMENTS.save(place.folder / "labels" / "label_space.json")
-    (place.folder / "labels" / "config.yaml").write_text(f"job: label\npairs: {place.test}\nlabelled: [{place.real}]\n")
-    made = str(place.folder / "labels")
+    (place.folder / "labels" / "config.yaml").write_text(f"job: label\npairs: {pairs}\nlabelled: [{place.real}]\n")
+    return str(place.folder / "labels")
+
+
+def test_pictures_that_a_teacher_labelled_are_told_of_rows_and_generators(place, caplog):
+    made = save_labels(place, place.validation)
+    sets = {"real": [place.real], "labels": [place.real, made], "synthetic": [place.synthetic]}
+    with caplog.at_level("INFO"):
+        proof = evaluate(config(place, sets=sets, seeds=1, generator_train=[place.real, made], generator_labels=0))
+    rows = rows_of(proof)
+    assert {name: row.unlabelled for name, row in rows.items()} == {"real": 0, "labels": 8, "synthetic": 8}
+    assert len({row.labels for row in rows.values()}) == 1, "the teacher's are the real pairs'"
+    assert "mIoU" in caplog.text and "+-" not in caplog.text, "one seed has no spread"
+
+
+def test_pictures_of_the_test_are_known_under_the_names_that_a_teacher_gave_them(place):
+    made = save_labels(place, place.test)
     with pytest.raises(ConfigError, match=r"test and sets.made share 8 pairs"):
         evaluate(config(place, sets={"real": [place.real], "made": [made]}, seeds=1))
     with pytest.raises(ConfigError, match=r"test: .* holds labels of a teacher; give real pairs that people"):

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, CLIPVision
 
 from models.clip import load_clip
 from models.frozen import TextEncoder
-from pipeline.training.tasks.clip import ClipTask
+from pipeline.training.tasks.clip import ClipTask, tell_of_long
 from tests.pipeline.training.tasks.fabricated import learn, text_config
 
 
@@ -29,3 +29,14 @@ def test_text(rows, tmp_path):
         torch.testing.assert_close(read.norm(dim=1), torch.ones(2))
     assert text(["a red bag"]).shape == (1, 24, 16)
     assert CLIPVisionModelWithProjection.from_pretrained(tmp_path / "weights" / "image_encoder").config.image_size == 32
+
+
+def test_prompts_that_are_cut_off_are_told(caplog):
+    prompts = ["a red bag", "a boot beside a shirt and a coat and trousers", None]
+    tokenizer = CLIPTokenizer().train_new_from_iterator([prompts[:2]], 600, show_progress=False)
+    tokenizer.model_max_length = 1000
+    tell_of_long(prompts, tokenizer)
+    assert not caplog.text
+    tokenizer.model_max_length = 6
+    tell_of_long(prompts, tokenizer)
+    assert "1 of 3 prompts have more than 6 tokens" in caplog.text and "raise num_tokens" in caplog.text
