@@ -347,4 +347,6 @@ def _require(folder: Path, parts: tuple[str, ...]) -> None:
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder of weights; check the path in the config")
     if missing := [part for part in parts if not (folder / part).exists()]:
-        raise WeightsError(f"{folder}: {', '.join(missing)} missing; is this the right folder?")
+        inner = folder / "weights"
+        hint = f"its weights are in {inner}" if (inner / parts[0]).exists() else "is this the right folder?"
+        raise WeightsError(f"{folder}: {', '.join(missing)} missing; {hint}")

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.base.errors import ShardError
 from pipeline.pictures.squares import require_one_size
 from pipeline.tables.conform import object_column
 from pipeline.tables.schema import Batch
@@ -22,6 +23,8 @@ from pipeline.tables.shards import open_shard
 from pipeline.training.order import Group, Order, groups_of
 from pipeline.training.task import Tensors
 
+NEWER = {"origin": pa.string(), "mask_weight": pa.binary()}
+"""Columns that an earlier release did not write; null then."""
 GROUPS_AHEAD, BATCHES_AHEAD = 8, 2
 """Batches whose row groups are read ahead, and those that are decoded ahead at least: one for every thread."""
 
@@ -131,8 +134,11 @@ class Feed:
     def _table(self, group: Group) -> pa.Table:
         with open_shard(group.path) as file:
             table = file.read_row_group(group.number, list(self.columns), use_threads=False)
-        if "origin" in self.columns and "origin" not in table.column_names:  # as of pairs that people labelled
-            table = table.append_column("origin", pa.nulls(table.num_rows, pa.string()))
+        for name in self.columns:
+            if name not in table.column_names and name not in NEWER:
+                raise ShardError(f"{group.path}: no column {name}, which is learned from here; give another run")
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(table.num_rows, NEWER[name]))
         return table
 
     def _places(self, group: Group, rows: np.ndarray) -> np.ndarray:

@@ -45,6 +45,10 @@ def test_missing_folder_and_missing_part_are_named(copy):
     with pytest.raises(WeightsError, match="no such folder"):
         Bundle.load(copy / "nowhere")
     shutil.rmtree(copy / "image_vae")
+    run = copy.parent / "run"
+    shutil.copytree(copy, run / "weights")
+    with pytest.raises(WeightsError, match="run: bundle.json, .*missing; its weights are in .*run/weights"):
+        read_facts(run)
     with pytest.raises(WeightsError, match="image_vae missing"):
         Bundle.load(copy)
 

@@ -42,10 +42,10 @@ def encode_config(tmp_path):
     )
 
 
-def save_latents(config, keys, encoders):
+def save_latents(config, keys, encoders, **shapes):
     rows: dict[str, list] = {"latent_id": keys, "pair_id": keys, "flipped": [False] * len(keys)}
     rows |= {name: [b"\0"] * len(keys) for name in LATENTS}
-    schema = latent_schema(LATENT_SHAPES, encoders)
+    schema = latent_schema({**LATENT_SHAPES, **shapes}, encoders)
     columns = [pa.array(rows.get(field.name, [None] * len(keys)), field.type) for field in schema]
     write_table(pa.table(columns, schema=schema), f"{config.folder}/shards")
 

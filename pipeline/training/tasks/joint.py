@@ -20,7 +20,7 @@ from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import Folder
+from pipeline.base.places import Folder, as_given
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
 from pipeline.storage.copies import local_copy
@@ -114,20 +114,19 @@ def with_initial(config: JointConfig) -> JointConfig:
 
 def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the latents, after comparing them with the network and all sets with each other."""
-    found: dict[str, bytes] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
+    found: dict[str, str] = {}
+    sizes: dict[str, dict[str, tuple[int, ...]]] = {}
     for folder in (*config.train, config.validation):
         with open_shard(some_shards(folder)[0]) as shard:
-            found[folder] = shard.schema_arrow.metadata[b"encoders"]
-            shapes = latent_shapes(shard.schema_arrow)
-    if len(set(found.values())) > 1:
-        raise ConfigError(
-            f"latents of different encoders cannot be mixed: {found}; encode them again with the same ones"
-        )
-    beside, made_by = (
-        digest(local_copy(f"{config.train[0]}/encoders"), ENCODERS),
-        found[config.train[0]].decode(),
-    )
+            schema = shard.schema_arrow
+        if b"encoders" not in (schema.metadata or {}):
+            raise ConfigError(f"{as_given(folder)}: holds no latents; give runs of jobs.encode")
+        found[folder], sizes[folder] = schema.metadata[b"encoders"].decode(), latent_shapes(schema)
+    for what, of_each in (("encoders", found), ("shapes", sizes)):
+        if any(one != of_each[config.train[0]] for one in of_each.values()):
+            raise ConfigError(f"latents of different {what} cannot be mixed: {of_each}; encode them again alike")
+    shapes = sizes[config.train[0]]
+    beside, made_by = digest(local_copy(f"{config.train[0]}/encoders"), ENCODERS), found[config.train[0]]
     if beside != made_by:
         raise ConfigError(
             f"{config.train[0]}: its latents are of encoders {made_by}, but those in its folder encoders/, which would "

@@ -89,6 +89,24 @@ def test_a_set_without_rows_is_told(tmp_path):
         read(str(tmp_path), steps=1)
 
 
+def test_latents_of_two_releases_keep_the_weights_of_their_cells_and_other_tables_are_told(tmp_path):
+    for name, columns in (("old", {}), ("new", {"mask_weight": [b"w"] * 4})):
+        write_table(pa.table({"pair_id": list("abcd"), "row": list(range(4)), **columns}), f"{tmp_path}/{name}/shards")
+    seen = []
+
+    def noted(batch):
+        seen.append(list(batch["mask_weight"]))
+        return rows(batch)
+
+    batches = Feed((f"{tmp_path}/old", f"{tmp_path}/new"), ("row", "mask_weight"), noted, cache=False).batches(8)
+    next(batches)
+    batches.close()
+
+    assert sorted(map(str, seen[0])) == ["None"] * 4 + ["b'w'"] * 4
+    with pytest.raises(ShardError, match="no column mask_latent, which is learned from here; give another run"):
+        Feed((f"{tmp_path}/old",), ("row", "mask_latent"), rows).head(1)
+
+
 def test_rows_of_runs_that_do_not_say_where_they_are_from_go_beside_others(tmp_path):
     for name, columns in (("bare", {}), ("other", {"origin": ["synthetic"] * 4})):
         write_table(pa.table({"pair_id": list("abcd"), "row": list(range(4)), **columns}), f"{tmp_path}/{name}/shards")

@@ -18,7 +18,7 @@ from pipeline.training.loop import Optimisation
 from pipeline.training.tasks.joint import JointConfig, JointTask, check_latents, with_initial
 from tests.pipeline.fabricated import LATENT_SHAPES, encode_config, save_latents, train_other_encoders
 from tests.pipeline.training.fabricated import BATCH, NET, SHAPES, TASK, latent_batches
-from tests.tiny import SIZE_PX, save_tiny_bundle, tiny_encoders
+from tests.tiny import SIZE_PX, save_pairs, save_tiny_bundle, tiny_encoders
 
 
 @pytest.fixture
@@ -42,6 +42,13 @@ def test_stale_latents_are_refused_by_the_training(config):
     for key, value in (("net", replace(net, mask_time=True)), ("diffusion", Diffusion(mask_time="independent"))):
         with pytest.raises(ConfigError, match="need both --net.mask-time and --diffusion.mask-time independent"):
             check_latents(joint.model_copy(update={key: value}))
+
+    with pytest.raises(ConfigError, match="holds no latents; give runs of jobs.encode"):
+        check_latents(joint.model_copy(update={"validation": str(save_pairs(config.folder.parent / "pairs", 3))}))
+    other = encode_config(config.folder.parent / "other")
+    save_latents(other, ["b"], made_by, mask_latent=(4, 2, 2))
+    with pytest.raises(ConfigError, match="latents of different shapes cannot be mixed"):
+        check_latents(joint.model_copy(update={"train": (folder, str(other.folder))}))
 
     train_other_encoders(config)
     tiny_encoders().save(config.folder / "encoders")
