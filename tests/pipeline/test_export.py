@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import io
 import os
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError, ShardError, Stopped
 from pipeline.export import ExportConfig, export
 from pipeline.formats.part import Saved
 from pipeline.formats.registry import FORMATS
-from tests.pipeline.formats.fabricated import save_set, tree_of, written
+from pipeline.tables.selection import write_selection
+from tests.pipeline.formats.fabricated import save_noise, save_set, tree_of, written
 
 
 def config(tmp_path: Path, **changes: Any) -> ExportConfig:
@@ -53,6 +60,52 @@ def test_a_store_gets_the_files_that_a_disk_gets(tmp_path, name):
     assert there == content(tmp_path / "export")
     saved = Saved(tuple(f"memory://{name}/parts/train-{index:05d}.json" for index in range(2)))
     assert list(saved) == list(saved) == records["train"]
+
+
+def ignored_in(tree: Path, name: str) -> dict[str, np.ndarray]:
+    """Pair id -> (H, W) bool, where its mask is ignored, as a format has it."""
+
+    def is_void(encoded: bytes) -> np.ndarray:
+        pixels = np.array(Image.open(io.BytesIO(encoded)))
+        return np.asarray(~pixels.any(-1) if name == "coco" else pixels == VOC.ignore_index)
+
+    if name == "huggingface":
+        rows = [row for path in tree.glob("data/*.parquet") for row in pq.read_table(path).to_pylist()]
+        return {row["pair_id"]: is_void(row["mask"]["bytes"]) for row in rows}
+    if name == "webdataset":
+        found = {}
+        for path in tree.glob("*.tar"):
+            with tarfile.open(path) as file:
+                for member in file:
+                    if member.name.endswith(".mask.png"):
+                        content = file.extractfile(member)
+                        assert content is not None
+                        found[member.name.removesuffix(".mask.png")] = is_void(content.read())
+        return found
+    folder = {"mmseg": "SegmentationClass", "coco": "annotations/panoptic_train"}[name]
+    return {path.stem: is_void(path.read_bytes()) for path in tree.glob(f"{folder}/*.png")}
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"mds"}))
+def test_a_selection_and_noise_maps_hold_in_every_format(tmp_path, monkeypatch, name):
+    made = save_set(tmp_path / "a", VOC)
+    scores = save_noise(tmp_path / "scores", made.rows, made.masks)
+    ids = list(made.rows)
+    rows = pa.table({"pair_id": ids, "reason": pa.array([None, "dull", None, "dull", None], pa.string())})
+    write_selection(str(tmp_path / "chosen"), str(tmp_path / "a"), rows)
+    (tmp_path / "chosen" / "label_space.json").write_text(VOC.to_json())
+    monkeypatch.setattr("pipeline.export.require", lambda workers: None)
+    monkeypatch.setattr("pipeline.export.in_tasks", lambda function, calls, workers: (function(*one) for one in calls))
+
+    tree = export(config(tmp_path, format=name, train=(f"{tmp_path}/chosen",), ignore_noisy=scores))
+
+    found = ignored_in(Path(tree), name)
+    assert found.keys() == {ids[0], ids[2], ids[4]}
+    for one, ignored in found.items():
+        expected = made.masks[one] == VOC.ignore_index
+        if one == ids[4]:  # the generated one; of the real ones people know better than a judge
+            expected[: len(expected) // 2] = True
+        assert (ignored == expected).all()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

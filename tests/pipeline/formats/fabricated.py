@@ -16,6 +16,7 @@ from pipeline.pictures.codec import ImageFormat, decode_image, encode_image, enc
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
 from pipeline.tables.schema import PAIR
+from pipeline.tables.scores import score_schema
 from pipeline.tables.shards import list_shards, write_table
 
 SIZES = ((32, 32), (24, 40), (40, 24))
@@ -57,6 +58,19 @@ def save_set(
 def save_rows(rows: list[dict[str, Any]], folder: Path) -> str:
     """Writes rows as one shard; returns its name."""
     return write_table(conform(pa.Table.from_pylist(rows), PAIR), f"{folder}/shards")
+
+
+def save_noise(folder, names, masks):
+    """Scores of the kind judge: the upper half of each mask is noisy."""
+    rows = []
+    for name in names:
+        noise = np.zeros(masks[name].shape, np.uint8)
+        noise[: len(noise) // 2] = 255
+        rows.append({"pair_id": name, "noise_map": {"bytes": encode_mask(noise), "path": None}})
+    schema = score_schema("judge")
+    for row in rows:  # a shard each
+        write_table(conform(pa.Table.from_pylist([row]), schema), f"{folder}/judge/shards")
+    return str(folder)
 
 
 def mask_of(index: int, labels: LabelSpace) -> np.ndarray:

@@ -4,7 +4,6 @@ import io
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -13,10 +12,8 @@ from pipeline.base.errors import DataError
 from pipeline.formats.part import SUFFIXES, all_jpeg, as_chosen, pairs_of, suffix_of
 from pipeline.formats.parts import parts_of
 from pipeline.pictures.codec import decode_image, decode_mask, encode_image, encode_mask
-from pipeline.tables.conform import conform
-from pipeline.tables.scores import score_schema
-from pipeline.tables.shards import list_shards, write_table
-from tests.pipeline.formats.fabricated import save_rows, save_set, tree_of
+from pipeline.tables.shards import list_shards
+from tests.pipeline.formats.fabricated import save_noise, save_rows, save_set, tree_of
 
 
 def read(folder, tree):
@@ -104,19 +101,6 @@ def test_all_jpeg_looks_at_the_chosen_rows(tmp_path):
 
     assert not all_jpeg(part)
     assert all_jpeg(replace(part, rows=np.array([1])))
-
-
-def save_noise(folder, names, masks):
-    """Scores of the kind judge: the upper half of each mask is noisy."""
-    rows = []
-    for name in names:
-        noise = np.zeros(masks[name].shape, np.uint8)
-        noise[: len(noise) // 2] = 255
-        rows.append({"pair_id": name, "noise_map": {"bytes": encode_mask(noise), "path": None}})
-    schema = score_schema("judge")
-    for row in rows:  # a shard each
-        write_table(conform(pa.Table.from_pylist([row]), schema), f"{folder}/judge/shards")
-    return str(folder)
 
 
 def test_noisy_pixels_of_generated_pairs_are_ignored_in_every_format(tmp_path):
