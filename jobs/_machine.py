@@ -40,8 +40,9 @@ class Here:
     how: str
 
     @property
-    def unit(self) -> str:
-        return "GPU" if self.gpus else "machine"
+    def each(self) -> str:
+        """What does so many operations a second."""
+        return "each GPU" if self.gpus else "this machine"
 
     def __str__(self) -> str:
         if self.gpus:

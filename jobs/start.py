@@ -214,7 +214,7 @@ def told(way: Way, name: str, page: str, machine: Here) -> str:
         "",
         f"For {machine}. About {sum(step.hours or 0 for step in hours):.1f} hours for the steps that are reckoned, "
         f"{way.disk_gib:.1f} GiB of disk for checkpoints, latents and pairs{way.further}. Hours are reckoned from the "
-        f"operations of each network at {machine.tflops:.3g} TFLOP/s for each {machine.unit} ({machine.how}), not "
+        f"operations of each network at {machine.tflops:.3g} TFLOP/s for {machine.each} ({machine.how}), not "
         "measured: reading, writing and waiting come on top.",
     ]
     return "\n".join(lines)
