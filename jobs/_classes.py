@@ -106,7 +106,7 @@ def named_by_value(config: ClassKeys, values: Mapping[int, int]) -> tuple[list[s
                 f"class each is: --mask-values {example} --classes {example_of([''] * len(raw))}"
                 f"{unknown}; if they are ids and few are seen, name all to the highest by --classes, or give --labels"
             )
-        given = [answer(f"Name of value {value}", "" if number else "background") for number, value in enumerate(raw)]
+        given = asked_names([*map(str, raw)], "value")
         return given, {value: number for number, value in enumerate(raw)}
     given = given or asked_names([*map(str, all_ids)], "value")
     if len(given) < len(all_ids):
@@ -174,7 +174,7 @@ def asked_names(values: Sequence[str], kind: str, pixels: Mapping[str, int] | No
             f"background first: --classes {example_of(values if kind == 'colour' else [''] * len(values))}{hint}"
         )
     names = [
-        answer(f"Name of {kind} {one}{note}", "" if number else "background")
+        answer(f"Name of {kind} {one}{note}", "" if number else "background", needed=True)
         for number, (one, note) in enumerate(notes.items())
     ]
     return [f"{name} {one}" if kind == "colour" else name for name, one in zip(names, values, strict=True)]
@@ -191,16 +191,18 @@ def is_asked() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def answer(question: str, default: str = "") -> str:
-    """What is answered on the terminal.
+def answer(question: str, default: str = "", needed: bool = False) -> str:
+    """What is answered on the terminal; where it is needed, it is asked for until there is something.
 
     Raises:
         ConfigError: nothing is.
     """
     try:
-        return input(f"{question}{f' [{default}]' if default else ''}: ").strip() or default
+        while not (given := input(f"{question}{f' [{default}]' if default else ''}: ").strip() or default) and needed:
+            pass
     except EOFError as error:
         raise ConfigError("start: no answer; give options instead (--help)") from error
+    return given
 
 
 def shown(values: Sequence[object]) -> str:

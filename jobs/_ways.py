@@ -333,7 +333,7 @@ class _Plan:
                 hours=self._segmenting(evaluate, trainings),
             ),
             Step("report", "", "The page", Config, {}, page),
-            Step("gallery", "", f"All pairs, to look at: {self.run('-look')}/gallery/index.html", Config, {}, look),
+            Step("gallery", "", f"All pairs, to look at in {self.run('-look')}/gallery/index.html", Config, {}, look),
             Step("curate", "", "A selection: no copies, one of what looks alike (docs/curation.md)", Config, {}, keep),
         ]  # fmt: skip
 

@@ -154,7 +154,10 @@ def asked(config: StartConfig) -> StartConfig:
     root = answer("Folder with images/ and masks/, of labelme or of YOLO (empty: I name both)")
     if root:
         return config.model_copy(update={"root": root})
-    return config.model_copy(update={"images": answer("Folder of pictures"), "masks": answer("Folder of masks")})
+    folders = {
+        key: answer(f"Folder of {name}", needed=True) for key, name in (("images", "pictures"), ("masks", "masks"))
+    }
+    return config.model_copy(update=folders)
 
 
 def ingests_of(

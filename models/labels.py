@@ -59,6 +59,8 @@ class LabelSpace:
             raise ValueError(
                 f"label space {self.name!r}: needs a background and at least one class, got {self.classes}"
             )
+        if blank := [number for number, name in enumerate(self.classes) if not name.strip()]:
+            raise ValueError(f"label space {self.name!r}: class {blank[0]} has no name")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"label space {self.name!r}: class names must be unique, got {self.classes}")
         if len(self.palette) != len(self.classes):

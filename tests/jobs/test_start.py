@@ -245,6 +245,28 @@ def test_masks_of_0_and_255_are_one_class(tmp_path):
     assert values("ingest-train", "other")["mask_values"] == {255: 1}
 
 
+def test_on_a_terminal_each_class_is_asked_for_until_it_has_a_name(tmp_path, monkeypatch):
+    for number in range(8):
+        save_picture(tmp_path / f"data/images/{number}.png")
+        save_mask(tmp_path / f"data/masks/{number}.png", np.array([0, 85, 170], np.uint8)[mask_of(1 + number % 2)])
+    answers = iter(["data", "", "", "bolt", " nut "])
+    asked: list[str] = []
+    monkeypatch.setattr("jobs._classes.is_asked", lambda: True)
+    monkeypatch.setattr("jobs.start.is_asked", lambda: True)
+
+    def answered(question: str) -> str:
+        asked.append(question)
+        return next(answers)
+
+    monkeypatch.setattr("builtins.input", answered)
+
+    begin(root="", classes=())
+
+    assert asked[1:3] == ["Name of value 0 [background]: ", "Name of value 85: "] and asked[2] == asked[3]
+    assert yaml.safe_load(Path("configs/data/labels.yaml").read_text())["classes"] == ["background", "bolt", "nut"]
+    assert values("ingest-train")["mask_values"] == {0: 0, 85: 1, 170: 2}
+
+
 def test_labels_of_labelme_are_the_classes(tmp_path):
     for number in range(4):
         save_labelme(tmp_path / "data", f"{number}", [shape("dog", box(1, 1, 3, 3)), shape("car", box(4, 1, 6, 3))])

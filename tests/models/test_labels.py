@@ -56,6 +56,7 @@ def test_a_file_needs_no_more_than_a_name_and_classes(tmp_path):
         ("classes: [background, a]\n", "name and classes"),
         ("name: x\nclasses: [background, no]\n", "quote words"),
         ("name: x\nclasses: [background, a, a]\n", "must be unique"),
+        ("name: x\nclasses: [background, a, ' ']\n", "class 2 has no name"),
         ("name: x\nclasses: [background]\n", "at least one class"),
         ("name: x\nclasses: [background, a]\npalette: [[0, 0, 0]]\n", "2 classes but 1 colours"),
         ("name: x\nclasses: [background, a]\npalette: [[0, 0, 0], red]\n", "[R, G, B]"),
