@@ -323,8 +323,7 @@ def digest(folder: str | Path, parts: tuple[str, ...]) -> str:
     Raises:
         WeightsError: a part is missing.
     """
-    folder = Path(folder)
-    _require(folder, parts)
+    _require(folder := Path(folder), parts)
     total = hashlib.blake2b(digest_size=8)
     for part in sorted(parts):
         path = folder / part
@@ -347,6 +346,5 @@ def _require(folder: Path, parts: tuple[str, ...]) -> None:
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such folder of weights; check the path in the config")
     if missing := [part for part in parts if not (folder / part).exists()]:
-        inner = folder / "weights"
-        hint = f"its weights are in {inner}" if (inner / parts[0]).exists() else "is this the right folder?"
-        raise WeightsError(f"{folder}: {', '.join(missing)} missing; {hint}")
+        hint = f"its weights are in {folder}/weights" * (folder / "weights" / parts[0]).exists()
+        raise WeightsError(f"{folder}: {', '.join(missing)} missing; {hint or 'is this the right folder?'}")
