@@ -315,8 +315,8 @@ class _Plan:
         }  # fmt: skip
         runs, pairs = quote(self.runs), self.typed("-synthetic")
         score = (
-            f" --run {quote(f'{self.name}-scores')} --runs {runs} --pairs {pairs} --real {self.typed(self.captioned)} "
-            "--kinds plain nearest"
+            f" --run {quote(f'{self.name}-scores')} --runs {runs} --pairs {pairs} "
+            f"--real {' '.join(map(quote, labels))} --kinds plain nearest"
         )
         page = (
             f" --run {quote(f'{self.name}-page')} --runs {runs} --pairs {pairs} --real {self.typed(self.captioned)} "

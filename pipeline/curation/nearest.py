@@ -80,8 +80,18 @@ class RealPairs:
 
     @property
     def copy_ratio(self) -> float:
-        """Below it a pair is nearer to a real one than real ones are to each other, but for COPIES of them."""
-        return float(np.quantile(self.ratios, COPIES))
+        """Below it a pair is nearer to a real one than real ones are to each other, but for COPIES of them.
+
+        Fewer than 1 / COPIES pairs hold no such quantile: the least of N ratios would call 1 in N + 1 new pictures a
+        copy. It is then reckoned from how the least ones fall (Weissman, JASA 1978).
+        """
+        quantile = float(np.quantile(self.ratios, COPIES))
+        num = len(self.ratios)
+        if num * COPIES >= 1:
+            return quantile
+        least = np.maximum(np.sort(self.ratios)[: max(3, int(2 * num**0.5))], TINY)
+        fall = float(np.log(least[-1] / least[:-1]).mean())
+        return min(quantile, float(least[-1]) * (COPIES * num / len(least)) ** fall)
 
     def nearest(self, embeddings: np.ndarray, holds: np.ndarray) -> Found:
         """What is nearest to B others, of embeddings (B, D) and classes (B, K)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pipeline.curation.nearest import RealPairs
 
@@ -35,6 +36,22 @@ def test_copies_lie_below_the_ratio_of_real_pairs_and_new_ones_above():
     new = pairs.nearest(numbers.normal(3.0, 1.0, raw.shape).astype(np.float32), holds)
     assert copies.place.tolist() == list(range(20))
     assert copies.ratio.max() < pairs.copy_ratio < np.quantile(new.ratio, 0.1)
+
+
+@pytest.mark.parametrize(("num", "most"), [(40, 0.008), (400, 0.003)])
+def test_few_real_pairs_do_not_make_copies_of_new_pictures(num, most):
+    numbers = np.random.default_rng(4)
+    holds = np.ones((500, 1), bool)
+    called, copied = [], []
+    for _ in range(4000 // num):
+        raw = numbers.normal(size=(num + 500, 12)).astype(np.float32)
+        pairs = RealPairs.of(np.arange(num), raw[:num], np.zeros(num, np.int64), holds[:num])
+        called.append((pairs.nearest(raw[num:], holds).ratio < pairs.copy_ratio).mean())
+        again = raw[:num] + numbers.normal(0, 0.01, (num, 12)).astype(np.float32)
+        copied.append((pairs.nearest(again, holds[:num]).ratio < pairs.copy_ratio).mean())
+
+    assert np.mean(called) < most, "one in a thousand is meant; the least ratio alone would call one in N + 1 a copy"
+    assert np.mean(copied) > 0.99
 
 
 def test_rarity_is_the_distance_to_real_pairs_of_the_same_classes():
