@@ -78,6 +78,7 @@ def test_scores_of_several_runs_come_together_and_the_real_pairs_that_are_near_a
 
     both = read_rows([str(tmp_path / "a"), str(tmp_path / "real")], scores[:1], SPACE)
     assert [one.hidden for one in both.sources] == [False, False], "they are shown already"
+    assert rows.beside == " (of these 2 real ones that others are most like)" and both.beside == ""
     where = both.table["pair_id"].to_pylist()
     assert both.table[NEAREST][where.index(first[0])].as_py() == where.index(real[3])
 
