@@ -69,7 +69,7 @@ def train(
         batch = next(batches)
         waited_s = time.monotonic() - asked
         losses = accumulate_gradients(task, net, batch, settings, group, seed, state.step)
-        norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
+        norm = whole(torch.nn.utils.clip_grad_norm_(state.weights, settings.gradient_clip))
         # The norm is that of all workers' gradients, so that all stop together.
         state.unfit_step = torch.where((state.unfit_step < 0) & ~norm.isfinite(), state.step, state.unfit_step)
         # Other optimisers cannot be told to change nothing.
