@@ -5,7 +5,8 @@
 #   SHARE  of all lengths; 0.02 tries in some minutes whether everything runs
 # Environment: GPUS (0.05) of each process, 0 without one; READERS (2) processes that read; IMAGE_EXAMPLES (76800),
 # JOINT_EXAMPLES (640000); SAMPLE_BATCH (256); LOG_EVERY (5) seconds; SEEDS (3) and AT_ONCE (10) of the segmenters, which
-# PROOF=0 leaves out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job.
+# PROOF=0 leaves out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job; ALONE=1 for a machine
+# that has neither Ray nor MLflow (benchmarks/alone.py).
 set -uo pipefail
 runs=${1:-runs/garments} share=${2:-1} python=${PYTHON:-python3}
 demo=jobs/configs/demo
@@ -19,7 +20,9 @@ job() { # job NAME MODULE ARGUMENTS...: a job beside the others, unless it is do
     local name=$1 module=$2
     shift 2
     [[ -e $runs/logs/$name.done ]] && return
-    "$python" -m "jobs.$module" "$@" --runs "$runs" >"$runs/logs/$name.log" 2>&1 &
+    local call="-m jobs.$module"
+    [[ ${ALONE:-} ]] && call="-m benchmarks.alone $module"
+    "$python" $call "$@" --runs "$runs" >"$runs/logs/$name.log" 2>&1 &
     began[$name]=$!
 }
 

@@ -26,7 +26,6 @@ from pipeline.tables.manifest import Manifest
 from pipeline.training.judging import Judged, Judging, JudgingKeys, Way
 from pipeline.training.labelling import Labelling, write_labels
 from pipeline.training.order import ids_of, require_rows
-from pipeline.training.sets import TrainingSet
 
 SAFE_TO_CHANGE = frozenset({"rows_per_shard", "even_if_worse", "rounds"})
 TABLE = "proof.md"
@@ -99,6 +98,8 @@ def show(judged: Judged, run: Run) -> None:
         write_bytes(f"{run.folder}/{name}", text.encode())
         run.tracker.text(name, text)
     best = judged.best.row.name
+    if judged.lost:
+        log.warning("label: %s", judged.lost)
     log.info("label: the best is “%s”, whose gain is above %+.4f; see %s/%s", best, judged.gain, run.folder, TABLE)
 
 
@@ -106,8 +107,7 @@ def write(config: LabelConfig, judging: Judging, way: Way, run: Run) -> None:
     """Writes all labels, as they were found to help."""
     name = judging.teacher_of(way)
     # The seeds of the rows come first, so that teachers that are trained already serve.
-    folders, parts = config.sources
-    chosen = TrainingSet(train=tuple(folders), slices=tuple(parts))
+    chosen = config.labelled_set(config.sources[1])
     (teacher, digest), *voters = [judging.proving.weights(name, seed, chosen) for seed in range(config.voters)]
     request = Labelling(
         run=config.run,

@@ -31,6 +31,8 @@ ALONE = "labelled pairs alone"
 MASKS = ["pair_id", "mask"]
 LEAST_UNNAMED = 0.02
 """How often captions leave a class out at least, for a soft hold to be tried beside a plain one."""
+LOST = 0.03
+"""IoU that a class loses by labels from which on it is told."""
 HELD_OUT_SHARE = 0.2
 """Of the labelled pairs, where none are given to judge on."""
 
@@ -69,6 +71,9 @@ class JudgingKeys(SegmenterKeys):
     `--pictures all`."""
     rounds: int = Field(1, ge=1)
     """Labels, trains on them and labels again so often, as long as that helps."""
+    balanced: bool = False
+    """Rows with rare classes come more often in all trainings, as of jobs.evaluate: a teacher answers rare classes less
+    than they are there, and labels make them rarer still."""
     share: float = Field(0.5, gt=0, lt=1)
     """Of the rows of a batch that are pictures with a teacher's labels, in the trainings that judge."""
     train_pictures: int = Field(12_000, ge=1)
@@ -89,6 +94,10 @@ class JudgingKeys(SegmenterKeys):
         """Folders of labelled pairs, and the slice of each."""
         folders = list(self.labelled or (self.pairs,))
         return folders, list(self.slices or [":"] * len(folders))
+
+    def labelled_set(self, parts: Sequence[str]) -> TrainingSet:
+        """The labelled pairs in slices of these folders."""
+        return TrainingSet(train=tuple(self.sources[0]), slices=tuple(parts), balanced=self.balanced)
 
 
 @dataclass(frozen=True)
@@ -115,11 +124,13 @@ class Judged:
         best: the best way to label.
         gain: what its gain is above, whatever pictures and trainings it is judged by (`least_gains`).
         proof: of all ways.
+        lost: which classes it loses, to be told; "" for none.
     """
 
     best: Way
     gain: float
     proof: Proof
+    lost: str
 
 
 @dataclass
@@ -178,7 +189,7 @@ class Judging:
             tell_same({"validation": [held_out]}, learners)
         start, _ = bounds(config.slice or ":")
         stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
-        first = TrainingSet(train=tuple(folders), slices=tuple(parts))
+        first = config.labelled_set(parts)
         sets = {ALONE: first}
         teacher = config.teacher.made(config, labels, first)
         if teacher:
@@ -228,6 +239,7 @@ class Judging:
         unit, units = self.units
         differences = [way.row.difference for way in ways if way.row.difference]
         gain = least_gains(differences, len(set(units)))[ways.index(best)]
+        lost = losses(best.row, self.first, balanced=config.balanced)
         proof = Proof(
             test=HeldOut(folder=as_given(self.held_out[0]), pairs=len(units), units=len(set(units)), unit=unit),
             seeds=list(range(config.seeds)),
@@ -237,9 +249,10 @@ class Judging:
                 *[f"“{best.row.name}” was chosen on these pairs: its figure is too good"] * (len(ways) > 1),
                 f"its gain is above {gain:+.4f} with 97.5 % certainty, for other {unit}, other seeds and "
                 f"{len(ways)} way(s) that were tried",
+                *([lost] if lost else []),
             ],
         )
-        return Judged(best, gain, proof)
+        return Judged(best, gain, proof, lost)
 
     def is_as_held(self, hold: Hold) -> bool:
         """Whether a soft hold would be a plain one, which is tried already: captions leave hardly any class out."""
@@ -285,21 +298,43 @@ class Judging:
             teacher=teacher,
             ignore_below=below,
             agree=config.agree,
+            balanced=config.balanced,
         )
 
     def teacher_of(self, way: Way) -> str:
         """The set whose segmenter labels in the end, "" for the first or the given one. Where pairs were held out, it
         learns from all."""
-        folders, parts = self.config.sources
+        parts = self.config.sources[1]
         if parts == self.parts:
             return "" if way.number == 1 else self.rounds[way.number - 2]
         name = "" if self.proving.teacher else "all labelled pairs"
         if name:
-            self.sets[name] = TrainingSet(train=tuple(folders), slices=tuple(parts))
+            self.sets[name] = self.config.labelled_set(parts)
         for number in range(1, way.number):
             before, name = name, f"all labelled pairs, round {number}"
             self.sets[name] = self.student(parts, way.hold, way.ignore_below, before)
         return name
+
+
+def losses(row: TrainedSet, first: TrainedSet, *, balanced: bool) -> str:
+    """Says which classes a segmenter sees worse with labels than without, in every training; "" where there are none.
+
+    The mean over classes hides them: in a long tail labels gained five points, and all but lost the rarest class.
+    """
+    found = []
+    for name, own in row.iou.items():
+        pairs = [(one, alone) for one, alone in zip(own, first.iou[name], strict=True) if None not in (one, alone)]
+        now, before = np.array(pairs, np.float64).reshape(-1, 2).T
+        if len(now) and (now < before).all() and before.mean() - now.mean() > LOST:
+            found.append(f"{name} ({now.mean():.2f} for {before.mean():.2f})")
+    if not found:
+        return ""
+    advice = (
+        "" if balanced else ". Where these are rare, try --balanced True, and train on the labels with balanced rows"
+    )
+    return (
+        f"with “{row.name}” some classes are seen worse than with the labelled pairs alone: {', '.join(found)}{advice}"
+    )
 
 
 def _miou(way: Way) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.draws import Draws
 from pipeline.base.errors import JoDiffusionError
-from pipeline.training.optimisation import Optimisation, set_rate
+from pipeline.training.optimisation import Optimisation, heeds_found_inf, set_rate
 from pipeline.training.parallel import Group, exchanging, whole
 from pipeline.training.state import TrainState
 from pipeline.training.task import Task, Tensors
@@ -69,17 +69,17 @@ def train(
         batch = next(batches)
         waited_s = time.monotonic() - asked
         losses = accumulate_gradients(task, net, batch, settings, group, seed, state.step)
-        norm = whole(torch.nn.utils.clip_grad_norm_(state.net.parameters(), settings.gradient_clip))
+        norm = whole(torch.nn.utils.clip_grad_norm_(state.weights, settings.gradient_clip))
         # The norm is that of all workers' gradients, so that all stop together.
         state.unfit_step = torch.where((state.unfit_step < 0) & ~norm.isfinite(), state.step, state.unfit_step)
         # Other optimisers cannot be told to change nothing.
-        if group.device.type == "cpu" or settings.optimizer not in ("adamw", "sgd"):
+        if group.device.type == "cpu" or not all(map(heeds_found_inf, state.optimizers)):
             stop_if_unfit(state, losses)
         unfit = (state.unfit_step >= 0).float()
         rate = settings.rate(state.step)
         for optimizer in state.optimizers:
             set_rate(optimizer, rate)
-            # A fused optimiser changes nothing where this is 1, as for mixed precision's loss scaling.
+            # An optimiser that heeds it changes nothing where this is 1, as for mixed precision's loss scaling.
             optimizer.found_inf, optimizer.grad_scale = unfit, None  # type: ignore[attr-defined]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.precision import Precision
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
+from pipeline.training.muon import Muon
 
 LATER_KEYS = frozenset({"momentum", "decay_norms", "rate_factors", "poly_power", "poly_floor"})
 """Keys that older runs were saved without."""
@@ -104,8 +106,10 @@ def optimizers(net: nn.Module, settings: Optimisation) -> list[torch.optim.Optim
     ]
     found: list[torch.optim.Optimizer] = [_optimizer(_groups(net, others, settings), settings)]
     if matrices:
+        # A CPU gains nothing by it: its steps took a fifth longer.
+        one_by_one = any(isinstance(one, DTensor) or one.device.type == "cpu" for one in matrices)
         found.append(
-            torch.optim.Muon(
+            (torch.optim.Muon if one_by_one else Muon)(
                 matrices,
                 lr=settings.matrix_learning_rate,
                 weight_decay=settings.weight_decay,
@@ -163,6 +167,11 @@ def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     for group in optimizer.param_groups:
         rate = group["peak_rate"] * share
         group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+
+
+def heeds_found_inf(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step changes nothing where the tensor `found_inf` is 1."""
+    return isinstance(optimizer, Muon) or bool(optimizer.defaults.get("fused"))
 
 
 def in_float(memory: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class TrainState:
             for parameters in optimizer.param_groups
             for parameter in parameters["params"]
         }
+        # Lists, since walking through a network at every step takes a small one longer than a GPU its work.
+        self.weights, self._means = list(net.parameters()), list(self.average.parameters())
         self.step = 0
         self.unfit_step = torch.tensor(-1, device=next(net.parameters()).device)
         """The first step whose gradient was not finite, on the device; -1: none so far."""
@@ -49,11 +51,13 @@ class TrainState:
     def update_average(self, decay: float) -> None:
         """Moves the averaged weights towards the current ones; early steps count more, or the start would linger."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(
-            [own(mean) for mean in self.average.parameters()], [own(now) for now in self.net.parameters()], weight
-        )
-        for mean, current in zip(self.average.buffers(), self.net.buffers(), strict=True):
-            mean.copy_(current)
+        torch._foreach_lerp_([own(mean) for mean in self._means], [own(now) for now in self.weights], weight)
+        alike: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for kept, now in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            for side, one in zip(alike.setdefault(now.dtype, ([], [])), (kept, now), strict=True):
+                side.append(one)
+        for kept_ones, these in alike.values():  # of one type all are copied at once
+            torch._foreach_copy_(kept_ones, these)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor, maybe sharded, of all that a checkpoint holds: "net.*", "average.*", "optimizer.*"."""

@@ -44,8 +44,8 @@ KINDS = (GARMENTS.num_classes + 1, GARMENTS.ignore_index)
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Twenty-four labelled pictures among sixty, and trainings that cost nothing: a segmenter misses as many columns of
-    pixels as `wrong` says of its set. What was labelled is in `asked`."""
-    found = SimpleNamespace(asked=[], written=[], wrong={ALONE: 10}, trained=[])
+    pixels as `wrong` says of its set, and all of the class that `blind` says. What was labelled is in `asked`."""
+    found = SimpleNamespace(asked=[], written=[], wrong={ALONE: 10}, blind={}, trained=[])
     found.pairs = str(save_pairs(tmp_path / "pairs", 60, num_labelled=24))
     found.validation = str(save_pairs(tmp_path / "validation", 8, "validation"))
 
@@ -59,6 +59,7 @@ def place(tmp_path, monkeypatch):
         seen = truth.copy()
         wrong = found.wrong.get(name, 10)
         seen[..., :wrong] = (truth[..., :wrong] + 1) % KINDS[0]
+        seen[truth == found.blind.get(name, -1)] = 0
         confusion = confusion_matrix(truth, seen, *KINDS)
         scores = {"miou": mean_iou(confusion), "pixel_accuracy": 0.5, "boundary_iou": 0.5, "training_s": 1.0}
         ious = zip(GARMENTS.classes, class_ious(confusion), strict=True)
@@ -164,6 +165,28 @@ def test_labels_that_do_not_help_are_refused_unless_they_are_wanted_all_the_same
 
     assert written[0][0].ignore_below == 0.2
     assert written[0][0].hold == "held" and len(place.trained) > trained
+
+
+def test_classes_that_labels_lose_are_told(place, written, caplog):
+    """The mean over classes hides them: in a long tail labels gained five points, and lost the rarest class."""
+    place.wrong |= {"held": 0}
+    there = read_shards([place.pairs], ["class_ids"])["class_ids"].to_pylist()
+    place.blind = {"held": max(one for ids in there for one in ids or ())}
+    name = GARMENTS.classes[place.blind["held"]]
+
+    label(config(place, holds=("held",), ignore_below=(0.0,)))
+
+    proof = Proof.model_validate_json((place.folder / "labels/proof.json").read_text())
+    assert f"some classes are seen worse than with the labelled pairs alone: {name} (0.00 for " in proof.warnings[-1]
+    assert "--balanced True" in proof.warnings[-1] and proof.warnings[-1] in caplog.text
+
+
+def test_rows_are_balanced_in_all_trainings(place, written):
+    place.wrong |= {"held": 4, "held, round 2": 3}
+
+    label(config(place, holds=("held",), rounds=2, balanced=True))
+
+    assert written and all(training.balanced for _, training in place.trained)
 
 
 def test_a_soft_hold_is_not_tried_where_captions_leave_nothing_out(place, written, monkeypatch):

@@ -131,6 +131,10 @@ def test_a_step_waits_for_nothing(meta_trains, task, batch, accumulation):
     assert train_on_meta(task, batch, accumulation=accumulation) == 3
 
 
+def test_a_step_of_muon_waits_for_nothing(meta_trains):
+    assert train_on_meta(TASK, LATENTS, optimizer="muon") == 3
+
+
 def test_a_step_of_a_clip_waits_for_nothing(meta_trains, tmp_path):
     CLIPTokenizer().train_new_from_iterator([["a red bag"]], 600, show_progress=False).save_pretrained(tmp_path)
     ids = torch.ones(BATCH, 24, dtype=torch.int64)

@@ -1,0 +1,9 @@
+"""What all processes of `benchmarks.alone` need, loaded once, before any of them."""
+
+import importlib
+
+from benchmarks import alone
+
+alone.prepare()
+for task in ("annotation_vae", "image_vae", "joint", "segmenter"):
+    importlib.import_module(f"pipeline.training.tasks.{task}")
