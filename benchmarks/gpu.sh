@@ -6,10 +6,10 @@
 # Environment: GPUS (0.05) of each process, 0 without one; READERS (2) processes that read; IMAGE_EXAMPLES (76800),
 # JOINT_EXAMPLES (640000); SAMPLE_BATCH (256); LOG_EVERY (5) seconds; SEEDS (3) and AT_ONCE (10) of the segmenters, which
 # PROOF=0 leaves out; RAY_ADDRESS of a Ray that is up already, which saves seconds for each job; ALONE=1 for a machine
-# that has neither Ray nor MLflow (benchmarks/alone.py).
+# that has neither Ray nor MLflow (benchmarks/alone.py); LABELLED (512) pictures that have masks, for the curve of labels.
 set -uo pipefail
 runs=${1:-runs/garments} share=${2:-1} python=${PYTHON:-python3}
-demo=jobs/configs/demo
+demo=jobs/configs/demo labelled=${LABELLED:-512}
 mkdir -p "$runs/logs"
 export PYTHONUNBUFFERED=1
 
@@ -58,11 +58,11 @@ job image-vae train_vae $demo/image_vae.yaml --train "$runs/pictures" --validati
 job text train_clip $demo/clip.yaml --train "$runs/pictures" --validation "$runs/validation" $beside \
     --optimisation.num_examples "$(whole 64000 1280)"
 job labels label $demo/label.yaml --pairs "$runs/pictures" --labelled "$runs/train" --validation "$runs/validation" $beside \
-    --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
+    --slice "$labelled:" --slices "0:$labelled" --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
 together labels
 
 job annotation-vae train_vae $demo/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
-    --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
+    --slices "0:$labelled" : --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
 together
 
 encoders="--encoders.text $runs/text/weights --encoders.image_vae $runs/image-vae/weights
@@ -72,9 +72,9 @@ latents() { # latents NAME PAIRS ARGUMENTS...
     shift 2
     job "$name" encode $demo/encode.yaml --run "$name" --pairs "$pairs" $encoders $beside --workers.num 3 --batch_size 256 "$@"
 }
-latents latents-labelled "$runs/train" --slices 0:512
+latents latents-labelled "$runs/train" --slices "0:$labelled"
 latents latents-labels "$runs/labels"
-latents latents-pictures "$runs/pictures" --slices 512:
+latents latents-pictures "$runs/pictures" --slices "$labelled:"
 latents latents-true "$runs/train"
 latents latents-validation "$runs/validation" --flip False
 together
@@ -104,7 +104,13 @@ together
 [[ ${PROOF:-1} == 0 ]] && exit 0
 
 # The segmenters. A config names its sets by their folders, so it is written anew for other RUNS.
-here() { sed "s#runs/garments/#$runs/#g; s#0:4096#0:$(whole 4096 32)#" "$demo/$1.yaml" >"$runs/logs/$1.yaml" && echo "$runs/logs/$1.yaml"; }
+here() {
+    local named="s#real 512#real $labelled#; s#\"0:512\"#\"0:$labelled\"#g; s#\"512:\"#\"$labelled:\"#g"
+    named="$named; s#\"0:1024\"#\"0:$((2 * labelled))\"#; s#\"0:2048\"#\"0:$((4 * labelled))\"#"
+    local pictures="s#generator_pictures: 11_776#generator_pictures: $((pairs - labelled))#"
+    sed "s#runs/garments/#$runs/#g; s#0:4096#0:$(whole 4096 32)#; $named; $pictures" "$demo/$1.yaml" >"$runs/logs/$1.yaml"
+    echo "$runs/logs/$1.yaml"
+}
 steps="--steps $(whole 3072 20) $beside"
 tries="--try_steps $(whole 768 5) $(whole 1536 10) $(whole 3072 20)"
 job few_labels evaluate "$(here few_labels)" $beside --seeds "${SEEDS:-3}" --at_once "${AT_ONCE:-10}" $tries
