@@ -45,6 +45,7 @@ TYPES: dict[str, Any] = {
     "distill": DistillConfig,
     "joint": JointConfig,
     "label": LabelConfig,
+    "long_tail": EvaluateConfig,
     "plan_prompts": PromptsConfig,
     "report": ReportConfig,
     "evaluate": EvaluateConfig,
