@@ -55,7 +55,7 @@ def prepare() -> None:
     import pipeline.training.worker as worker
 
     vars(drive).update(Watch=Untold)
-    vars(run).update(open_tracker=Untold)
+    vars(run).update(open_tracker=Untold, LateTracker=Untold)
     vars(fit).update(_run_workers=train)
     vars(worker).update(system_metrics=lambda *_: contextlib.nullcontext())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks import alone_ray
+from tests.tiny import save_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 INGEST = ["--runs", "RUNS", "--dataset", "builtin2", "--split", "validation", "--pairs", "48"]
@@ -69,6 +70,17 @@ def test_what_is_read_is_what_the_job_reads(tmp_path, ray_session):
         assert len(tables) == 1
         found.append(tables[0].sort_by("pair_id"))
     assert found[0].schema == found[1].schema and found[0].equals(found[1])
+
+
+def test_pairs_are_made_of_prompts(tmp_path):
+    save_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "prompts.txt").write_text("a red bag\na boot\n")
+    settings = ["--sampler.steps", "2", "--sampler.batch-size", "2", "--workers.num", "2"]
+    run(
+        "benchmarks.alone generate", "--run", "made", "--runs", str(tmp_path), "--bundle", f"{tmp_path}/bundle",
+        "--prompts", f"{tmp_path}/prompts.txt", "--pairs", "5", *settings,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "made" / "manifest.json").read_text())["num_pairs"] == 5
 
 
 def test_without_a_job_it_says_how_to_call_it():
