@@ -10,19 +10,20 @@ from pydantic import Field
 
 from models.labels import LabelSpace
 from models.reverse import SamplerSettings
-from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
+from models.weights import ENCODERS, JOINT, Bundle, WeightsError, digest, read_facts
 from pipeline.base.config import Workers
 from pipeline.base.log import log
 from pipeline.base.places import FileOrFolder, SentFolder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.processes import Stage, in_processes, in_task_pool
+from pipeline.cluster.processes import Stage, begin_processes, in_processes, in_task_pool
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
 from pipeline.pictures.codec import ImageFormat
 from pipeline.prompts.files import refuse_unknown
 from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
+from pipeline.runs.tracking import connect_ahead
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.redraw import BATCHES, SampleUntilExact
 from pipeline.stages.refine import Refine
@@ -126,6 +127,8 @@ def generate(config: GenerateConfig) -> Manifest:
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or correct the key `bundle`")
     check_files(bundle)
     config = config.resolved()
+    begin_processes(partial(load_bundle, config.bundle), config.workers)
+    connect_ahead(config.mlflow_uri)
     bundle_digest = digest(bundle, ENCODERS + JOINT)
     labels = load_labels(str(bundle))
     drawn = not _in_former_turns(str(config.folder))
@@ -181,6 +184,11 @@ def _in_former_turns(folder: str) -> bool:
     """Whether a run was begun by an earlier release, whose plans were in another order."""
     saved = saved_config(folder)
     return bool(saved) and "turns" not in saved and bool(list_shards(folder) or list_shards(folder, FAILED))
+
+
+def load_bundle(bundle: str) -> None:
+    """Reads a bundle as a sampling process will: with the libraries for it, from a store where it lies there."""
+    Bundle.load(local_copy(bundle))
 
 
 def make_sampler(config: GenerateConfig, device: str, digest: str) -> Stage:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from pipeline.base.config import Workers
@@ -56,6 +58,25 @@ def in_processes(
         max_restarts=MAX_RESTARTS,
         compute=ray.data.ActorPoolStrategy(size=workers.num),
     )
+
+
+def begin_processes(prepare: Callable[[], object], workers: Workers) -> None:
+    """Starts processes for a pool that a graph will ask for later, and does not wait: while the driver still plans, each
+    calls `prepare`, which imports and reads what its stage will need. Ray then takes them instead of starting others.
+
+    What fails is not told here: the stage itself says it when it is made.
+    """
+    # By options, since Ray ends a process after each task of a function that is declared to need a GPU.
+    task = ray.remote(_prepared).options(
+        num_cpus=workers.cpus, num_gpus=workers.gpus or None, max_retries=0, scheduling_strategy="SPREAD"
+    )
+    for _ in range(workers.num):
+        task.remote(prepare)
+
+
+def _prepared(prepare: Callable[[], object]) -> None:
+    with suppress(Exception):
+        prepare()
 
 
 def in_task_pool(

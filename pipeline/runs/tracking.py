@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pipeline.runs.mlflow_server import (
     find_or_create,
     legal,
     log_parameters,
+    making_database,
     out_of_reach,
     patience,
     register_version,
@@ -171,6 +174,17 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
     tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))
     tracker.tags(code_tags())
     return tracker
+
+
+def connect_ahead(uri: str) -> None:
+    """Begins what takes longest where a run is opened, beside the caller: to import MLflow, and to make its database
+    where it is to be on this machine. What goes wrong is told when the run is opened."""
+
+    def connect() -> None:
+        with suppress(Exception), making_database(uri):
+            pass
+
+    threading.Thread(target=connect, name="connect-ahead", daemon=True).start()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
