@@ -19,34 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from models.jodiffusion import JoDiffusion, Joint
-from models.uvit import Attention, Block, FeedForward, Skip
+from models.uvit import Block, FeedForward, Skip
 
 made = 0
 """Graphs that this process has compiled. Samplers and networks of the same shapes share them."""
 
 
-def compile_layers(net: nn.Module, dynamic: bool | None = None) -> bool:
-    """Has the layers of every U-ViT block in `net` compiled when they first run: attention, feed-forward, norm with what
-    is added before it, and skip. They keep their names and weights.
-
-    What cannot be one graph is an error, never run as it is.
-
-    Args:
-        net: changed in place.
-        dynamic: False makes code for each shape anew; None, for any shape as soon as there is a second one.
-
-    Returns:
-        Whether there is any such layer.
-    """
-    layers: list[nn.Module] = [layer for layer in net.modules() if isinstance(layer, Attention | FeedForward | Skip)]
-    layers += [norm for block in net.modules() if isinstance(block, Block) for norm in (block.norm1, block.norm3)]
-    for layer in layers:
-        layer.compile(backend=_counted, fullgraph=True, dynamic=dynamic)
-    return bool(layers)
-
-
 class Compiled:
-    """A joint network whose layers are compiled for some numbers of rows, and for no others.
+    """A joint network whose layers are compiled for some numbers of rows, and for no others: feed-forward, skip, and
+    norm with the sum before it. They keep their names and weights. What cannot be one graph is an error.
 
     Args:
         net: changed in place.
@@ -62,7 +43,11 @@ class Compiled:
 
     def __init__(self, net: JoDiffusion, rows: Iterable[int]) -> None:
         before, began = made, time.perf_counter()
-        compile_layers(net, dynamic=False)
+        # Not attention: it is matrix products around one fused kernel, and code for it would only call these.
+        layers: list[nn.Module] = [layer for layer in net.modules() if isinstance(layer, FeedForward | Skip)]
+        layers += [norm for block in net.modules() if isinstance(block, Block) for norm in (block.norm1, block.norm3)]
+        for layer in layers:
+            layer.compile(backend=_counted, fullgraph=True, dynamic=False)
         try:
             # A cache entry a kind and shape; the default of 8 is little for a process with samplers of many sizes.
             with torch._dynamo.config.patch(recompile_limit=64):

@@ -10,20 +10,19 @@ from pydantic import Field
 
 from models.labels import LabelSpace
 from models.reverse import SamplerSettings
-from models.weights import ENCODERS, JOINT, Bundle, WeightsError, digest, read_facts
+from models.weights import ENCODERS, JOINT, WeightsError, digest, read_facts
 from pipeline.base.config import Workers
 from pipeline.base.log import log
 from pipeline.base.places import FileOrFolder, SentFolder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.processes import Stage, begin_processes, in_processes, in_task_pool
+from pipeline.cluster.processes import Stage, ahead, in_processes, in_task_pool
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
 from pipeline.pictures.codec import ImageFormat
 from pipeline.prompts.files import refuse_unknown
 from pipeline.runs.config import RunConfig, saved_config
 from pipeline.runs.run import Run
-from pipeline.runs.tracking import connect_ahead
 from pipeline.stages.pack import refine_and_pack
 from pipeline.stages.redraw import BATCHES, SampleUntilExact
 from pipeline.stages.refine import Refine
@@ -122,19 +121,19 @@ def generate(config: GenerateConfig) -> Manifest:
         ClusterError: processes or machines died too often.
         Stopped: SIGINT or SIGTERM; what had begun is written.
     """
+    if "://" in config.bundle:
+        ahead(partial(local_copy, config.bundle), config.workers)
     bundle = local_copy(config.bundle)
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or correct the key `bundle`")
     check_files(bundle)
     config = config.resolved()
-    begin_processes(partial(load_bundle, config.bundle), config.workers)
-    connect_ahead(config.mlflow_uri)
     bundle_digest = digest(bundle, ENCODERS + JOINT)
     labels = load_labels(str(bundle))
     drawn = not _in_former_turns(str(config.folder))
     prompts = load_prompts(config.prompts, labels, drawn=drawn)  # before the run is begun
     facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest, **({"turns": "drawn"} if drawn else {})}
-    with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
+    with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True, waits=False) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())
@@ -184,11 +183,6 @@ def _in_former_turns(folder: str) -> bool:
     """Whether a run was begun by an earlier release, whose plans were in another order."""
     saved = saved_config(folder)
     return bool(saved) and "turns" not in saved and bool(list_shards(folder) or list_shards(folder, FAILED))
-
-
-def load_bundle(bundle: str) -> None:
-    """Reads a bundle as a sampling process will: with the libraries for it, from a store where it lies there."""
-    Bundle.load(local_copy(bundle))
 
 
 def make_sampler(config: GenerateConfig, device: str, digest: str) -> Stage:

@@ -60,21 +60,21 @@ def in_processes(
     )
 
 
-def begin_processes(prepare: Callable[[], object], workers: Workers) -> None:
-    """Starts processes for a pool that a graph will ask for later, and does not wait: while the driver still plans, each
-    calls `prepare`, which imports and reads what its stage will need. Ray then takes them instead of starting others.
+def ahead(prepare: Callable[[], object], workers: Workers) -> None:
+    """Has `prepare` called where a pool will run that a graph asks for later, once for each of its processes, and does
+    not wait: machines can fetch weights, and a cluster grow, while the driver still plans.
 
     What fails is not told here: the stage itself says it when it is made.
     """
-    # By options, since Ray ends a process after each task of a function that is declared to need a GPU.
-    task = ray.remote(_prepared).options(
+    # A need for GPUs is no part of the function, or Ray would end the process after each call.
+    task = ray.remote(_quietly).options(
         num_cpus=workers.cpus, num_gpus=workers.gpus or None, max_retries=0, scheduling_strategy="SPREAD"
     )
     for _ in range(workers.num):
         task.remote(prepare)
 
 
-def _prepared(prepare: Callable[[], object]) -> None:
+def _quietly(prepare: Callable[[], object]) -> None:
     with suppress(Exception):
         prepare()
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from pipeline.runs.mlflow_server import (
     find_or_create,
     legal,
     log_parameters,
-    making_database,
     out_of_reach,
     patience,
     register_version,
@@ -137,6 +136,12 @@ class Tracker:
         log.info("registered as model %s, version %s", name, version)
         return version
 
+    def if_refused(self, act: Callable[[], object]) -> None:
+        """Calls `act` when it turns out that MLflow cannot be used, which is known of an open tracker."""
+
+    def check(self) -> None:
+        """Raises why MLflow cannot be used, as far as that is known."""
+
     def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
         def deliver() -> None:
             client = connect(self.uri)
@@ -151,6 +156,57 @@ class Tracker:
             name = f"MLflow at {where(self.uri)}"
             _outboxes.setdefault(key, Outbox(name, lambda points: send_points(self.uri, points)))
         return _outboxes[key]
+
+
+class LateTracker(Tracker):
+    """A tracker whose MLflow run is looked for beside the caller, since to import MLflow and to make its database takes
+    seconds. What is logged meanwhile is sent as soon as it is found, but for numbers, which are left out.
+
+    Whoever works with it asks by `if_refused` and `check` whether MLflow can be used at all; `finish` and a copy in
+    another process wait for it.
+    """
+
+    def __init__(self, uri: str, find: Callable[[], Tracker]) -> None:
+        found: Future[str] = Future()
+        for name, value in (("uri", uri), ("_found", found)):
+            object.__setattr__(self, name, value)
+
+        def look() -> None:
+            try:
+                found.set_result(find().run_id)
+            except Exception as error:
+                found.set_exception(error)
+
+        threading.Thread(target=look, name="mlflow", daemon=True).start()
+
+    @property
+    def run_id(self) -> str:  # type: ignore[override]
+        """Waits for it."""
+        return self._found.result()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tracker, (self.uri, self.run_id)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        if self._found.done() and not self._found.exception():
+            super().metrics(values, step)
+
+    def if_refused(self, act: Callable[[], object]) -> None:
+        self._found.add_done_callback(lambda found: act() if found.exception() else None)
+
+    def check(self) -> None:
+        if self._found.done():
+            self._found.result()
+
+    def finish(self, status: str) -> None:
+        wait([self._found], HASTY_FLUSH_S if status == "KILLED" else None)
+        if status == "FINISHED":
+            self.check()
+        super().finish(status)
+
+    def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
+        post = super()._post
+        self._found.add_done_callback(lambda found: None if found.exception() else post(send, num_bytes))
 
 
 def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
@@ -174,17 +230,6 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
     tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))
     tracker.tags(code_tags())
     return tracker
-
-
-def connect_ahead(uri: str) -> None:
-    """Begins what takes longest where a run is opened, beside the caller: to import MLflow, and to make its database
-    where it is to be on this machine. What goes wrong is told when the run is opened."""
-
-    def connect() -> None:
-        with suppress(Exception), making_database(uri):
-            pass
-
-    threading.Thread(target=connect, name="connect-ahead", daemon=True).start()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

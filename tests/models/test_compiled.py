@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import models.compiled
-from models.compiled import Compiled, compile_layers
+from models.compiled import Compiled
 from models.jodiffusion import JoDiffusion
 from models.reverse import SamplerSettings
 from models.sampler import PairSampler
@@ -20,8 +21,8 @@ from tests.tiny import NET, save_tiny_bundle
 SETTINGS = SamplerSettings(
     steps=4, solver="dpmsolver++2", guidance=2.0, guided_to=0.5, precision="float32", batch_size=4, compile=True
 )
-KINDS = 4
-"""Attention, feed-forward, norm of a sum, skip."""
+KINDS = 3
+"""Feed-forward, norm of a sum, skip."""
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,11 @@ def test_a_machine_without_a_compiler_says_so(bundle, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_compiled_layers_keep_their_names_and_others_stay(graphs):
+def test_compiled_layers_keep_their_names_and_their_copies_are_not_compiled(graphs):
     net = JoDiffusion(NET)
-    before = net.state_dict()
-    assert compile_layers(net) and net.state_dict().keys() == before.keys()
-    assert not compile_layers(torch.nn.Linear(2, 2))
+    before = list(net.state_dict())
+    Compiled(net, [2])
+    assert list(net.state_dict()) == before and len(graphs) == KINDS
+    copied = copy.deepcopy(net)
+    copied(*models.compiled._blank(copied, 3))
+    assert len(graphs) == KINDS
