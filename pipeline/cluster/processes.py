@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -67,7 +68,7 @@ def ahead(prepare: Callable[[], object], workers: Workers) -> None:
     What fails is not told here: the stage itself says it when it is made.
     """
     # A need for GPUs is no part of the function, or Ray would end the process after each call.
-    task = ray.remote(_quietly).options(
+    task: Any = ray.remote(_quietly).options(
         num_cpus=workers.cpus, num_gpus=workers.gpus or None, max_retries=0, scheduling_strategy="SPREAD"
     )
     for _ in range(workers.num):

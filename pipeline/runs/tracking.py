@@ -166,6 +166,8 @@ class LateTracker(Tracker):
     another process wait for it.
     """
 
+    _found: Future[str]
+
     def __init__(self, uri: str, find: Callable[[], Tracker]) -> None:
         found: Future[str] = Future()
         for name, value in (("uri", uri), ("_found", found)):
@@ -180,7 +182,7 @@ class LateTracker(Tracker):
         threading.Thread(target=look, name="mlflow", daemon=True).start()
 
     @property
-    def run_id(self) -> str:  # type: ignore[override]
+    def run_id(self) -> str:
         """Waits for it."""
         return self._found.result()
 
