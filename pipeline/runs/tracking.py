@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ class Tracker:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers at a step."""
-        numbers = {legal(key): float(value) for key, value in values.items()}
-        self._outbox().put(Point(self.run_id, numbers, int(time.time() * 1000), step))
+        self._put({legal(key): float(value) for key, value in values.items()}, int(time.time() * 1000), step)
 
     def picture(self, name: str, picture: np.ndarray) -> None:
         """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
@@ -142,6 +142,9 @@ class Tracker:
     def check(self) -> None:
         """Raises why MLflow cannot be used, as far as that is known."""
 
+    def _put(self, numbers: dict[str, float], time_ms: int, step: int) -> None:
+        self._outbox().put(Point(self.run_id, numbers, time_ms, step))
+
     def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
         def deliver() -> None:
             client = connect(self.uri)
@@ -160,26 +163,30 @@ class Tracker:
 
 class LateTracker(Tracker):
     """A tracker whose MLflow run is looked for beside the caller, since to import MLflow and to make its database takes
-    seconds. What is logged meanwhile is sent as soon as it is found, but for numbers, which are left out.
+    seconds. What is logged meanwhile is sent as soon as it is found.
 
     Whoever works with it asks by `if_refused` and `check` whether MLflow can be used at all; `finish` and a copy in
     another process wait for it.
     """
 
     _found: Future[str]
+    _thread: threading.Thread
 
     def __init__(self, uri: str, find: Callable[[], Tracker]) -> None:
         found: Future[str] = Future()
-        for name, value in (("uri", uri), ("_found", found)):
-            object.__setattr__(self, name, value)
 
         def look() -> None:
             try:
-                found.set_result(find().run_id)
+                run_id = find().run_id
             except Exception as error:
                 found.set_exception(error)
+            else:
+                found.set_result(run_id)
 
-        threading.Thread(target=look, name="mlflow", daemon=True).start()
+        thread = threading.Thread(target=look, name="mlflow", daemon=True)
+        for name, value in (("uri", uri), ("_found", found), ("_thread", thread)):
+            object.__setattr__(self, name, value)
+        thread.start()
 
     @property
     def run_id(self) -> str:
@@ -189,10 +196,6 @@ class LateTracker(Tracker):
     def __reduce__(self) -> tuple[Any, ...]:
         return Tracker, (self.uri, self.run_id)
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        if self._found.done() and not self._found.exception():
-            super().metrics(values, step)
-
     def if_refused(self, act: Callable[[], object]) -> None:
         self._found.add_done_callback(lambda found: act() if found.exception() else None)
 
@@ -201,14 +204,19 @@ class LateTracker(Tracker):
             self._found.result()
 
     def finish(self, status: str) -> None:
-        wait([self._found], HASTY_FLUSH_S if status == "KILLED" else None)
+        self._thread.join(HASTY_FLUSH_S if status == "KILLED" else None)  # it also posts what was logged before
         if status == "FINISHED":
             self.check()
         super().finish(status)
 
+    def _put(self, numbers: dict[str, float], time_ms: int, step: int) -> None:
+        self._then(partial(super()._put, numbers, time_ms, step))
+
     def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
-        post = super()._post
-        self._found.add_done_callback(lambda found: None if found.exception() else post(send, num_bytes))
+        self._then(partial(super()._post, send, num_bytes))
+
+    def _then(self, act: Callable[[], object]) -> None:
+        self._found.add_done_callback(lambda found: None if found.exception() else act())
 
 
 def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
