@@ -57,7 +57,10 @@ def in_processes(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         max_restarts=MAX_RESTARTS,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
+        # Two calls, one in the stage: what the last one made is packed while the next one works.
+        compute=ray.data.ActorPoolStrategy(
+            size=workers.num, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
+        ),
     )
 
 
