@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from benchmarks.bundles import PROMPTS, random_bundle
-from models.diffusion import NUM_TIMES, Denoiser
+from models.compiled import Compiled
+from models.diffusion import NUM_TIMES
 from models.frozen import latent_to_image
 from models.jodiffusion import JoDiffusionConfig, Joint
 from models.reverse import SamplerSettings, Student, with_preset
@@ -41,6 +41,19 @@ class Measured:
     memory_gib: float
 
 
+clock = time.perf_counter
+"""What is measured on the host: time, or that of this process's threads alone."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Seconds of a pass of the network, and what was compiled for it."""
+
+    seconds: float
+    graphs: int
+    compiling_s: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,8 +61,15 @@ def main() -> None:
     parser.add_argument("--size", choices=("full", "mid"), default="full" if default == "cuda" else "mid")
     parser.add_argument("--batch-size", type=int, default=16 if default == "cuda" else 4)
     parser.add_argument("--pairs", type=int, default=0, help="pairs to time each way with; 0: one batch")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="each way also with compiled layers")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its own choice")
+    parser.add_argument("--busy", action="store_true", help="count processor seconds, on a machine that others use too")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.busy:
+        global clock
+        clock = time.process_time
 
     device, batch_size = torch.device(options.device), options.batch_size
     num_pairs = options.pairs or batch_size
@@ -63,25 +83,28 @@ def main() -> None:
     print(f"network: {parameters:,} parameters, {bundle.image_size_px} px, {flops / 1e12:.3g} TFLOP an evaluation")
 
     rows = [reference(bundle, device, max(1, num_pairs // batch_size))]
-    settings = SamplerSettings(batch_size=batch_size, compile=options.compile)
-    for preset in ("faithful", "fast"):
-        rows.append(ours(bundle, device, with_preset(settings, preset), preset, num_pairs))
-        if not options.compile:
-            rows.append(ours(*half_reused(bundle, with_preset(settings, preset), device), f"{preset}, half", num_pairs))
     student = replace(bundle, student=Student(steps=4, guidance=bundle.guidance, teacher=""))
-    rows.append(ours(student, device, settings, "distilled", num_pairs))
+    for compile_ in (False, True) if options.compile else (False,):
+        settings, how = SamplerSettings(batch_size=batch_size, compile=compile_), ", compiled" * compile_
+        for preset in ("faithful", "fast"):
+            way = with_preset(settings, preset)
+            rows.append(ours(bundle, device, way, preset + how, num_pairs))
+            rows.append(ours(*half_reused(bundle, way, device), f"{preset}, half{how}", num_pairs))
+        rows.append(ours(student, device, settings, "distilled" + how, num_pairs))
 
-    print(f"{'way':28} {'batch':>5} {'evaluations':>11} {'pairs/s':>9} {'x reference':>11} {'of peak':>8} {'GiB':>6}")
+    print(f"{'way':40} {'batch':>5} {'evaluations':>11} {'pairs/s':>9} {'x reference':>11} {'of peak':>8} {'GiB':>6}")
     for row in rows:
         ratio = rows[0].seconds_per_pair / row.seconds_per_pair
         share = row.evaluations * flops / row.seconds_per_pair / peak
         print(
-            f"{row.way:28} {row.batch_size:5} {row.evaluations:11} {1 / row.seconds_per_pair:9.3g} {ratio:11.2f} "
+            f"{row.way:40} {row.batch_size:5} {row.evaluations:11} {1 / row.seconds_per_pair:9.3g} {ratio:11.2f} "
             f"{share:8.1%} {row.memory_gib:6.1f}"
         )
-    seconds = network_seconds(bundle, device, 2 * batch_size, options.compile)
-    share = 2 * batch_size * flops / seconds / peak
-    print(f"inside the network, {2 * batch_size} rows: {seconds:.3g} s a step, {share:.1%} of the matrix peak")
+    for compile_ in (False, True) if options.compile else (False,):
+        took = network_seconds(bundle, device, 2 * batch_size, compile_)
+        share = 2 * batch_size * flops / took.seconds / peak
+        made = f"; {took.graphs} graphs compiled in {took.compiling_s:.3g} s" if compile_ else ""
+        print(f"inside the network, {2 * batch_size} rows: {took.seconds:.3g} s a step, {share:.1%} of the peak{made}")
 
 
 def reference(bundle: Bundle, device: torch.device, num_pairs: int) -> Measured:
@@ -138,11 +161,8 @@ def ours(bundle: Bundle, device: torch.device, settings: SamplerSettings, name: 
     def batch(number: int) -> object:
         return sampler(prompts, range(number * settings.batch_size, (number + 1) * settings.batch_size))
 
-    if settings.compile:
-        batch(0)
-    else:
-        first = replace(bundle, student=None)
-        PairSampler(first, SamplerSettings(steps=2, batch_size=settings.batch_size), device)(prompts[:1], [0])
+    first = replace(bundle, student=None)
+    PairSampler(first, SamplerSettings(steps=2, batch_size=settings.batch_size), device)(prompts[:1], [0])
     batches = max(1, num_pairs // settings.batch_size)
     seconds, memory = timed(device, lambda: [batch(number) for number in range(batches)])
     evaluations = sum(2 if settings.guided(step) else 1 for step in range(settings.steps))
@@ -180,19 +200,20 @@ def matrix_peak(device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def network_seconds(bundle: Bundle, device: torch.device, rows: int, compiled: bool = False) -> float:
-    """Seconds of one pass of the network alone, the best of three."""
+def network_seconds(bundle: Bundle, device: torch.device, rows: int, compiled: bool = False) -> Pass:
+    """One pass of the network alone, the best of three."""
     config = bundle.net.config
-    net: Denoiser = converted(bundle.net, device, torch.bfloat16)
-    if compiled:
-        net = cast(Denoiser, torch.compile(net, dynamic=False))
+    net = converted(bundle.net, device, torch.bfloat16)
     latent = (rows, config.image_channels, config.latent_size, config.latent_size)
     noisy = Joint(torch.randn(latent), torch.randn(rows, 1, config.clip_image_width), torch.randn(latent))
     noisy = Joint(*(value.to(device) for value in noisy))
     text = torch.randn(rows, config.num_text_tokens, config.text_width, device=device)
     times = torch.full((rows,), 500.0, device=device)
     with torch.autocast(device.type, torch.bfloat16):
-        return min(timed(device, lambda: net(noisy, text, times, times))[0] for _ in range(4))
+        torch._dynamo.reset()  # what earlier ways had compiled
+        made = Compiled(net, [rows]) if compiled else None
+        seconds = min(timed(device, lambda: net(noisy, text, times, times))[0] for _ in range(4))
+    return Pass(seconds, made.graphs if made else 0, made.seconds if made else 0.0)
 
 
 def timed(device: torch.device, function: Callable[[], object]) -> tuple[float, float]:
@@ -200,12 +221,12 @@ def timed(device: torch.device, function: Callable[[], object]) -> tuple[float, 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        return time.perf_counter() - began, torch.cuda.max_memory_allocated(device) / 2**30
-    seconds = time.perf_counter() - began
+        return clock() - began, torch.cuda.max_memory_allocated(device) / 2**30
+    seconds = clock() - began
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -41,7 +41,7 @@ class SamplerSettings:
             cost half (Kynkaanniemi et al. 2024, section 3).
         confidence_threshold: pixels whose top class probability is below it become what the label space says.
         precision: of the networks; see `PairSampler` for what is always float32.
-        compile: run the network through torch.compile: minutes at the start, for large runs.
+        compile: of the network's layers, as code for their shapes (`models.compiled`): some seconds at the start.
         batch_size: the one shape at which the nets run; short batches are padded to it.
         step_cache: "on" reuses outputs of earlier steps as the bundle's schedule says (`jobs.calibrate`), "off"
             computes all; where settings are resolved, "on" is the digest of the schedule.
@@ -64,8 +64,6 @@ class SamplerSettings:
                 raise ValueError(f"{value!r} is not one of {', '.join(known)}")
         if self.step_cache not in ("on", "off") and not re.fullmatch("[0-9a-f]{16}", self.step_cache):
             raise ValueError(f"step_cache is on, off or the digest of a schedule, got {self.step_cache!r}")
-        if self.compile and self.step_cache != "off":
-            raise ValueError("sampler.compile and sampler.step_cache cannot be had together; leave out one")
         if not 0 < self.steps < NUM_TIMES or self.batch_size < 1:
             raise ValueError(
                 f"steps lie between 1 and {NUM_TIMES - 1}, and batch_size is at least 1, got {self.steps} and "

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.compiled import Compiled
 from models.diffusion import Denoiser
 from models.frozen import clip_image_embedding, image_to_latent, latent_to_image
 from models.jodiffusion import JoDiffusion, Joint
@@ -78,10 +80,12 @@ class PairSampler:
         # The caller may go on training its network, which must not change its dtype.
         self.bundle = replace(bundle, net=converted(bundle.net, self.device, dtype))
         self._denoise: Denoiser = self.bundle.net
+        self.compiled: Compiled | None = None
         if settings.compile:
-            # Two shapes, guided and not, each compiled once. Without CUDA graphs: they save launches, which batches
-            # this large should hide, and cost memory (not measured yet).
-            self._denoise = cast(Denoiser, torch.compile(self.bundle.net, dynamic=False))
+            guided = {self.settings.guided(step) for step in range(self.settings.steps)}
+            with torch.inference_mode(), self._precision():
+                rows = [settings.batch_size * (1 + both) for both in sorted(guided)]
+                self.compiled = Compiled(self.bundle.net, rows)
         self._scheduler = bundle.diffusion.scheduler(settings.solver)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         self._cache()  # a schedule that does not fit is told now
@@ -180,17 +184,18 @@ class PairSampler:
         )
         text = self._text(prompts)
         apart: list[Tensor] = []
-        latents = reverse_process(
-            self._denoise,
-            self._scheduler,
-            start,
-            text,
-            settings,
-            lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
-            self._known(start, known) if known else None,
-            lambda difference: apart.append(difference.square().mean(1).sqrt()),
-            cache=recorder or self._cache(),
-        )
+        with self.compiled.only() if self.compiled else nullcontext():
+            latents = reverse_process(
+                self._denoise,
+                self._scheduler,
+                start,
+                text,
+                settings,
+                lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
+                self._known(start, known) if known else None,
+                lambda difference: apart.append(difference.square().mean(1).sqrt()),
+                cache=recorder or self._cache(),
+            )
         return latents, torch.stack(apart).mean(0) if apart else torch.full((len(text),), torch.nan)
 
     def _cache(self) -> StepCache | None:

@@ -41,7 +41,9 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm that keeps the dtype of its input (statistics are float32 inside), so that autocast in bf16 does not
     widen the residual stream: that traffic is 40 % of a training step on a CPU."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor:
+        """Of `x`, or of its sum with the output of a layer."""
+        x = x if branch is None else x + branch
         with without_autocast(x.device):
             return functional.layer_norm(
                 x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
@@ -104,8 +106,8 @@ class Block(nn.Module):
         if self.pre_norm:
             x = x + run(self.attn1, self.norm1(x))
             return x + run(self.ff, self.norm3(x))
-        x = self.norm1(x + run(self.attn1, x))
-        return self.norm3(x + run(self.ff, x))
+        x = self.norm1(x, run(self.attn1, x))
+        return self.norm3(x, run(self.ff, x))
 
 
 class Skip(nn.Module):

@@ -16,7 +16,7 @@ from pipeline.base.log import log
 from pipeline.base.places import FileOrFolder, SentFolder
 from pipeline.cluster.drive import Left, drive
 from pipeline.cluster.finish import finish
-from pipeline.cluster.processes import Stage, in_processes, in_task_pool
+from pipeline.cluster.processes import Stage, ahead, in_processes, in_task_pool
 from pipeline.cluster.progress import Shared
 from pipeline.cluster.todo import Work, find_work, load_prompts
 from pipeline.pictures.codec import ImageFormat
@@ -121,6 +121,8 @@ def generate(config: GenerateConfig) -> Manifest:
         ClusterError: processes or machines died too often.
         Stopped: SIGINT or SIGTERM; what had begun is written.
     """
+    if "://" in config.bundle:
+        ahead(partial(local_copy, config.bundle), config.workers)
     bundle = local_copy(config.bundle)
     if not bundle.is_dir():
         raise WeightsError(f"{bundle}: no such bundle; train one (jobs.train_joint) or correct the key `bundle`")
@@ -131,7 +133,7 @@ def generate(config: GenerateConfig) -> Manifest:
     drawn = not _in_former_turns(str(config.folder))
     prompts = load_prompts(config.prompts, labels, drawn=drawn)  # before the run is begun
     facts = {"bundle_digest": bundle_digest, "prompts_digest": prompts.digest, **({"turns": "drawn"} if drawn else {})}
-    with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True) as run:
+    with Run.open(config, "generate", SAFE_TO_CHANGE, facts, on_store=True, waits=False) as run:
         folder = str(run.folder)
         remove_drafts(folder)
         write_bytes(f"{folder}/{LABELS}", labels.to_json().encode())

@@ -115,6 +115,7 @@ def drive(
         sink = ShardSink(str(run.folder), rows_per_shard, schema, shard_bytes=shard_bytes, shared=shared)
         lost = ""
         try:
+            run.tracker.if_refused(shared.stop)
             with watch(), plain_errors():
                 left.graph(shared).write_datasink(sink, ray_remote_args=WRITE_ARGS)
         except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
@@ -124,6 +125,7 @@ def drive(
         finally:
             with suppress(ray.exceptions.RayError):  # the connection may be what failed
                 write_bytes(f"{run.folder}/{THROUGHPUT}", json.dumps(watch.throughput(), indent=1).encode())
+        run.tracker.check()
         if watch.stopped:
             raise Stopped(f"stopped: {close(run):,} of {planned:,} {noun} are in {run.folder}")
         before, left = left, find()

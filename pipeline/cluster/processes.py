@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from pipeline.base.config import Workers
@@ -54,8 +57,30 @@ def in_processes(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         max_restarts=MAX_RESTARTS,
-        compute=ray.data.ActorPoolStrategy(size=workers.num),
+        # Two calls, one in the stage: what the last one made is packed while the next one works.
+        compute=ray.data.ActorPoolStrategy(
+            size=workers.num, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2
+        ),
     )
+
+
+def ahead(prepare: Callable[[], object], workers: Workers) -> None:
+    """Has `prepare` called where a pool will run that a graph asks for later, once for each of its processes, and does
+    not wait: machines can fetch weights, and a cluster grow, while the driver still plans.
+
+    What fails is not told here: the stage itself says it when it is made.
+    """
+    # A need for GPUs is no part of the function, or Ray would end the process after each call.
+    task: Any = ray.remote(_quietly).options(
+        num_cpus=workers.cpus, num_gpus=workers.gpus or None, max_retries=0, scheduling_strategy="SPREAD"
+    )
+    for _ in range(workers.num):
+        task.remote(prepare)
+
+
+def _quietly(prepare: Callable[[], object]) -> None:
+    with suppress(Exception):
+        prepare()
 
 
 def in_task_pool(

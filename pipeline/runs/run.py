@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.base.errors import ConfigError, Stopped
 from pipeline.base.log import set_up_logging
 from pipeline.base.places import Located, places
 from pipeline.runs.config import CONFIG, RunConfig, saved_config
-from pipeline.runs.tracking import KNOWN_RUN, Tracker, flat, open_tracker
+from pipeline.runs.tracking import KNOWN_RUN, LateTracker, Tracker, flat, open_tracker
 from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.storage.sole_driver import sole_driver
@@ -47,6 +48,7 @@ class Run:
         facts: Mapping[str, str] = MappingProxyType({}),
         *,
         on_store: bool = False,
+        waits: bool = True,
     ) -> Iterator[Run]:
         """Opens the run that `config` names, new or to go on with, for this process alone.
 
@@ -57,6 +59,7 @@ class Run:
             facts: what the run depends on beside its config, such as the digest of a file; saved with it, and must not
                 change either.
             on_store: the job can keep its run on an object store.
+            waits: for MLflow; else the job begins meanwhile, and asks (`LateTracker`).
 
         Raises:
             ConfigError: the folder belongs to another job or config (prints the difference), or to a running process.
@@ -69,7 +72,8 @@ class Run:
             )
         with sole_driver(str(folder)):
             _check_and_save(folder, config, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
-            tracker = open_tracker(config, folder, job)
+            opening = partial(open_tracker, config, folder, job)
+            tracker = opening() if waits else LateTracker(config.mlflow_uri, opening)
             tracker.parameters({**config.dump(), **facts})
             try:
                 yield cls(folder, tracker)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +65,7 @@ class Tracker:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers at a step."""
-        numbers = {legal(key): float(value) for key, value in values.items()}
-        self._outbox().put(Point(self.run_id, numbers, int(time.time() * 1000), step))
+        self._put({legal(key): float(value) for key, value in values.items()}, int(time.time() * 1000), step)
 
     def picture(self, name: str, picture: np.ndarray) -> None:
         """Logs (H, W, 3) uint8 as an artifact, e.g. "samples/0010000.png"."""
@@ -134,6 +136,15 @@ class Tracker:
         log.info("registered as model %s, version %s", name, version)
         return version
 
+    def if_refused(self, act: Callable[[], object]) -> None:
+        """Calls `act` when it turns out that MLflow cannot be used, which is known of an open tracker."""
+
+    def check(self) -> None:
+        """Raises why MLflow cannot be used, as far as that is known."""
+
+    def _put(self, numbers: dict[str, float], time_ms: int, step: int) -> None:
+        self._outbox().put(Point(self.run_id, numbers, time_ms, step))
+
     def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
         def deliver() -> None:
             client = connect(self.uri)
@@ -148,6 +159,64 @@ class Tracker:
             name = f"MLflow at {where(self.uri)}"
             _outboxes.setdefault(key, Outbox(name, lambda points: send_points(self.uri, points)))
         return _outboxes[key]
+
+
+class LateTracker(Tracker):
+    """A tracker whose MLflow run is looked for beside the caller, since to import MLflow and to make its database takes
+    seconds. What is logged meanwhile is sent as soon as it is found.
+
+    Whoever works with it asks by `if_refused` and `check` whether MLflow can be used at all; `finish` and a copy in
+    another process wait for it.
+    """
+
+    _found: Future[str]
+    _thread: threading.Thread
+
+    def __init__(self, uri: str, find: Callable[[], Tracker]) -> None:
+        found: Future[str] = Future()
+
+        def look() -> None:
+            try:
+                run_id = find().run_id
+            except Exception as error:
+                found.set_exception(error)
+            else:
+                found.set_result(run_id)
+
+        thread = threading.Thread(target=look, name="mlflow", daemon=True)
+        for name, value in (("uri", uri), ("_found", found), ("_thread", thread)):
+            object.__setattr__(self, name, value)
+        thread.start()
+
+    @property
+    def run_id(self) -> str:
+        """Waits for it."""
+        return self._found.result()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tracker, (self.uri, self.run_id)
+
+    def if_refused(self, act: Callable[[], object]) -> None:
+        self._found.add_done_callback(lambda found: act() if found.exception() else None)
+
+    def check(self) -> None:
+        if self._found.done():
+            self._found.result()
+
+    def finish(self, status: str) -> None:
+        self._thread.join(HASTY_FLUSH_S if status == "KILLED" else None)  # it also posts what was logged before
+        if status == "FINISHED":
+            self.check()
+        super().finish(status)
+
+    def _put(self, numbers: dict[str, float], time_ms: int, step: int) -> None:
+        self._then(partial(super()._put, numbers, time_ms, step))
+
+    def _post(self, send: Callable[[Any], object], num_bytes: int = 0) -> None:
+        self._then(partial(super()._post, send, num_bytes))
+
+    def _then(self, act: Callable[[], object]) -> None:
+        self._found.add_done_callback(lambda found: None if found.exception() else act())
 
 
 def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:

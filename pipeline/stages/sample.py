@@ -91,6 +91,8 @@ class SamplePairs:
             self.sampler = PairSampler(weights, settings, device)
         except ValueError as error:  # settings of a row of old that this bundle cannot follow any more
             raise ConfigError(f"{bundle}: {error}") from error
+        if made := self.sampler.compiled:
+            log.info("sampler: %d graphs compiled in %.0f s", made.graphs, made.seconds)
 
     def __call__(self, batch: Batch) -> Batch:
         prompts = [str(prompt) for prompt in batch["prompt"]]

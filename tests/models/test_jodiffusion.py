@@ -142,3 +142,16 @@ def test_a_time_of_the_mask_is_one_token_more_and_matters():
 def test_a_network_without_a_time_of_the_mask_refuses_one():
     with pytest.raises(ValueError, match="mask_time"):
         answer(JoDiffusion(SMALL), torch.zeros(2))
+
+
+@torch.no_grad()
+def test_tokens_of_text_that_are_padding_count_like_others(reference):
+    """So none can be left out: no mask tells the network which they are, and it was trained with them."""
+    net, _, tensors = reference
+    noisy, text = start(tensors), tensors["in.text"]
+    times = torch.full((len(text),), 500.0)
+    other = text.clone()
+    other[:, -1] += 1
+    (one, _), (two, _) = (net(noisy, given, times, torch.zeros_like(times)) for given in (text, other))
+    for name in Joint._fields:
+        assert not torch.allclose(getattr(one, name), getattr(two, name), atol=1e-4), name

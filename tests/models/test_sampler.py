@@ -212,25 +212,6 @@ def test_given_parts_are_clean_where_training_showed_them_so(bundle, monkeypatch
         assert all(found[0] > 0 for found in times[3:6])
 
 
-def test_compiled_network_gives_the_same_pairs_from_two_graphs(bundle, monkeypatch):
-    """With a backend that captures graphs but makes no code, which would take minutes."""
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda net, **settings: compile_(net, backend=backend, **settings))
-    settings = replace(SETTINGS, steps=4, guided_to=0.5)
-    plain = PairSampler(bundle, settings)(["a red bag"], [1])
-    sampler = PairSampler(bundle, replace(settings, compile=True))
-    compiled = sampler(["a red bag"], [1])
-    sampler(["a blue dress", "a red bag"], [2, 3])
-    assert len(graphs) == 2, "one with guidance and one without, whatever the batch holds"
-    assert np.abs(compiled.image.astype(int) - plain.image).max() <= 1
-
-
 def test_half_a_pair_that_does_not_fit_is_refused(bundle):
     sampler = PairSampler(bundle, SETTINGS)
     images, masks = np.zeros((2, SIZE_PX, SIZE_PX, 3), np.uint8), np.zeros((2, SIZE_PX, SIZE_PX), np.uint8)

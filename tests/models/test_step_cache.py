@@ -124,8 +124,6 @@ def test_what_does_not_fit_is_told(bundle):
             settings.resolved(2.0, None, given)
     with pytest.raises(ValueError, match="leave out sampler.step_cache"):
         SamplerSettings(step_cache="on").resolved(1.0, Student(4, 2.0, "abc"), schedule())
-    with pytest.raises(ValueError, match="cannot be had together"):
-        replace(SETTINGS, compile=True)
     with pytest.raises(ValueError, match="on, off or the digest"):
         replace(SETTINGS, step_cache="yes")
     with pytest.raises(ValueError, match="is of 8 layers, and the network has 6"):

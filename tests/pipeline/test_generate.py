@@ -26,8 +26,9 @@ from pipeline.regenerate import compare, find_row, regenerate
 from pipeline.stages.refine import Refine
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_shards
-from pipeline.tables.shards import write_table
+from pipeline.tables.shards import list_shards, write_table
 from pipeline.verify import verify
+from tests.conftest import free_port
 from tests.plans import planned
 from tests.tiny import NUM_TOKENS, save_tiny_bundle
 
@@ -207,3 +208,14 @@ def test_another_config_in_the_same_run_is_refused_with_the_difference(config, r
     for shard in (config.folder / "shards").iterdir():
         assert pq.read_metadata(shard).num_rows
     assert Manifest.load(str(config.folder / "manifest.json")).num_pairs == 10
+
+
+@pytest.mark.ray
+def test_a_job_begins_while_mlflow_is_looked_for_and_stops_where_there_is_none(config, ray_session, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = changed(config, pairs=400, tracking_uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ConfigError, match="does not answer: .*; check tracking_uri"):
+        generate(away)
+    made = len(read_shards([str(away.folder)])) if list_shards(str(away.folder)) else 0
+    assert made < 400, "the graph was stopped"
+    assert generate(changed(config, pairs=10)).num_pairs == max(10, made), "by the same run, with another tracking_uri"

@@ -32,7 +32,7 @@ SCHEMA = pa.schema([("pair_id", pa.string())])
 @pytest.fixture
 def run(ray_session, tmp_path) -> Run:
     """A run whose numbers go nowhere."""
-    tracker: Any = SimpleNamespace(metrics=lambda values, step: None)
+    tracker: Any = SimpleNamespace(metrics=lambda values, step: None, if_refused=lambda act: None, check=lambda: None)
     return Run(tmp_path, tracker)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -15,7 +16,7 @@ import ray.data
 from pipeline.base.config import Workers
 from pipeline.base.errors import ClusterError
 from pipeline.cluster import processes
-from pipeline.cluster.processes import Process, _timed, in_processes, in_task_pool
+from pipeline.cluster.processes import Process, _timed, ahead, in_processes, in_task_pool
 from pipeline.cluster.progress import Progress, Shared
 from pipeline.cluster.tasks import MAX_RETRIES, plain_errors
 
@@ -118,3 +119,64 @@ def test_a_timed_stage_tells_rows_seconds_bytes_and_errors():
     stages, errors = progress.snapshot()
     assert stages["sample"].rows == 2 and stages["sample"].num_bytes >= 3 and stages["sample"].busy_s > 0
     assert errors == Counter(empty_prompt=1)
+
+
+def lives(number: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def make_noting(folder: Path):
+    """A stage that leaves the number of its process in a folder."""
+    (folder / str(os.getpid())).touch()
+    return lambda batch: batch
+
+
+def test_a_pool_is_left_with_its_last_rows_while_later_stages_still_work(ray_session, tmp_path):
+    """What it reserved (a GPU) is free then, and its process gone."""
+    pool, shared = tmp_path / "pool", Shared.start()
+    pool.mkdir()
+
+    def slow(batch):
+        time.sleep(1)
+        mates = [int(one.name) for one in pool.iterdir()]
+        (tmp_path / f"{time.time()}").write_text(f"{len(mates)} {sum(map(lives, mates))}")
+        return batch
+
+    sampled = in_processes(rows(12), "sample", partial(make_noting, pool), shared, Workers(cpus=2), batch_size=4)
+    graph = in_task_pool(sampled, "refine", slow, shared, ONE, batch_size=1)
+    free: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            free.append(ray.available_resources().get("CPU", 0.0))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert len(graph.take_all()) == 12
+    finally:
+        ended.set()
+        watcher.join()
+    seen = [file.read_text() for file in sorted(tmp_path.glob("1*"))]
+    assert seen[-1] == "1 0", f"processes of the pool, and those that were there, row after row: {seen}"
+    assert max(free[len(free) // 2 :]) > 2, "only the row that is worked on reserves something"
+
+
+def test_machines_are_made_ready_beside_the_driver(ray_session, tmp_path):
+    def prepare() -> None:
+        time.sleep(1)
+        (tmp_path / f"{os.getpid()}-{time.time()}").touch()
+        raise OSError("no room")
+
+    began = time.monotonic()
+    ahead(prepare, Workers(num=2, cpus=0.5))
+    assert time.monotonic() - began < 1, "the driver does not wait"
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)

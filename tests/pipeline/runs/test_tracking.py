@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
 from pipeline.runs.run import Run
-from pipeline.runs.tracking import KNOWN_RUN, Tracker
+from pipeline.runs.tracking import KNOWN_RUN, LateTracker, Tracker
 from pipeline.tables.digest import DataDigest
 from tests.conftest import free_port
 
@@ -167,3 +167,46 @@ def test_a_bundle_that_cannot_be_registered_is_a_warning(tmp_path, said):
     tracker = Tracker(f"http://127.0.0.1:{free_port()}", "0" * 32)
     assert tracker.register(tmp_path, "joint", {}, {}) is None
     assert len(said) == 1 and "did not register" in said[0]
+
+
+def test_a_late_tracker_sends_what_was_logged_before_its_run_was_found(tmp_path):
+    port, may = free_port(), threading.Event()
+
+    def find() -> Tracker:
+        may.wait(20)
+        return Tracker(f"http://127.0.0.1:{port}", "0" * 32)
+
+    late, refused = LateTracker(f"http://127.0.0.1:{port}", find), threading.Event()
+    late.if_refused(refused.set)
+    began = time.monotonic()
+    late.metrics({"loss": 1.0}, 1)
+    late.tags({"device": "one"})
+    late.check()
+    assert time.monotonic() - began < 1, "nobody waits"
+    with answering(port):
+        may.set()
+        assert late.run_id == "0" * 32
+        late.metrics({"loss": 2.0}, 2)
+        late.finish("FINISHED")
+        kept = GOT[port]
+    sent = [metric["step"] for request in kept for metric in request.get("metrics", ())]
+    assert sent == [1, 2], "in order"
+    assert any(tag["key"] == "device" for request in kept for tag in request.get("tags", ()))
+    assert not refused.is_set()
+    assert pickle.loads(pickle.dumps(late)) == Tracker(late.uri, late.run_id)
+
+
+def test_a_late_tracker_says_that_mlflow_cannot_be_used(said):
+    def find() -> Tracker:
+        raise ConfigError("no such server")
+
+    late, refused = LateTracker("http://127.0.0.1:1", find), threading.Event()
+    late.if_refused(refused.set)
+    assert refused.wait(20)
+    late.metrics({"loss": 1.0})
+    late.text("manifest.json", "{}")
+    late.finish("FAILED")
+    for act in (late.check, lambda: late.finish("FINISHED")):
+        with pytest.raises(ConfigError, match="no such server"):
+            act()
+    assert not said, "nothing is sent in vain"
