@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input
 STAMP := $(VENV)/.installed
-BESIDE := tests/chaos tests/test_walkthrough.py
+BESIDE := tests/chaos tests/test_walkthrough.py tests/benchmarks tests/pipeline/test_object_store.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

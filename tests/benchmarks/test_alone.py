@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from benchmarks import alone_ray
-from tests.tiny import save_tiny_bundle
+from tests.tiny import save_pairs, save_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 INGEST = ["--runs", "RUNS", "--dataset", "builtin2", "--split", "validation", "--pairs", "48"]
@@ -34,18 +34,16 @@ def test_blocks_are_cut_to_size_whatever_they_are():
 
 
 def test_a_table_of_jobs_is_whole(tmp_path):
-    """Reading in several processes, then trainings and the labels of one of them."""
+    """Trainings, and the labels of one of them."""
     runs = str(tmp_path)
-    ingest = [runs if one == "RUNS" else one for one in INGEST]
-    run("benchmarks.alone ingest", "--run", "pairs", "--workers.num", "2", *ingest)
-    assert json.loads((tmp_path / "pairs" / "manifest.json").read_text())["num_pairs"] == 48
+    save_pairs(tmp_path / "pairs", 32)
+    save_pairs(tmp_path / "test", 8, "test")
     (tmp_path / "proof.yaml").write_text(
         f"run: proof\nruns: {runs}\nsets:\n"
         f"  real: {{train: [{runs}/pairs], slices: ['0:16']}}\n"
         f"  held: {{train: [{runs}/pairs, {runs}/pairs], slices: ['0:16', '16:32'], masks: [own, held]}}\n"
         f"test: {runs}/test\nsteps: 2\nbatch_size: 4\nwidth: 4\nseeds: 1\nat_once: 2\nworkers: {{threads: 1}}\n"
     )
-    run("benchmarks.alone ingest", "--run", "test", *["test" if one == "validation" else one for one in ingest])
     told = run("benchmarks.alone evaluate", f"{runs}/proof.yaml")
     assert "segmenter trained on held (32 pairs)" in told
     rows = json.loads((tmp_path / "proof" / "proof.json").read_text())["sets"]
@@ -58,7 +56,8 @@ def test_what_is_read_is_what_the_job_reads(tmp_path, ray_session):
     from pipeline.base.config import Workers
     from pipeline.ingest import IngestConfig, ingest
 
-    run("benchmarks.alone ingest", "--run", "alone", *[str(tmp_path) if one == "RUNS" else one for one in INGEST])
+    several = [str(tmp_path) if one == "RUNS" else one for one in INGEST]
+    run("benchmarks.alone ingest", "--run", "alone", "--workers.num", "2", *several)
     ingest(
         IngestConfig(
             run="job", runs=str(tmp_path), dataset="builtin2", split="validation", pairs=48, workers=Workers(num=1)
