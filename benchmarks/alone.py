@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import pickle
 import sys
@@ -98,8 +99,12 @@ def main() -> None:
     from pipeline.base.log import set_up_logging
 
     name = sys.argv.pop(1)
+    if not name.isidentifier() or importlib.util.find_spec(f"jobs.{name}") is None:
+        sys.exit(f"error: there is no job {name}; python -m jobs lists them")
     job = importlib.import_module(f"jobs.{name}")
-    (kind,) = (one for key, one in typing.get_type_hints(job.main).items() if key != "return")
+    kind = typing.get_type_hints(getattr(job, "main", None) or nothing).get("config")
+    if kind is None:
+        sys.exit(f"error: the job {name} takes no config, so that it cannot be run so; use python -m jobs.{name}")
     set_up_logging()
     with ending():
         config = parse(kind, program=f"python -m benchmarks.alone {name}")

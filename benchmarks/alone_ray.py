@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 Block = Any
 """A table, or arrays by column."""
 PACKAGES = ("ray", "mlflow")
+ON_GPU = "ALONE_ON_GPU"
+"""Set in the processes of trainings whose workers have a GPU."""
 PRELOADED = "benchmarks.alone_preload"
 CONTEXT = multiprocessing.get_context("forkserver")
 """Of all processes: a server that has loaded what they need, and no GPU, forks them."""
@@ -228,10 +230,6 @@ def get_device() -> Any:
     import torch
 
     return torch.device("cuda:0" if os.environ.get(ON_GPU) else "cpu")
-
-
-ON_GPU = "ALONE_ON_GPU"
-"""Set in the processes of trainings whose workers have a GPU."""
 
 
 class RayError(Exception):

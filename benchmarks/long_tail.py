@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import LABELS, load_labels
 from pipeline.tables.rows import read_shards
-from pipeline.tables.selection import SELECTION, write_selection
+from pipeline.tables.selection import SELECTION, require_run, write_selection
 
 REASON = "long_tail"
 
@@ -30,8 +30,15 @@ def main() -> None:
     parser.add_argument("selection", help="folder that the selection is written into")
     parser.add_argument("--rarest", type=float, default=64.0)
     given = parser.parse_args()
+    if given.rarest < 1:
+        parser.error("--rarest: the first class is at least as common as the last; give 1 or more")
+    require_run(given.pairs)
     labels = load_labels(given.pairs)
     rows = read_shards([given.pairs], ["pair_id", "class_ids"])
+    if rows["class_ids"].null_count:
+        parser.error(
+            f"{given.pairs}: some pictures have no mask, so that nothing says what they show; label them first"
+        )
     ids = rows["pair_id"].to_pylist()
     classes = [[one for one in some if 1 <= one <= labels.num_classes] for some in rows["class_ids"].to_pylist()]
     kept = chosen(ids, classes, chances(labels.num_classes, given.rarest))

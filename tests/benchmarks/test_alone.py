@@ -85,3 +85,11 @@ def test_pairs_are_made_of_prompts(tmp_path):
 def test_without_a_job_it_says_how_to_call_it():
     done = subprocess.run([sys.executable, "-m", "benchmarks.alone"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "python -m benchmarks.alone JOB" in done.stderr
+
+
+def test_a_job_that_cannot_be_run_so_is_told_in_one_line():
+    for name, told in (("generat", "there is no job generat"), ("paper.table", "there is no job paper.table")):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.alone", name], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.splitlines() == [f"error: {told}; python -m jobs lists them"]

@@ -46,3 +46,18 @@ def test_a_slice_is_as_long_tailed_as_the_whole(tmp_path, monkeypatch, capsys):
     boots = [ids.index(one) % 3 == 2 for one in kept]
     assert sum(boots) == pytest.approx(4000 / 3 / 16, rel=0.3)
     assert np.mean(boots[: len(boots) // 2]) == pytest.approx(np.mean(boots), rel=0.5)
+
+
+def test_what_nothing_can_be_drawn_from_is_refused(tmp_path, monkeypatch, capsys):
+    rows = pa.table(
+        {field.name: pa.array(["a" * 32] if field.name == "pair_id" else [None], field.type) for field in PAIR}
+    )
+    write_table(rows, f"{tmp_path}/run/shards")
+    labels = LabelSpace("wear", CLASSES, ((0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 3, 3)), 2)
+    (tmp_path / "run" / LABELS).write_text(labels.to_json())
+    for further, told in (([], "some pictures have no mask"), (["--rarest", "0.5"], "give 1 or more")):
+        monkeypatch.setattr(sys, "argv", ["long_tail", f"{tmp_path}/run", f"{tmp_path}/tail", *further])
+        with pytest.raises(SystemExit):
+            long_tail.main()
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "tail").exists()
