@@ -28,6 +28,7 @@ from pipeline.stages.redraw import BATCHES, SampleUntilExact
 from pipeline.stages.refine import Refine
 from pipeline.stages.sample import Preset, SamplePairs, check_files, chosen_settings
 from pipeline.storage.copies import local_copy
+from pipeline.storage.files import is_local
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.ids import canonical_json
 from pipeline.tables.label_space import LABELS, load_labels
@@ -121,7 +122,7 @@ def generate(config: GenerateConfig) -> Manifest:
         ClusterError: processes or machines died too often.
         Stopped: SIGINT or SIGTERM; what had begun is written.
     """
-    if "://" in config.bundle:
+    if not is_local(config.bundle):
         ahead(partial(local_copy, config.bundle), config.workers)
     bundle = local_copy(config.bundle)
     if not bundle.is_dir():

@@ -1,7 +1,7 @@
 """Muon for many small matrices: those of one shape go through the iteration together.
 
-One after the other, the 58 matrices of a network of eight layers ask a GPU for some 1,500 small kernels a step, which
-takes the host longer than the GPU. The numbers are those of torch's Muon (Jordan et al., 2024), tested.
+One after the other, the 58 matrices of a network of eight layers ask a GPU for more than a thousand small kernels a
+step, which takes the host longer than the GPU. The numbers are those of torch's Muon (Jordan et al., 2024), tested.
 """
 
 from __future__ import annotations

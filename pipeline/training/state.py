@@ -21,6 +21,9 @@ class TrainState:
         settings: the recipe, for the optimisers.
         group: the workers, one alone by default.
         sharded: each worker keeps its slices alone.
+
+    Attributes:
+        weights: the parameters of `net`, maybe sharded, in its order.
     """
 
     def __init__(
