@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.datasets.builtin import ASSETS
+from pipeline.stages.pack import refine_and_pack
 from pipeline.tables.schema import Batch
 
 
@@ -54,6 +56,14 @@ class CheapStage:
             "error": errors,
             "error_detail": errors,
         }
+
+
+def slow_refine_and_pack(wait_s: float, batch: Batch, **settings: Any) -> Batch:
+    """`refine_and_pack` for a task that takes `wait_s` a row, without the processor; what takes its place."""
+    began = time.perf_counter()
+    packed = refine_and_pack(batch, **settings)
+    time.sleep(max(0.0, wait_s * len(batch["seed"]) - (time.perf_counter() - began)))
+    return packed
 
 
 def cheap_sampler(size_px: int, wait_s: float, smooth: bool) -> Callable[..., CheapStage]:

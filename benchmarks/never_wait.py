@@ -1,7 +1,8 @@
 """Generation end to end against bare samplers in a plain loop, in one run: what everything around the sampler costs.
 
-`python -m benchmarks.never_wait` (about 8 minutes on two cores). First with a sampler that takes a GPU's time (0.3 s a
-pair at 512 px, batches of 16, the processor free meanwhile), then with the demo's own, which shares the cores.
+`python -m benchmarks.never_wait` (about 10 minutes on two cores). First with a sampler that takes a GPU's time (0.3 s a
+pair at 512 px, batches of 16, the processor free meanwhile), then the same before CPU tasks that take twice as long
+each, then with the demo's own, which shares the cores.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 import pipeline.generate
-from benchmarks.cheap import CheapStage, cheap_sampler
+from benchmarks.cheap import CheapStage, cheap_sampler, slow_refine_and_pack
 from benchmarks.sampler import chip
 from models.reverse import SamplerSettings
 from pipeline.base.config import Workers
@@ -29,6 +32,7 @@ from pipeline.stages.refine import Refine
 from pipeline.stages.sample import SamplePairs
 
 BUNDLE = "bundles/garments"
+SLOW_TASKS = 3
 PROMPTS = ("a red bag on fur", "a green boot on bricks", "a blue dress above a white sneaker on gravel")
 
 
@@ -38,6 +42,7 @@ def main() -> None:
     parser.add_argument("--demo-pairs", type=int, default=768)
     parser.add_argument("--samplers", type=int, default=1, help="with the timed sampler")
     parser.add_argument("--wait-s", type=float, default=0.3)
+    parser.add_argument("--slow-pairs", type=int, default=320, help="with the timed sampler, before slow tasks")
     parser.add_argument("--image-format", default="webp")
     options = parser.parse_args()
     print(f"{datetime.date.today()}  {chip(torch.device('cpu'))}  {' '.join(sys.orig_argv)}")
@@ -52,21 +57,21 @@ def main() -> None:
 
 
 def timed_sampler(folder: Path, options: argparse.Namespace) -> None:
-    """Waits instead of sampling, at full size."""
-    settings = SamplerSettings(batch_size=16)
-    own = pipeline.generate.make_sampler
-    pipeline.generate.make_sampler = cheap_sampler(512, options.wait_s, False)
-    try:
-        seconds = run(
-            folder, "timed", settings, options.pairs, options.image_format, Workers(num=options.samplers, cpus=0.5)
-        )
-    finally:
-        pipeline.generate.make_sampler = own
-    stage = CheapStage(512, options.wait_s, False)
+    """Waits instead of sampling, at full size: before the tasks that every run has, and before slow ones, as many as
+    keep up with the sampler, of which each takes longer than it."""
+    wait_s, samplers = options.wait_s, Workers(num=options.samplers, cpus=0.5)
+    behind_s = 2 / 3 * SLOW_TASKS * wait_s / options.samplers
+    stage = CheapStage(512, wait_s, False)
     bare = options.samplers * rate_of(stage, 16, 48)
-    show(
-        f"timed, {options.samplers} x {options.wait_s} s a pair, 512 px", options.pairs, seconds, bare, folder / "timed"
-    )
+    with patch.object(pipeline.generate, "make_sampler", cheap_sampler(512, wait_s, False)):
+        timed = partial(run, folder, settings=SamplerSettings(batch_size=16), workers=samplers)
+        name = f"timed, {options.samplers} x {wait_s} s a pair, 512 px"
+        seconds = timed("timed", num_pairs=options.pairs, image_format=options.image_format)
+        show(name, options.pairs, seconds, bare, folder / "timed")
+        with patch.object(pipeline.generate, "refine_and_pack", partial(slow_refine_and_pack, behind_s)):
+            seconds = timed("slow", num_pairs=options.slow_pairs, image_format=options.image_format, tasks=SLOW_TASKS)
+        name = f"{name}, before {SLOW_TASKS} tasks of {behind_s:.2g} s a pair"
+        show(name, options.slow_pairs, seconds, bare, folder / "slow")
 
 
 def demo_sampler(folder: Path, options: argparse.Namespace) -> None:
@@ -79,7 +84,13 @@ def demo_sampler(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run(
-    folder: Path, name: str, settings: SamplerSettings, num_pairs: int, image_format: str, workers: Workers
+    folder: Path,
+    name: str,
+    settings: SamplerSettings,
+    num_pairs: int,
+    image_format: str,
+    workers: Workers,
+    tasks: int = 2,
 ) -> float:
     """Seconds of a whole generate job, from the first look at the config to the manifest."""
     config = GenerateConfig.model_validate(
@@ -93,7 +104,7 @@ def run(
             "refine": Refine(),
             "image_format": image_format,
             "workers": workers,
-            "refine_on": Workers(num=2),
+            "refine_on": Workers(num=tasks),
         }
     )
     began = time.perf_counter()
