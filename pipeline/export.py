@@ -43,7 +43,7 @@ class ExportConfig(RunConfig):
     format: FormatName
     """"huggingface": Parquet and a card for `load_dataset` and the Hub; "mmseg": the folders of Pascal VOC with configs
     for MMSegmentation; "coco": panoptic, instance and caption annotations; "webdataset": tar files; "mds": shards for
-    MosaicML's streaming (needs mosaicml-streaming)."""
+    MosaicML's streaming (docs/export.md says how to install it)."""
     train: tuple[Folder, ...] = ()
     """Folders of runs, paths or URLs, that make up the split; several count as one set. Give at least one split."""
     validation: tuple[Folder, ...] = ()

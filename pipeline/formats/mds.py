@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ from pipeline.storage.files import read_bytes
 from pipeline.storage.publish import write_bytes
 
 INDEX = "index.json"
+INSTALL = """\
+pip install --no-deps mosaicml-streaming && pip install brotli catalogue python-snappy torchvision zstd"""
+"""Without its own list of needs, which asks for transformers before 5 and could not be met beside this project."""
 COLUMNS = {"pair_id": "str", "image": "bytes", "mask": "bytes", "prompt": "str", "facts": "json"}
 READING = """\
 import io
@@ -33,14 +35,16 @@ class Mosaic:
     """`{split}/{index}/shard.*.mds`, and `{split}/index.json` over all of them; `image` and `mask` are encoded.
 
     Raises:
-        ConfigError: the package `streaming` is not installed.
+        ConfigError: the package `streaming` is not there, or lacks what it needs.
     """
 
     tree: Tree
 
     def __post_init__(self) -> None:
-        if find_spec("streaming") is None:
-            raise ConfigError("format mds: needs the package streaming; pip install mosaicml-streaming")
+        try:
+            import streaming  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(f"format mds: needs the package streaming ({error}): {INSTALL}") from error
 
     def write(self, part: Part, pairs: Iterable[Pair]) -> Any:
         from streaming import MDSWriter

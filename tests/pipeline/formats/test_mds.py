@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from importlib.util import find_spec
+import sys
 
 import numpy as np
 import pytest
@@ -27,9 +27,16 @@ def test_its_own_reader_gives_the_pairs_back(tmp_path):
         assert pair["facts"]["origin"] == made.rows[pair["pair_id"]]["origin"]
 
 
-@pytest.mark.skipif(find_spec("streaming") is not None, reason="streaming is installed")
-def test_without_the_package_it_says_which(tmp_path):
-    with pytest.raises(ConfigError, match="pip install mosaicml-streaming"):
+@pytest.mark.parametrize("lacks", ["streaming", "brotli"])
+def test_without_the_package_or_its_needs_it_says_how_to_install_them(tmp_path, monkeypatch, lacks):
+    (tmp_path / "streaming").mkdir()
+    (tmp_path / "streaming" / "__init__.py").write_text("import brotli")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("streaming", "brotli"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, lacks, None)
+
+    with pytest.raises(ConfigError, match=f"{lacks}.*pip install --no-deps mosaicml-streaming"):
         Mosaic(tree_of(tmp_path, VOC))
 
 
