@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "runs": "storage tables",
     "prompts": "storage tables",
     "reader": "storage pictures tables",
-    "formats": "storage pictures tables",
+    "formats": "storage pictures tables prompts",
     "cluster": "storage tables runs prompts",
     "evaluation": "tables prompts",
     "curation": "tables",

@@ -2,7 +2,8 @@
 
 A mask of classes knows no objects. What stands for one is a connected piece of a class (8 neighbours): two objects that
 touch are one of it, and one that something crosses is two. Pixels that are ignored have no annotation: void in the
-panoptic pictures, while `instances_{split}.json` cannot say of a pixel that it is unknown.
+panoptic pictures, while `instances_{split}.json` cannot say of a pixel that it is unknown. Where captions name
+the class of a segment, `phrase` is what they call it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from models.labels import LabelSpace
 from pipeline.formats.card import write_card
 from pipeline.formats.part import Pair, Part, Record, Records, Tree
 from pipeline.pictures.codec import encode_image
+from pipeline.prompts.classes import phrases_of
 from pipeline.storage.publish import publish_file, write_bytes
 
 READING = """\
@@ -55,6 +57,11 @@ class Coco:
 
     def _write_pair(self, split: str, pair: Pair) -> dict[str, Any]:
         ids, segments = segments_of(pair.mask, self.tree.labels)
+        to_category = category_ids(self.tree.labels)
+        phrases = {to_category[one]: text for one, text in phrases_of(pair.captions, self.tree.labels).items()}
+        for one in segments:
+            if one["category_id"] in phrases:
+                one["phrase"] = phrases[one["category_id"]]
         name = f"{pair.name}.{pair.suffix}"
         write_bytes(f"{self.tree.folder}/images/{split}/{name}", pair.image)
         write_bytes(
@@ -152,7 +159,7 @@ def _instances(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {
                 "image_id": made["image"]["id"],
                 **shape,
-                **{name: one[name] for name in ("category_id", "area", "bbox")},
+                **{name: one[name] for name in ("category_id", "area", "bbox", "phrase") if name in one},
             }
 
 

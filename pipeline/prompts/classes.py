@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,16 @@ from pipeline.tables.schema import captions_of
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
 IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
+
+BEFORE_PHRASES = """
+a an the this that these those some any no each every another other his her its their my your our one two three four
+five six seven eight nine ten several many few of in on at by with without and or to from for as into onto near under
+over above below beside behind between through around left right next up down off out is are was were has have there
+while who which
+"""
+"""Words that a name's own adjectives begin after."""
+_ENDS = frozenset(BEFORE_PHRASES.split())
+PHRASE = re.compile(r"[^\W\d_][\w'-]*|\S")
 
 
 def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
@@ -27,6 +37,36 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
     return tuple(sorted({ids[group] for group in found if group is not None}))
+
+
+def phrases_of(texts: Iterable[str], labels: LabelSpace) -> dict[int, str]:
+    """What captions of one picture call each class, by class id: its name with the adjectives before it ("yellow
+    sandal", "small white dog"), in lower case.
+
+    Adjectives begin after an article, preposition, number, verb in -ing or mark. Of several captions the longest phrase
+    counts. A class of which one caption speaks in two ways ("a red car and a blue car") has none: which region is meant
+    is not known.
+    """
+    pattern, ids = _matcher(labels.classes)
+    found: dict[int, str] = {}
+    unclear: set[int] = set()
+    for text in (one.lower() for one in texts):
+        said: dict[int, set[str]] = {}
+        end = 0
+        for match in pattern.finditer(text):
+            words = PHRASE.findall(text[end : match.start()])
+            begin = next((place for place, word in reversed([*enumerate(words, 1)]) if _ends_phrase(word)), 0)
+            assert match.lastgroup is not None, "every alternative is a group"
+            said.setdefault(ids[match.lastgroup], set()).add(" ".join([*words[begin:], match[0]]))
+            end = match.end()
+        unclear |= {one for one, phrases in said.items() if len(phrases) > 1}
+        for one, phrases in said.items():
+            found[one] = max(found.get(one, ""), *phrases, key=len)
+    return {one: phrase for one, phrase in found.items() if one not in unclear}
+
+
+def _ends_phrase(word: str) -> bool:
+    return word in _ENDS or word.endswith("ing") or not word[0].isalpha()
 
 
 def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:

@@ -102,6 +102,20 @@ def test_captions(exported, labels):
     assert [one["id"] for one in found["annotations"]] == list(range(1, 10))
 
 
+def test_segments_have_what_captions_call_their_class(tmp_path):
+    save_set(tmp_path / "a", VOC, captions=["a small white aeroplane"])
+    written(Coco(tree_of(tmp_path, VOC)), tmp_path / "parts", train=tmp_path / "a")
+    folder = tmp_path / "export" / "annotations"
+    instances, panoptic = (
+        json.loads((folder / f"{kind}_train.json").read_text())["annotations"] for kind in ("instances", "panoptic")
+    )
+    plane = VOC.classes.index("aeroplane")
+
+    for segments in (instances, [one for picture in panoptic for one in picture["segments_info"]]):
+        assert {one.get("phrase") for one in segments if one["category_id"] == plane} == {"small white aeroplane"}
+        assert not any("phrase" in one for one in segments if one["category_id"] != plane)
+
+
 def test_categories_of_the_conventions():
     assert list(category_ids(OFFICIAL).values()) == [*coco_category_ids(), 91]
     assert category_ids(OFFICIAL)[12] == 13 and category_ids(OFFICIAL)[80] == 90

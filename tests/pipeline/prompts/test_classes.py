@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import GARMENTS, VOC, LabelSpace
-from pipeline.prompts.classes import classes_in_prompt
+from pipeline.prompts.classes import classes_in_prompt, phrases_of
 
 COCO = LabelSpace.named("coco")
 STREET = LabelSpace.custom(
@@ -66,3 +66,18 @@ def test_other_words_for_common_classes_name_them(labels, prompt, named):
 def test_a_word_that_is_a_class_itself_means_that_one_alone():
     labels = LabelSpace.custom("mine", ("person", "rider", "sofa", "couch"))
     assert [labels.classes[one] for one in classes_in_prompt("a rider on a couch", labels)] == ["rider", "couch"]
+
+
+@pytest.mark.parametrize(
+    ("captions", "phrases"),
+    [
+        (["a small white dog on a red couch"], {"dog": "small white dog", "sofa": "red couch"}),
+        (["A man riding his old, brown horse."], {"person": "man", "horse": "brown horse"}),
+        (["two people at a wooden dining-table"], {"person": "people", "diningtable": "wooden dining-table"}),
+        (["a dog", "one muddy dog and a cat"], {"dog": "muddy dog", "cat": "cat"}),
+        (["a red car left of a blue car", "a red car and a bus"], {"bus": "bus"}),
+        (["ein Hund", "", "nothing"], {}),
+    ],
+)
+def test_what_captions_call_a_class(captions, phrases):
+    assert {VOC.classes[one]: text for one, text in phrases_of(captions, VOC).items()} == phrases
