@@ -2,8 +2,8 @@
 
 import importlib
 
-from benchmarks import alone
+from benchmarks.alone_jobs import prepare
 
-alone.prepare()
+prepare()
 for task in ("annotation_vae", "image_vae", "joint", "segmenter"):
     importlib.import_module(f"pipeline.training.tasks.{task}")
