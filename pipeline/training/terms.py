@@ -29,6 +29,9 @@ from pipeline.training.worker import SCORES
 PROTOCOL = 2
 """Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
 
+PASTED = "copy_paste of any row"
+"""What "copy_paste" means; it had been of the next row, which is never of the same folder where two come in turns."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -119,7 +122,8 @@ class Terms:
             network += [self.pretrained, self.crop_px]
         if self.multi_scale:
             network.append("multi_scale")
-        further = [ready.slices, ready.shares, ready.balanced, chosen.augmentation or "usual", initial]
+        varied = PASTED if chosen.augmentation == "copy_paste" else chosen.augmentation or "usual"
+        further = [ready.slices, ready.shares, ready.balanced, varied, initial]
         further += [f"relabel {chosen.relabel}"] * bool(chosen.relabel)
         rows = [ready.validation_rows, *([ready.validation_slice] if ready.validation_slice else [])]
         content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])

@@ -89,10 +89,10 @@ def augmented(
 
 
 def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draws) -> Tensors:
-    """Half of the rows get objects of the next row of the batch laid on them (Simple Copy-Paste, CVPR 2021, for masks
+    """Half of the rows get objects of another row of the batch laid on them (Simple Copy-Paste, CVPR 2021, for masks
     without instances): each class of it besides id 0 half of the time, all of them where none was drawn; mirrored half
-    of the time, half to one and a half times as large, moved by up to half a side. On several workers the next row is
-    one of the same worker.
+    of the time, half to one and a half times as large, moved by up to half a side. The other row is any one, so that it
+    may come from each folder of a set; on several workers it is one of the same worker.
 
     Args:
         batch: "image" (B, H, W, 3) uint8 and "mask" (B, H, W) class ids.
@@ -105,15 +105,17 @@ def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draw
     """
     image, mask = batch["image"], batch["mask"]
     rows, (height, width) = len(mask), mask.shape[-2:]
-    pasted, flip, scale, down, right = draws.uniform((5,)).unbind(1)
+    pasted, flip, scale, down, right, other = draws.uniform((6,)).unbind(1)
     sign, grown = torch.where(flip < 0.5, -1.0, 1.0), 0.5 + scale
-    # Where each pixel's paste comes from in the next row, from -1 to 1 over a side.
+    # Not the next one: rows of two folders with equal shares come in turns.
+    others = (torch.arange(rows, device=mask.device) + 1 + (other * (rows - 1)).long()) % rows
+    # Where each pixel's paste comes from in the other row, from -1 to 1 over a side.
     y = (torch.arange(height, device=mask.device) + 0.5) / height * 2 - 1
     x = (torch.arange(width, device=mask.device) + 0.5) / width * 2 - 1
     y = (y - (2 * down - 1)[:, None]) / grown[:, None]
     x = sign[:, None] * (x - (2 * right - 1)[:, None]) / grown[:, None]
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
-    donor = torch.roll(mask, -1, 0)
+    donor = mask[others]
     slots = torch.where((donor == ignore_index) | (donor >= num_outputs), 0, donor.long())
     present = torch.zeros(rows, num_outputs, dtype=torch.bool, device=mask.device).scatter_(1, slots.flatten(1), True)
     chosen = present & (draws.uniform((num_outputs,)) < 0.5)
@@ -123,7 +125,7 @@ def copy_pasted(batch: Tensors, num_outputs: int, ignore_index: int, draws: Draw
     # Outside of the picture lies nothing. Pixels are those whose nearest in the other picture is laid.
     near = functional.grid_sample(laid, grid, mode="nearest", align_corners=False)[:, 0] > 0.5
     ids = functional.grid_sample(slots.float()[:, None], grid, mode="nearest", align_corners=False)[:, 0]
-    picture = torch.roll(image, -1, 0).permute(0, 3, 1, 2).float()
+    picture = image[others].permute(0, 3, 1, 2).float()
     colours = functional.grid_sample(picture, grid, padding_mode="border", align_corners=False).round().clamp(0, 255)
     return {
         **batch,

@@ -130,7 +130,7 @@ def pasted(batch, seed: int = 0, rows=None):
     return copy_pasted(batch, 4, 255, Draws(seed, 0, range(num) if rows is None else rows))
 
 
-def test_objects_of_the_next_picture_are_laid_on_about_half_of_them_with_their_masks():
+def test_objects_of_another_picture_are_laid_on_about_half_of_them_with_their_masks():
     batch = scene(64)
     laid = pasted(batch)
     changed = laid["mask"] != batch["mask"]
@@ -146,8 +146,17 @@ def test_unknown_pixels_are_laid_on_nothing_and_may_be_covered():
     batch["mask"][1::2] = 255
     laid = pasted(batch)
     changed = laid["mask"] != batch["mask"]
-    assert not changed[::2].any(), "the next picture of these has nothing that is known"
     assert changed[1::2].any() and (laid["mask"][changed] != 255).all()
+
+
+def test_pictures_of_two_folders_in_turns_get_objects_of_both():
+    batch = scene(64)
+    batch["mask"][::2] = batch["mask"][::2].clamp(max=1)
+    batch["mask"][1::2] = torch.where(batch["mask"][1::2] > 0, 3, 0)
+    laid = pasted(batch)["mask"]
+    changed = laid != batch["mask"]
+    got = {(row % 2, one) for row in range(64) for one in laid[row][changed[row]].tolist()}
+    assert got == {(0, 1), (0, 3), (1, 1), (1, 3)}
 
 
 def test_what_is_laid_follows_from_the_rows_own_numbers():
