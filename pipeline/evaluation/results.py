@@ -44,7 +44,8 @@ class TrainedSet(BaseModel):
     pixel_accuracy: list[float] = []
     boundary_iou: list[float] = []
     seconds: list[float] = []
-    """Of the trainings behind each seed, its teacher's and its first half too; labelling and generating not."""
+    """Of the segmenters behind each seed, its teacher's and its first half too; a generator's trainings, labelling and
+    generating not."""
     interval: tuple[float, float] | None = None
     """95 % of the means over seeds lie between, when the test units are drawn anew."""
     difference: Difference | None = None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.evaluation.metrics import mean_and_spread
-from pipeline.evaluation.results import Proof, TrainedSet
+from pipeline.evaluation.results import Difference, Proof, TrainedSet
+from pipeline.evaluation.spread import least_gains
 from pipeline.pages.chart import NUM_COLOURS, Chart, Series, plane
 
 
@@ -19,6 +20,8 @@ class Row(NamedTuple):
         mean, spread: of mIoU over seeds.
         ratio: of its mIoU to the first row's; None where they may not be compared, having other steps.
         difference: mean and spread over seeds of the difference to the first row; None for that row and as `ratio`.
+        least: what the difference is above with 97.5 % certainty, for other seeds and other test pictures; None of one
+            seed.
         ious: mean IoU by class, None where no seed has one.
         rare: mean and standard deviation of the mean IoU of the rare classes; None where none are named.
     """
@@ -28,6 +31,7 @@ class Row(NamedTuple):
     spread: float
     ratio: float | None
     difference: tuple[float, float] | None
+    least: float | None
     ious: list[float | None]
     rare: tuple[float, float] | None = None
 
@@ -48,11 +52,16 @@ def rows_of(proof: Proof) -> list[Row]:
                 spread,
                 mean / first if first and alike else None,
                 mean_and_spread(one.difference.miou) if one.difference and alike else None,
+                _least(one.difference, proof) if one.difference and alike else None,
                 [mean_and_spread(values)[0] if values else None for values in known],
                 mean_and_spread(_of_rare(one, proof.rare)) if proof.rare else None,
             )
         )
     return rows
+
+
+def _least(difference: Difference, proof: Proof) -> float | None:
+    return least_gains([difference], proof.test.units)[0] if len(difference.miou) > 1 and proof.test.units else None
 
 
 def _of_rare(one: TrainedSet, rare: Sequence[str]) -> list[float]:
@@ -78,23 +87,36 @@ def markdown(proof: Proof) -> str:
         )
     if any(row.labels for row in proof.sets):
         lines.append(
-            "Labels are all that anything behind a row has learned from, its generator and its teacher too; “?” is not "
-            "known."
+            "Labels are all masks that anything behind a row has learned from, its generator and its teacher too; “?” "
+            "is not known. Neither masks of validation pairs, by which something was chosen, nor captions are counted."
         )
+    if any(row.least is not None for row in rows_of(proof)):
+        lines.append(
+            f"“At least”: what a difference is above with 97.5 % certainty, for other seeds and other {test.unit}, "
+            "each row by itself; where it is below zero, no gain is shown."
+        )
+    if any(row.seconds for row in proof.sets):
+        lines.append("Minutes are of the segmenters behind a row, its teacher's too; a generator's are not in them.")
     if proof.choices:
         best = max(proof.choices, key=lambda one: one.mean)
-        several = len({one.augmentation for one in proof.choices}) > 1
+        tries = {(one.steps, one.learning_rate, one.augmentation) for one in proof.choices}
+        several = len({augmentation for _, _, augmentation in tries}) > 1
         what = "Steps, learning rate and augmentation" if several else "Steps and learning rate"
         lines.append(
             f"{what} were chosen on validation pairs, with "
-            f"“{first.name}” alone, from {_count(len(proof.choices), 'try', 'tries')} of "
+            f"“{first.name}” alone, from {_count(len(tries), 'try', 'tries')} of "
             f"{_count(len(best.miou), 'seed')} each; the best reached {best.mean:.4f} with {best.steps:,} steps"
             f"{f', {best.augmentation} augmentation' if several else ''}."
         )
     lines += [f"**Mind:** {text}." for text in proof.warnings]
     scales = bool(first.miou_multi_scale)
-    heads = ["labels", "pictures without", "pairs", "steps", "mIoU", f"of {first.name}", "difference", "boundary IoU"]
-    heads += [*(["several scales"] if scales else []), *([", ".join(proof.rare)] if proof.rare else []), "minutes"]
+    heads = ["labels", "pictures without masks", "pairs", "steps", "mIoU", f"of {first.name}", "difference", "at least"]
+    heads += [
+        "boundary IoU",
+        *(["several scales"] if scales else []),
+        *([", ".join(proof.rare)] if proof.rare else []),
+        "minutes",
+    ]
     lines += ["", f"| trained on | {' | '.join(heads)} |", f"|---|{'--:|' * len(heads)}"]
     lines += [_line(row, scales) for row in rows_of(proof)]
     if proof.agreement:
@@ -166,6 +188,7 @@ def _line(row: Row, multi_scale: bool) -> str:
         f"{row.mean:.4f}{_spread(one, row.spread)}{between}",
         "other steps" if row.ratio is None else f"{row.ratio:.3f}",
         apart,
+        "" if row.least is None else f"{row.least:+.4f}",
         _mean(one.boundary_iou),
         *([_mean(one.miou_multi_scale)] if multi_scale else []),
         *([f"{row.rare[0]:.4f}{_spread(one, row.rare[1])}"] if row.rare else []),

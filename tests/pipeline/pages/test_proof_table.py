@@ -49,10 +49,12 @@ def test_the_table_says_labels_spread_and_what_the_brackets_are():
     text = markdown(proof(MIXED, LONGER))
     found = cells(text)
     assert found["real"][:6] == ["512", "", "512", "1,000", "0.5100 ± 0.0141 [0.450, 0.550]", "1.000"]
-    assert found["real"][6:] == ["", "0.3500", "1.5"]
+    assert found["real"][6:] == ["", "", "0.3500", "1.5"]
     assert found["both"][0] == "?" and found["both"][1] == "100"
     assert found["both"][6] == "+0.0250 ± 0.0071 [-0.010, +0.060]"
-    assert found["longer"][5:7] == ["other steps", ""]
+    assert found["both"][7].startswith("-"), "two seeds show no gain of 2.5 points"
+    assert found["longer"][5:8] == ["other steps", "", ""]
+    assert "where it is below zero, no gain is shown" in text
     assert "1,024 real held-out pairs of 21 photographs" in text and "over 2 seeds" in text
     assert "the photographs of the test are drawn anew" in text
     assert len({len(row) for row in found.values()}) == 1, "each row has all columns"
@@ -61,8 +63,24 @@ def test_the_table_says_labels_spread_and_what_the_brackets_are():
 def test_several_scales_have_a_column_where_they_were_asked_for():
     one = REAL.model_copy(update={"miou_multi_scale": [0.6, 0.7]})
     text = markdown(proof().model_copy(update={"sets": [one]}))
-    assert cells(text)["real"][8] == "0.6500" and "several scales" in text
+    assert cells(text)["real"][9] == "0.6500" and "several scales" in text
     assert "several scales" not in markdown(proof())
+
+
+def test_a_gain_is_shown_where_other_seeds_and_pictures_would_show_it_too():
+    sure = Difference(miou=[0.03, 0.031, 0.029], unit_error=0.003)
+    row = trained("sure", [0.53, 0.55, 0.54], steps=1000, difference=sure)
+    (_, found) = rows_of(proof(row))
+    assert found.least == pytest.approx(0.0233, abs=5e-4)
+    assert cells(markdown(proof(row)))["sure"][7] == f"{found.least:+.4f}"
+    alone = row.model_copy(update={"miou": [0.53], "difference": Difference(miou=[0.03], unit_error=0.003)})
+    assert rows_of(proof(alone))[1].least is None, "one seed says nothing of others"
+
+
+def test_what_was_tried_twice_counts_once():
+    choices = [Choice(steps=500, learning_rate=0.003, miou=[0.4]), Choice(steps=1000, learning_rate=0.003, miou=[0.5])]
+    again = [choices[1], choices[1].model_copy(update={"augmentation": "mild"})]
+    assert "from 3 tries of 1 seed each" in markdown(proof(choices=[*choices, *again]))
 
 
 def test_a_baseline_that_may_still_rise_is_said_to():

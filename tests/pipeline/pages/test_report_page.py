@@ -244,7 +244,7 @@ def test_the_proof_that_a_bundle_brings_is_shown_unasked_and_apart(made: Path) -
     (made / "config.yaml").write_text(f"bundle: {bundle}\n")
     html = full(made)
     assert html.index("of the bundle alone") > html.index("measured to be worth") > html.index('id="proof"')
-    assert html.count("<table>") == 2 and '<th scope="col"><abbr title="Pictures without labels' in html
+    assert html.count("<table>") == 2 and '<th scope="col"><abbr title="Pictures without masks' in html
     for broken in ("{", '{"format": 99}'):
         (bundle / "proof.json").write_text(broken)
         assert "measured to be worth" not in page(made), "nobody has asked for it"
