@@ -80,6 +80,8 @@ def test_pairs_are_made_of_prompts(tmp_path):
         "--prompts", f"{tmp_path}/prompts.txt", "--pairs", "5", *settings,
     )  # fmt: skip
     assert json.loads((tmp_path / "made" / "manifest.json").read_text())["num_pairs"] == 5
+    run("benchmarks.alone report", "--run", "page", "--runs", str(tmp_path), "--pairs", f"{tmp_path}/made")
+    assert "<dt>Samplers</dt><dd>2</dd>" in (tmp_path / "page" / "report.html").read_text()
 
 
 def test_without_a_job_it_says_how_to_call_it():
