@@ -194,7 +194,7 @@ class PairSampler:
                 lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
                 self._known(start, known) if known else None,
                 lambda difference: apart.append(difference.square().mean(1).sqrt()),
-                cache=recorder or self._cache(),
+                cache=recorder.counting(num_pairs, settings.batch_size) if recorder else self._cache(),
             )
         return latents, torch.stack(apart).mean(0) if apart else torch.full((len(text),), torch.nan)
 
