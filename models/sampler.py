@@ -73,7 +73,7 @@ class PairSampler:
     """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
-        self.settings = settings.resolved(bundle.guidance, bundle.student, bundle.schedule)
+        self.settings = settings = settings.resolved(bundle.guidance, bundle.student, bundle.schedule)
         self.device = torch.device(device)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
