@@ -31,6 +31,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
+from pipeline.training.order import groups_of
 from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Evaluation, Tensors
 from pipeline.training.tasks.pictures import to_float_image
@@ -68,7 +69,8 @@ def train_clip(config: ClipConfig) -> dict[str, float]:
     with Run.open(config, "train_clip", SAFE_TO_CHANGE) as run:
         folder = run.folder / "tokenizer"
         if not (folder / "tokenizer.json").exists():
-            prompts = read_shards(config.train, ["prompt"])["prompt"].to_pylist()
+            groups_of(config.train, config.slices, prompted=True)  # that there are none at all is told now
+            prompts = read_shards(config.train, ["prompt"])["prompt"].drop_null().to_pylist()
             tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
             tokenizer.model_max_length = config.num_tokens
             tokenizer.save_pretrained(folder)
