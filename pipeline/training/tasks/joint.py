@@ -57,7 +57,7 @@ class JointConfig(TrainingConfig):
     """Their prompts, at most `preview.batch_size`."""
     image_size_px: int = Field(512, ge=8)
     """Side of the pictures behind the latents."""
-    guidance: float = Field(8.0, ge=0)
+    guidance: float = Field(8.0, ge=0, allow_inf_nan=False)
     """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
 
     def check_inputs(self) -> None:
