@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.diffusion import NUM_TIMES, Diffusion, LossWeights, joint_loss
@@ -59,6 +59,15 @@ class JointConfig(TrainingConfig):
     """Side of the pictures behind the latents."""
     guidance: float = Field(8.0, ge=0, allow_inf_nan=False)
     """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
+
+    @model_validator(mode="after")
+    def _preview_without_cache(self) -> JointConfig:
+        if self.preview.step_cache != "off":
+            raise ValueError(
+                "preview.step_cache: a network in training has no schedule of what is reused; leave it out, and make "
+                "one for the finished bundle with jobs.calibrate"
+            )
+        return self
 
     def check_inputs(self) -> None:
         super().check_inputs()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.diffusion import Diffusion
 from models.draws import Draws
@@ -86,6 +87,11 @@ def test_one_key_of_the_noise_process_leaves_the_others_as_the_bundle_has_them(t
         with_initial(small_config(initial=initial, diffusion={"objective": "v"}))
     with pytest.raises(ConfigError, match="latent_size 4 must be a multiple of patch_size 64"):
         with_initial(small_config(initial=initial, net={"patch_size": 64}))
+
+
+def test_a_preview_with_a_step_cache_is_refused_before_the_training():
+    with pytest.raises(ValidationError, match=r"preview\.step_cache: a network in training has no schedule"):
+        small_config(preview={"step_cache": "on"})
 
 
 def test_it_begins_with_the_weights_of_the_bundle(tmp_path):
