@@ -20,6 +20,7 @@ from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
@@ -89,6 +90,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         task = JointTask(config, f"{config.train[0]}/encoders", initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
+            log.info("train_joint: goes on from %s, with %s", as_given(initial), config.diffusion)
         tell_of_training(config)
         scores = fit(task, config, run)
         register(config.run, config.guidance, run, scores)
