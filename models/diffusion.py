@@ -63,8 +63,8 @@ class Diffusion:
     def __post_init__(self) -> None:
         if not 0 <= self.text_dropout <= 1:
             raise ValueError(f"text_dropout is a share, 0 to 1, got {self.text_dropout}")
-        if not self.time_shift > 0:
-            raise ValueError(f"time_shift must be above 0, got {self.time_shift}")
+        if not 0 < self.time_shift < math.inf:
+            raise ValueError(f"time_shift must be above 0 and finite, got {self.time_shift}")
         if self.objective != "flow" and self.time_shift != 1:
             raise ValueError(f"time_shift belongs to objective flow; leave it out for {self.objective}")
 

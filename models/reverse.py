@@ -5,6 +5,7 @@ Legend: B pairs, T text tokens, E text width, N numbers of all latents of a pair
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -69,6 +70,8 @@ class SamplerSettings:
                 f"steps lie between 1 and {NUM_TIMES - 1}, and batch_size is at least 1, got {self.steps} and "
                 f"{self.batch_size}"
             )
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is a finite number, got {self.guidance}")
         if not 0 <= self.confidence_threshold <= 1:
             raise ValueError(f"confidence_threshold is a probability, 0 to 1, got {self.confidence_threshold}")
         if not 0 <= self.guided_from <= self.guided_to <= 1:

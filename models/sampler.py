@@ -73,7 +73,7 @@ class PairSampler:
     """
 
     def __init__(self, bundle: Bundle, settings: SamplerSettings, device: str | torch.device = "cpu") -> None:
-        self.settings = settings.resolved(bundle.guidance, bundle.student, bundle.schedule)
+        self.settings = settings = settings.resolved(bundle.guidance, bundle.student, bundle.schedule)
         self.device = torch.device(device)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         bundle.encoders.to(self.device)
@@ -194,7 +194,7 @@ class PairSampler:
                 lambda: self._on_device(streams.normal(*text.shape[1:])).to(text.dtype),
                 self._known(start, known) if known else None,
                 lambda difference: apart.append(difference.square().mean(1).sqrt()),
-                cache=recorder or self._cache(),
+                cache=recorder.counting(num_pairs, settings.batch_size) if recorder else self._cache(),
             )
         return latents, torch.stack(apart).mean(0) if apart else torch.full((len(text),), torch.nan)
 

@@ -167,14 +167,21 @@ class Recorder:
     """Measures how far each layer's output is from the last one that would be kept, in a process that computes all.
 
     Attributes:
-        changes: (gap, step, layer) -> relative changes, one for each process: the norm of the difference to the output
-            `gap` steps before, over the norm of the output, root mean square over rows (SmoothCache, Eq. 5).
+        changes: (gap, step, layer) -> relative changes, one for each pair: the norm of the difference to the output
+            `gap` steps before, over the norm of the output, root mean square over the pair's rows (SmoothCache, Eq. 5).
     """
 
     def __init__(self, transformer: UViT) -> None:
         self._numbers = {layer: number for number, layer in enumerate(layers_of(transformer))}
         self._before: dict[int, list[Tensor]] = {}
+        self._batch_size = self._num_pairs = 1
         self.changes: dict[tuple[int, int, int], list[float]] = {}
+
+    def counting(self, num_pairs: int, batch_size: int) -> Recorder:
+        """This one, for a process whose rows are `batch_size` pairs, with text and in guided steps without it behind
+        them; behind the first `num_pairs` the batch is filled up, and these do not count."""
+        self._num_pairs, self._batch_size = num_pairs, batch_size
+        return self
 
     def at(self, step: int) -> Run:
         """How layers are run in a step."""
@@ -187,8 +194,9 @@ class Recorder:
             for gap, earlier in enumerate(before[::-1], start=1):
                 both = min(len(earlier), len(output))
                 apart = (output[:both].float() - earlier[:both].float()).flatten(1).norm(dim=1)
-                change = (apart / output[:both].float().flatten(1).norm(dim=1)).square().mean().sqrt()
-                self.changes.setdefault((gap, step, number), []).append(float(change))
+                squared = (apart / output[:both].float().flatten(1).norm(dim=1)).square()
+                change = squared.unflatten(0, (-1, self._batch_size))[:, : self._num_pairs].mean(0).sqrt()
+                self.changes.setdefault((gap, step, number), []).extend(change.tolist())
             self._before[number] = [*before, output][-MAX_GAP:]
             return output
 

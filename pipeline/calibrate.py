@@ -74,16 +74,17 @@ def calibrate(config: CalibrateConfig) -> Calibration:
     prompts = without_blank(read_prompts(config.prompts))["prompt"].to_pylist()
     sampler = PairSampler(bundle, settings, config.device)
     seeds = range(config.seed, config.seed + 2 * config.num_pairs)
-    rows = [(prompts[number % len(prompts)], seed) for number, seed in enumerate(seeds)]
-    measured, held_out = rows[: config.num_pairs], rows[config.num_pairs :]
+    asked = [(prompts[number % len(prompts)], seed) for number, seed in enumerate(seeds)]
+    measured, held_out = asked[: config.num_pairs], asked[config.num_pairs :]
     schedule = measure(sampler, measured, config.share)
     cached = PairSampler(replace(bundle, schedule=schedule), replace(settings, step_cache="on"), config.device)
     plain, other = sampled(sampler, held_out), sampled(cached, held_out)
     both = list(zip(plain, other, strict=True))
+    rows = [len(one.mask) for one in plain]  # the last batch may be smaller
     found = Calibration(
         schedule,
-        float(np.mean([(one.mask == two.mask).mean() for one, two in both])),
-        float(np.mean([np.abs(one.image - two.image.astype(float)).mean() for one, two in both])),
+        float(np.average([(one.mask == two.mask).mean() for one, two in both], weights=rows)),
+        float(np.average([np.abs(one.image - two.image.astype(float)).mean() for one, two in both], weights=rows)),
     )
     write_bytes(f"{config.bundle}/{SCHEDULE}", schedule.to_json().encode())
     log.info(
@@ -108,7 +109,7 @@ def measure(sampler: PairSampler, rows: list[tuple[str, int]], share: float) -> 
     sampled(sampler, rows, recorder)
     widened = math.hypot(settings.guidance, settings.guidance - 1)
     changes = {
-        place: float(np.mean(values)) * (widened if settings.guided(place[1]) else 1)
+        place: math.sqrt(np.mean(np.square(values))) * (widened if settings.guided(place[1]) else 1)
         for place, values in recorder.changes.items()
     }
     costs = [[cost * (1 + settings.guided(step)) for cost in layer_costs(net.config)] for step in range(settings.steps)]
@@ -117,7 +118,7 @@ def measure(sampler: PairSampler, rows: list[tuple[str, int]], share: float) -> 
 
 
 def sampled(sampler: PairSampler, rows: list[tuple[str, int]], recorder: Recorder | None = None) -> list[Pairs]:
-    """Pairs of prompts with their seeds, a batch after the other; full batches alone are measured."""
+    """Pairs of prompts with their seeds, a batch after the other."""
     size = sampler.settings.batch_size
     made = []
     for part in (rows[start : start + size] for start in range(0, len(rows), size)):

@@ -56,7 +56,7 @@ def refine(config: RefineConfig) -> Manifest:
     """Writes what `config.run` does not hold yet; the rows equal those that generating with these settings would give.
 
     Raises:
-        ConfigError: the source was refined already, so what was removed cannot come back.
+        ConfigError: the source is no generate run, or was refined already, so what was removed cannot come back.
     """
     source = config.pairs
     with Run.open(config, "refine", SAFE_TO_CHANGE, on_store=True) as run:
@@ -135,6 +135,11 @@ def _with_refine(provenance: str | None, refine: Refine, source: str) -> str:
     if provenance is None:
         raise ConfigError(f"{source} holds real pairs; only the masks of a generate run can be refined again")
     values = json.loads(provenance)
+    if "refine" not in values:
+        raise ConfigError(
+            f"{source} holds pairs of jobs.multiply or jobs.label, whose masks no sampler drew; only the masks of a "
+            "generate run can be refined again"
+        )
     if values["refine"]["min_area_px"] or values["refine"]["fill_holes_px"]:
         raise ConfigError(
             f"{source} was made with {values['refine']}; what that removed cannot come back. "

@@ -16,7 +16,7 @@ from pipeline.storage.files import read_bytes
 from pipeline.tables.ids import pair_id
 from pipeline.tables.label_space import load_labels
 from pipeline.tables.manifest import MANIFEST, Manifest
-from pipeline.tables.pairs import encoded, has_mask, unpack_pair
+from pipeline.tables.pairs import encoded, has_mask, unpack_confidence, unpack_pair
 from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_shard, shard_name
 
@@ -89,6 +89,8 @@ def check_pair(where: str, row: dict[str, Any], labels: LabelSpace | None) -> li
         if not has_mask(row):
             return check_picture(where, row)
         pair = unpack_pair(row, labels, where)
+        if encoded(row, "confidence"):
+            unpack_confidence(row, pair.image, where)
     except DataError as error:
         return [str(error)]
     problems = []

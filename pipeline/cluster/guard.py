@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipeline.tables.schema import ERROR
+
 MAX_TRIES = 2
 
 Rows = Any
@@ -39,7 +41,8 @@ class Guard:
     four times in a row is no accident.
 
     Args:
-        stage: takes rows with `pair_id`, and leaves rows alone whose `error` is not "".
+        stage: takes rows with `pair_id`. Rows that are given up come to it with an `error`, and it leaves them alone;
+            those of a Table never do, but pass it by.
         attempts: what began before.
         reason: one of `pipeline.tables.schema.REASONS`.
 
@@ -62,7 +65,7 @@ class Guard:
             self.nothing = self.stage(_slice(batch, 0, 0))
             return self.nothing
         if tries < MAX_TRIES:
-            made = self.stage(self._refused(batch, given_up))
+            made = self._made(batch, given_up)
         else:
             made = _joined([self._alone(one, _slice(batch, row, row + 1)) for row, one in enumerate(ids)])
         self.attempts.end(key)
@@ -74,7 +77,7 @@ class Guard:
         if tries >= MAX_TRIES:
             self.attempts.give_up(causes[0])
             given_up = frozenset(causes)
-        made = self.stage(self._refused(row, given_up))
+        made = self._made(row, given_up)
         self.attempts.end(key)
         return made
 
@@ -82,19 +85,21 @@ class Guard:
         """What each row is given up by: its prompt, which other rows may have too, else itself."""
         return _texts(batch, "prompt_id" if "prompt_id" in _names(batch) else "pair_id")
 
-    def _refused(self, batch: Rows, causes: frozenset[str]) -> Rows:
-        """The batch, with an error in the rows of these causes."""
-        if not causes:
-            return batch
-        is_refused = [cause in causes for cause in self._causes(batch)]
+    def _made(self, batch: Rows, given_up: frozenset[str]) -> Rows:
+        """What the stage makes of a batch, with an error in the rows of causes that were given up."""
+        if not given_up:
+            return self.stage(batch)
+        is_refused = np.array([cause in given_up for cause in self._causes(batch)], bool)
         detail = f"the process died {MAX_TRIES} times on this alone; it may need more memory than there is"
         errors = {"error": self.reason, "error_detail": detail}
-        columns = {name: [text if one else "" for one in is_refused] for name, text in errors.items()}
         if isinstance(batch, pa.Table):
-            for name, values in columns.items():
-                batch = batch.append_column(name, pa.array(values, pa.string()))
-            return batch
-        return {**batch, **{name: np.array(values, object) for name, values in columns.items()}}
+            refused = batch.select([name for name in ERROR.names if name in batch.column_names]).filter(is_refused)
+            for name, text in errors.items():
+                refused = refused.append_column(name, pa.array([text] * len(refused), pa.string()))
+            left = batch.filter(~is_refused)
+            return _joined([self.stage(left), refused] if len(left) else [refused])
+        columns = {name: np.where(is_refused, text, "").astype(object) for name, text in errors.items()}
+        return self.stage({**batch, **columns})
 
 
 def _names(batch: Rows) -> Sequence[str]:
@@ -114,5 +119,5 @@ def _slice(batch: Rows, begin: int, end: int) -> Rows:
 
 def _joined(parts: list[Rows]) -> Rows:
     if isinstance(parts[0], pa.Table):
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts, promote_options="permissive")  # rows that were given up have few columns
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -42,7 +42,7 @@ def in_processes(
     Args:
         rows: what goes in; has a column `pair_id`.
         name: of the stage, where time and errors are shown.
-        make: makes the stage in its process. It leaves rows alone whose `error` is not "".
+        make: makes the stage in its process; what it does with rows that were given up: `Guard`.
         shared: is told what is done.
         workers: of the pool; threads are torch's.
         batch_size: rows that the stage takes.

@@ -43,15 +43,23 @@ MAX_LISTED = 10
 """Of sizes, sources and bundles."""
 
 
-def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, Any] | None = None) -> None:
+def write_card(
+    tree: Tree,
+    records: Records,
+    reading: str,
+    front: Mapping[str, Any] | None = None,
+    labels: LabelSpace | None = None,
+) -> None:
     """Writes `README.md`, `label_space.json` and `assets/pairs.png`.
 
     Args:
-        tree: where to, and what the masks hold as they are written.
+        tree: where to, and what the masks hold.
         records: of all parts.
         reading: Python text that reads the set; "{split}" becomes its first split.
         front: what goes into the YAML block at the top, for the Hugging Face Hub.
+        labels: what the masks hold as they are written, where their ignore index is another there.
     """
+    labels = labels or tree.labels
     known = {split: summaries(parts) for split, parts in records.items()}
     tallies = {split: Tally.joined(part["tally"] for part in parts) for split, parts in known.items()}
     damaged = {split: _damaged(parts) for split, parts in known.items()}
@@ -59,7 +67,7 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
     if whole.shown:
         tiles = [decode_image(base64.b64decode(one["picture"]), SHEET) for one in whole.shown]
         write_bytes(f"{tree.folder}/{SHEET}", encode_image(row_of_tiles(tiles)))
-    write_bytes(f"{tree.folder}/{LABELS}", tree.labels.to_json().encode())
+    write_bytes(f"{tree.folder}/{LABELS}", labels.to_json().encode())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -71,13 +79,13 @@ def write_card(tree: Tree, records: Records, reading: str, front: Mapping[str, A
     card = environment.get_template(TEMPLATE).render(
         front=yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True) if front else "",
         name=tree.name,
-        labels=tree.labels,
+        labels=labels,
         ignore_below=tree.ignore_below,
         ignore_noisy=tree.ignore_noisy,
         total=whole.num_pairs,
         shown=whole.shown,
         splits=[_split(name, tally, tree.runs[name], len(damaged[name])) for name, tally in tallies.items()],
-        classes=_classes(tree.labels, list(tallies.values())),
+        classes=_classes(labels, tree.labels.ignore_index, list(tallies.values())),
         tally=partial(_listed, whole),
         terms=[
             text for name, text in TERMS.items() if any(one.split("/")[0] == name for one in whole.counts["source"])
@@ -101,8 +109,9 @@ def _split(name: str, tally: Tally, runs: tuple[str, ...], left_out: int) -> dic
     return {"name": name, "runs": runs, "text": text, "words": words, **sizes}
 
 
-def _classes(labels: LabelSpace, tallies: Sequence[Tally]) -> list[dict[str, Any]]:
-    """A row for every id that a mask may hold: what it is, and for each split the images with it and its share."""
+def _classes(labels: LabelSpace, ignored_as: int, tallies: Sequence[Tally]) -> list[dict[str, Any]]:
+    """A row for every id that a mask may hold: what it is, and for each split the images with it and its share; the
+    ignore index was counted as `ignored_as`."""
     named = [*enumerate(labels.classes), (labels.ignore_index, "(ignored)")]
     colours = labels.colours(np.array([[class_id for class_id, _ in named]]))[0]
     return [
@@ -110,7 +119,9 @@ def _classes(labels: LabelSpace, tallies: Sequence[Tally]) -> list[dict[str, Any
             "id": class_id,
             "name": name,
             "colour": "#" + bytes(colour).hex(),
-            "found": [_found(tally, str(class_id)) for tally in tallies],
+            "found": [
+                _found(tally, str(ignored_as if class_id == labels.ignore_index else class_id)) for tally in tallies
+            ],
         }
         for (class_id, name), colour in zip(named, colours, strict=True)
     ]

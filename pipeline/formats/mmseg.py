@@ -148,7 +148,7 @@ class MMSegmentation:
             configs |= {name: model_config(name, tuple(records)) for name in MODELS}
         for name, text in configs.items():
             write_bytes(f"{self.tree.folder}/configs/{name}.py", text.encode())
-        write_card(replace(self.tree, labels=self.labels), records, READING)
+        write_card(self.tree, records, READING, labels=self.labels)
 
     def dataset_config(self, splits: Iterable[str]) -> str:
         """Python text that defines `pairs_train`, `pairs_validation` and `pairs_test`: those that are in `splits`."""

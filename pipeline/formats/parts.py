@@ -35,7 +35,7 @@ def parts_of(
     Args:
         shards: paths or URLs by split. A pair that is there twice is taken where it comes first.
         views: what is kept of each, by split; a split that is not there keeps all.
-        min_confidence: leaves out pairs of a lower mean confidence; those without one stay.
+        min_confidence: leaves out generated pairs of a lower mean confidence; others stay, whatever a teacher said.
         scores: folder of a run of scores, of the kind judge; "" is none.
         pairs: takes at most so many of each split, those whose ids are lowest: ids are hashes, so this is a draw, and
             the same one however the pairs are spread over shards. 0 takes all. Pictures without masks are none.
@@ -92,13 +92,16 @@ def _scored(folder: str) -> _Scored:
 
 
 def _rows(paths: Sequence[str], views: Sequence[View]) -> pa.Table:
-    """One row per picture, in order: `pair_id`, `confidence_mean`, `has_mask`, `shard` (a place in `paths`), `row` (a
-    place there)."""
-    tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean", "class_ids"]), paths)
+    """One row per picture, in order: `pair_id`, `confidence_mean`, `synthetic`, `has_mask`, `shard` (a place in
+    `paths`), `row` (a place there)."""
+    tables = map_shards(lambda path: read_columns(path, ["pair_id", "confidence_mean", "origin", "class_ids"]), paths)
     columns = {
         "pair_id": pa.chunked_array([chunk for one in tables for chunk in one["pair_id"].chunks], pa.string()),
         "confidence_mean": pa.chunked_array(
             [chunk.cast(pa.float32()) for one in tables for chunk in one["confidence_mean"].chunks], pa.float32()
+        ),
+        "synthetic": pa.chunked_array(
+            [pc.equal(chunk, "synthetic") for one in tables for chunk in one["origin"].chunks], pa.bool_()
         ),
         "has_mask": np.concatenate([has_classes(one) for one in tables]),
         "shard": np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
@@ -129,9 +132,8 @@ def _refuse_common(found: Mapping[str, pa.Table]) -> None:
 def _taken(rows: pa.Table, min_confidence: float, pairs: int) -> pa.Table:
     places = pa.table({"pair_id": rows["pair_id"], "place": np.arange(rows.num_rows)})
     rows = rows.take(places.group_by("pair_id", use_threads=False).aggregate([("place", "min")])["place_min"].sort())
-    rows = rows.filter(
-        pc.fill_null(pc.greater_equal(rows["confidence_mean"], pa.scalar(min_confidence, pa.float32())), True)
-    )
+    unsure = pc.fill_null(pc.less(rows["confidence_mean"], pa.scalar(min_confidence, pa.float32())), False)
+    rows = rows.filter(pc.invert(pc.and_(rows["synthetic"], unsure)))
     if pairs and pairs < rows.num_rows:
         rows = rows.take(np.sort(pc.sort_indices(rows["pair_id"]).to_numpy()[:pairs]))
     return rows

@@ -16,8 +16,6 @@ from pipeline.tables.conform import conform
 from pipeline.tables.ids import pair_seed
 from pipeline.tables.schema import PAIR
 
-ERRORS = ("error", "error_detail")
-
 
 class Captions(Protocol):
     """Such as a `models.captioner.Captioner` with its settings."""
@@ -50,14 +48,11 @@ class CaptionPairs:
         Raises:
             DataError: the device has too little memory.
         """
-        given = [rows[name].to_pylist() if "error" in rows.column_names else [""] * rows.num_rows for name in ERRORS]
         rows = conform(rows, PAIR)
         prompts, captions = rows["prompt"].to_pylist(), rows["captions"].to_pylist()
-        errors, details = given
+        errors, details = [""] * rows.num_rows, [""] * rows.num_rows
         images: dict[int, np.ndarray] = {}
         for row in np.flatnonzero(~(has_captions(rows) & self.keep)).tolist():
-            if errors[row]:  # given up before it came here
-                continue
             try:
                 encoded = rows["image"][row].as_py()["bytes"]
                 images[row] = decode_image(encoded, f"image of {rows['pair_id'][row].as_py()}")

@@ -50,27 +50,22 @@ class CaptionByRule:
         self.labels, self.keep = labels, keep
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        given = {
-            name: rows[name].to_pylist() if name in rows.column_names else [""] * rows.num_rows
-            for name in ("error", "error_detail")
-        }
         rows = conform(rows, PAIR)
+        errors = {name: [""] * rows.num_rows for name in ("error", "error_detail")}
         made = rows.to_pylist()
         todo = ~(has_captions(rows) & self.keep)
         for place in np.flatnonzero(todo).tolist():
-            if given["error"][place]:  # given up before it came here
-                continue
             try:
                 text = self.caption(made[place])
             except DataError as error:
-                given["error"][place], given["error_detail"][place] = "undecodable_input", str(error)
+                errors["error"][place], errors["error_detail"][place] = "undecodable_input", str(error)
                 continue
             made[place] |= {"prompt": text, "captions": [text]}
         for name in ("prompt", "captions"):
             column = rows.schema.get_field_index(name)
             values = pa.array([row[name] for row in made], rows.schema.field(name).type)
             rows = rows.set_column(column, rows.schema.field(name), values)
-        for name, values in given.items():
+        for name, values in errors.items():
             rows = rows.append_column(name, pa.array(values, pa.string()))
         return rows
 

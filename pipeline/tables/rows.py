@@ -48,6 +48,13 @@ def with_masks(file: pq.ParquetFile) -> np.ndarray:
     return has_classes(file.read(columns=["class_ids"], use_threads=False))
 
 
+def with_prompts(file: pq.ParquetFile) -> np.ndarray:
+    """(N,) bool: which rows of an open shard have prompts; all of a table that knows none."""
+    if "prompt" not in file.schema_arrow.names:
+        return np.ones(file.metadata.num_rows, bool)
+    return file.read(columns=["prompt"], use_threads=False)["prompt"].is_valid().to_numpy()
+
+
 def has_classes(rows: pa.Table) -> np.ndarray:
     """(N,) bool: which rows of PAIR have a mask, by their classes."""
     lengths = pc.fill_null(pc.list_value_length(rows["class_ids"]), 0)

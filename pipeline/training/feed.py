@@ -35,7 +35,7 @@ class Feed:
 
     Attributes:
         folders: (F,) runs to read, as one set unless they have shares; paths or URLs.
-        columns: columns to read; with `mask` among them, pictures that have none are left out.
+        columns: columns to read; with `mask` or `prompt` among them, rows that have none are left out.
         decode: stage from encoded columns to arrays.
         seed: of the order.
         cache: decode each row group once and keep all of them in memory, for small sets. Otherwise only the row groups
@@ -124,7 +124,12 @@ class Feed:
             ShardError, ConfigError: as `order.groups_of`.
         """
         return groups_of(
-            self.folders, self.slices, balanced=self.balanced, shared=bool(self.shares), labelled="mask" in self.columns
+            self.folders,
+            self.slices,
+            balanced=self.balanced,
+            shared=bool(self.shares),
+            labelled="mask" in self.columns,
+            prompted="prompt" in self.columns,
         )
 
     def _read(self, group: Group) -> Batch | pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
 from pipeline.training.loop import TrainingError
 from pipeline.training.needs import training_needs
+from pipeline.training.order import groups_of
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.task import Task
 from pipeline.training.worker import SCORES, WEIGHTS_FOLDER, Assignment, Outcome, work
@@ -88,6 +90,8 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
         rows[group.folder] += len(group.rows)
     num_rows = rows.total()
     held_out.groups()
+    if "prompt" in task.columns:
+        tell_of_unprompted(config.train, config.slices)
     log.info(
         "%s: %s examples (%.1f epochs of %s) in %s steps of %d, on %s worker%s",
         config.run,
@@ -129,6 +133,18 @@ def fit(task: Task, config: TrainingConfig, run: Run) -> dict[str, float]:
             f"{folder}: the workers left no {SCORES}; the key `runs` must be a folder that all machines see"
         )
     return scores
+
+
+def tell_of_unprompted(folders: Sequence[str], slices: Sequence[str]) -> None:
+    """Warns where rows have no prompt, so that nothing is learned from them; arguments as of `groups_of`."""
+    num, prompted = (
+        sum(len(group.rows) for group in groups_of(folders, slices, prompted=asked)) for asked in (False, True)
+    )
+    if prompted < num:
+        log.warning(
+            "%s of %s pictures have no prompt and are left out; jobs.caption makes some",
+            f"{num - prompted:,}", f"{num:,}",
+        )  # fmt: skip
 
 
 def _run_workers(assignment: Assignment) -> Outcome:

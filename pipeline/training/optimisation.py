@@ -28,7 +28,8 @@ class Optimisation(Config):
     batch_size: int = Field(64, ge=1)
     """Examples of one optimiser step, over all workers and accumulation steps."""
     accumulation: int = Field(1, ge=1)
-    """Parts that a worker cuts its share of a batch into, to bound memory; the result is the same."""
+    """Parts that a worker cuts its share of a batch into, to bound memory. The result is the same where each row has a
+    loss of its own; means over known pixels, and batch norms, are of a part."""
     optimizer: Literal["adamw", "adamw8bit", "muon", "sgd"] = "adamw"
     """"adamw8bit" keeps its state in a quarter of the memory (8-bit optimizers, ICLR 2022; needs the package torchao).
     "muon" serves the matrices of transformer blocks; everything else gets AdamW all the same. "sgd" is

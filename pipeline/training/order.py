@@ -26,7 +26,7 @@ from pipeline.base.errors import ConfigError, ShardError
 from pipeline.base.turns import schedule
 from pipeline.storage.files import is_local
 from pipeline.tables.label_space import load_labels
-from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks
+from pipeline.tables.rows import Which, has_classes, read_columns, read_shards, with_masks, with_prompts
 from pipeline.tables.selection import View, view_of
 from pipeline.tables.shards import map_shards, open_shard, some_shards
 
@@ -137,6 +137,7 @@ def groups_of(
     balanced: bool = False,
     shared: bool = False,
     labelled: bool = False,
+    prompted: bool = False,
 ) -> list[Group]:
     """The rows that are taken, in order of files.
 
@@ -149,6 +150,7 @@ def groups_of(
             sampling (LVIS, CVPR 2019, section 4.1) with the most frequent class as the threshold.
         shared: the folders have shares, so that each is balanced by itself.
         labelled: leaves out pictures without masks.
+        prompted: leaves out rows without prompts.
 
     Raises:
         ShardError: a folder without shards or rows, with fewer pairs than its slice asks for, or a broken shard.
@@ -159,17 +161,18 @@ def groups_of(
     for number, folder in enumerate(folders):
         view = view_of(folder)
         paths = some_shards(view.folder)
-        scanned = map_shards(partial(_scan, labelled=labelled), paths)
+        scanned = map_shards(partial(_scan, labelled=labelled, prompted=prompted), paths)
         counts = [rows for rows, _ in scanned]
         times = np.ones(sum(map(sum, counts)), np.int64)
         if view.kept is not None or (slices and slices[number] not in ("", ":")):
             times *= _in_slice(paths, (slices[number] if slices else "") or ":", view)
-        if labelled:
+        if labelled or prompted:
             times *= np.concatenate([usable for _, usable in scanned])
             if not times.any():
+                lacks, cure = ("mask", "label") if labelled else ("prompt", "caption")
                 raise ShardError(
-                    f"{folder}: none of its pictures has a mask to learn from; label them first (jobs.label), or give "
-                    "other runs"
+                    f"{folder}: none of its pictures has a {lacks} to learn from; {cure} them first (jobs.{cure}), or "
+                    "give other runs"
                 )
         parts.append((paths, counts, times))
     if balanced:
@@ -271,11 +274,14 @@ class Line:
         return np.random.default_rng([self.seed, epoch, group]).permutation(self.rows[group])
 
 
-def _scan(path: str, *, labelled: bool) -> tuple[list[int], np.ndarray]:
-    """Rows of each row group of a shard; and (N,) bool, where that is asked for which of its rows have masks."""
+def _scan(path: str, *, labelled: bool, prompted: bool) -> tuple[list[int], np.ndarray]:
+    """Rows of each row group of a shard; and (N,) bool, which of them have what is asked for of masks and prompts."""
     with open_shard(path) as file:
         rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        return rows, with_masks(file) if labelled else np.ones(sum(rows), bool)
+        usable = np.ones(sum(rows), bool)
+        for read, asked in ((with_masks, labelled), (with_prompts, prompted)):
+            usable &= read(file) if asked else True
+        return rows, usable
 
 
 def _in_slice(paths: list[str], text: str, view: View) -> np.ndarray:

@@ -71,6 +71,14 @@ def test_a_known_part_is_held_clean_where_the_network_knows_its_time(given):
     assert [pair[other] for pair in times] == sorted((pair[other] for pair in times), reverse=True) and times[0][other]
 
 
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_guidance_is_a_finite_number(wrong):
+    with pytest.raises(ValueError, match="guidance is a finite number"):
+        SamplerSettings(guidance=wrong)
+    with pytest.raises(ValueError, match="above 0 and finite"):
+        Diffusion(objective="flow", time_shift=wrong)
+
+
 def test_unknown_solvers_and_precisions_are_refused():
     for wrong in ({"solver": "euler"}, {"precision": "float16"}, {"steps": 1000}, {"steps": 0}):
         with pytest.raises(ValueError, match="is not one of|steps lie between"):

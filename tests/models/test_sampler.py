@@ -223,6 +223,16 @@ def test_half_a_pair_that_does_not_fit_is_refused(bundle):
         sampler.images_of(masks + 77, ["a", "b"], [1, 2])
 
 
+def test_a_student_goes_its_own_way_whether_settings_were_resolved_or_not(bundle):
+    student = replace(bundle, student=Student(4, 5.0, "abc"))
+    asked = SamplerSettings(batch_size=1, precision="float32")
+    one, other = (
+        PairSampler(student, settings)(["a red bag"], [1])
+        for settings in (asked, asked.resolved(bundle.guidance, student.student))
+    )
+    np.testing.assert_array_equal(one.image, other.image)
+
+
 def test_a_student_completes_no_halves(bundle):
     sampler = PairSampler(replace(bundle, student=Student(2, 5.0, "abc")), SamplerSettings(batch_size=4))
     with pytest.raises(ValueError, match="makes whole pairs alone"):

@@ -146,6 +146,21 @@ def test_the_recorder_measures_relative_changes(bundle):
     assert all(len(values) == 2 and min(values) > 0 for values in recorder.changes.values())
 
 
+def test_rows_that_fill_up_a_batch_do_not_count_as_changes(bundle):
+    def changes(batch_size, *batches):
+        sampler = PairSampler(bundle, replace(SETTINGS, step_cache="off", batch_size=batch_size))
+        recorder = Recorder(sampler.bundle.net.transformer)
+        for batch in batches:
+            sampler([prompt for prompt, _ in batch], [seed for _, seed in batch], recorder)
+        return recorder.changes
+
+    pairs = [("a red bag", 1), ("a blue dress", 2)]
+    alone, filled = changes(1, *([pair] for pair in pairs)), changes(8, pairs)
+    assert alone.keys() == filled.keys()
+    for key, values in filled.items():
+        assert values == pytest.approx(alone[key], rel=1e-2), key
+
+
 def test_the_choice_leaves_the_share_that_was_asked_for():
     steps, costs = 10, [[1.0, 2.0]] * 10
     generator = torch.Generator().manual_seed(0)

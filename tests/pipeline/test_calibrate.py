@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from models.reverse import SamplerSettings, Student
@@ -45,6 +47,16 @@ def test_a_bundle_gets_a_schedule_for_the_settings_that_were_asked_for(config):
     other = SamplerSettings(**{**vars(chosen), "step_cache": "0" * 16})
     with pytest.raises(ConfigError, match="asked for schedule 0000000000000000"):
         SamplePairs(config.bundle, other)
+
+
+def test_every_pair_counts_alike_in_whatever_batch(config):
+    by_one, by_four = (
+        calibrate(config.model_copy(update={"num_pairs": 5, "sampler": replace(SETTINGS, batch_size=size)}))
+        for size in (1, 4)
+    )
+    assert by_one.schedule == by_four.schedule
+    assert by_four.mask_agreement == pytest.approx(by_one.mask_agreement, abs=1e-3)
+    assert by_four.image_difference == pytest.approx(by_one.image_difference, rel=1e-2)
 
 
 def test_a_student_is_refused(config):

@@ -71,6 +71,13 @@ def test_real_pairs_and_masks_that_were_refined_already_are_refused_and_bind_no_
     with pytest.raises(ConfigError, match="real holds real pairs; only the masks of a generate run"):
         refine(config)
 
+    for number, other in enumerate(({"multiply": {}, "sampler": {}}, {"teacher": "x", "hold": "held"})):
+        table: pa.Table = conform(packed(IDS[:2], sampler=[json.dumps(other)] * 2), PAIR)
+        write_table(table, f"{tmp_path}/other{number}/shards")
+        GARMENTS.save(tmp_path / f"other{number}" / "label_space.json")
+        with pytest.raises(ConfigError, match=f"other{number} holds pairs of jobs.multiply or jobs.label"):
+            refine(config.model_copy(update={"pairs": str(tmp_path / f"other{number}")}))
+
     sampler = json.dumps({"refine": {"min_area_px": 16, "fill_holes_px": 0}})
     rows: pa.Table = conform(packed(IDS[:2], sampler=[sampler] * 2), PAIR)
     write_table(rows, f"{tmp_path}/made/shards")

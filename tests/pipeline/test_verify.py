@@ -44,6 +44,14 @@ def test_deep_verify_decodes_every_picture(tmp_path: Path) -> None:
     assert "but its image has 5 x 6" in problems[1]
 
 
+def test_deep_verify_decodes_confidence_maps(tmp_path: Path) -> None:
+    maps = [encode_mask(np.zeros(shape, np.uint8)) for shape in ((4, 6), (3, 5))]
+    write_run(tmp_path, NUMBERED[:3], confidence=[*maps, maps[0][:20]])
+    assert verify(str(tmp_path)) == []
+    problems = sorted(problem.split(", ", 1)[1] for problem in verify(str(tmp_path), deep=True))
+    assert [problem.split(":")[0] for problem in problems] == [f"{one}, confidence" for one in NUMBERED[1:3]]
+
+
 def test_deep_verify_compares_sizes_with_the_columns(tmp_path: Path) -> None:
     write_run(tmp_path, NUMBERED[:2], height=[4, 5])
     assert verify(str(tmp_path)) == []

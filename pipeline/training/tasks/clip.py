@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -31,6 +31,7 @@ from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import Batch
 from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import fit
+from pipeline.training.order import groups_of
 from pipeline.training.overlap import tell_of_training
 from pipeline.training.task import Evaluation, Tensors
 from pipeline.training.tasks.pictures import to_float_image
@@ -62,13 +63,24 @@ class ClipConfig(TrainingConfig):
     projection: int = Field(64, ge=8)
     """Width of the space that prompts and images share; that of the CLIP image token."""
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> ClipConfig:
+        if self.optimisation.accumulation > 1:
+            raise ValueError(
+                "optimisation.accumulation: prompts are told from the others of their part alone, so that parts of a "
+                "batch would learn less or nothing; leave it out, and take a smaller optimisation.batch_size where "
+                "memory is short"
+            )
+        return self
+
 
 def train_clip(config: ClipConfig) -> dict[str, float]:
     """Trains the CLIP and leaves towers and tokenizer in `<run>/weights`; returns held-out retrieval scores."""
-    with Run.open(config, "train_clip", SAFE_TO_CHANGE) as run:
+    with Run.open(config, "train_clip", SAFE_TO_CHANGE - {"optimisation.accumulation"}) as run:
         folder = run.folder / "tokenizer"
         if not (folder / "tokenizer.json").exists():
-            prompts = read_shards(config.train, ["prompt"])["prompt"].to_pylist()
+            groups_of(config.train, config.slices, prompted=True)  # that there are none at all is told now
+            prompts = read_shards(config.train, ["prompt"])["prompt"].drop_null().to_pylist()
             tokenizer = CLIPTokenizer().train_new_from_iterator([prompts], config.vocabulary, show_progress=False)
             tokenizer.model_max_length = config.num_tokens
             tokenizer.save_pretrained(folder)

@@ -36,6 +36,8 @@ from pipeline.training.tasks.joint import register
 JUDGED_ROWS = 16
 """Held-out prompts that are sampled at once."""
 NUM_SHOWN = 8
+NOT_OF_A_WAY = ("confidence_threshold", "precision", "compile", "batch_size", "step_cache")
+"""Settings of a sampler that say nothing of the way through the reverse process that is taught."""
 
 
 class DistillConfig(TrainingConfig):
@@ -47,7 +49,8 @@ class DistillConfig(TrainingConfig):
     steps: int = Field(4, ge=1, le=8)
     """Network evaluations that the student takes for a pair."""
     teacher: SamplerSettings = SamplerSettings(steps=12, solver="dpmsolver++2", guided_to=0.5)
-    """How the teacher takes its way. `teacher.steps` is a multiple of `steps`; unset guidance is the bundle's own."""
+    """How the teacher takes its way: its steps, a multiple of `steps`, its solver, guidance and guided steps. Unset
+    guidance is the bundle's own; precision and batches are those of `optimisation`."""
     loss_weights: LossWeights = LossWeights()
     """Weight of each modality's error; unset means its share of all numbers. `text` and `min_snr` have no meaning."""
 
@@ -57,6 +60,12 @@ class DistillConfig(TrainingConfig):
             raise ValueError(
                 f"teacher.steps {self.teacher.steps} must be a multiple of steps {self.steps}: one step of the student "
                 "stands for several whole ones of its teacher"
+            )
+        default = SamplerSettings()
+        if given := [key for key in NOT_OF_A_WAY if getattr(self.teacher, key) != getattr(default, key)]:
+            raise ValueError(
+                f"{', '.join(f'teacher.{key}' for key in given)} cannot be chosen: the teacher computes as "
+                "`optimisation` says, and only its latents are learned; leave them out"
             )
         if self.loss_weights.text is not None or self.loss_weights.min_snr:
             raise ValueError("loss_weights.text and loss_weights.min_snr have no meaning here; leave them out")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.diffusion import NUM_TIMES, Diffusion, LossWeights, joint_loss
@@ -20,6 +20,7 @@ from models.reverse import SamplerSettings
 from models.sampler import PairSampler
 from models.weights import ENCODERS, JOINT, Bundle, Encoders, digest, load_config, load_net, load_tensors, read_facts
 from pipeline.base.errors import ConfigError
+from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
 from pipeline.pictures.sheets import sheet
 from pipeline.runs.run import Run
@@ -45,7 +46,8 @@ class JointConfig(TrainingConfig):
     """Sizes of the network."""
     initial: Folder = ""
     """Folder or URL of a bundle whose joint network training starts from; `net`, `diffusion` and `image_size_px` are
-    then its own, unless they are given. Empty: fresh weights."""
+    then its own, but for those of their keys that are given other than by default. `diffusion.objective` is what its
+    weights predict, and stays. Empty: fresh weights."""
     diffusion: Diffusion = Diffusion()
     """The noise process."""
     loss_weights: LossWeights = LossWeights()
@@ -56,8 +58,17 @@ class JointConfig(TrainingConfig):
     """Their prompts, at most `preview.batch_size`."""
     image_size_px: int = Field(512, ge=8)
     """Side of the pictures behind the latents."""
-    guidance: float = Field(8.0, ge=0)
+    guidance: float = Field(8.0, ge=0, allow_inf_nan=False)
     """Scale of guidance that the bundle recommends to whoever samples; the paper's is 8."""
+
+    @model_validator(mode="after")
+    def _preview_without_cache(self) -> JointConfig:
+        if self.preview.step_cache != "off":
+            raise ValueError(
+                "preview.step_cache: a network in training has no schedule of what is reused; leave it out, and make "
+                "one for the finished bundle with jobs.calibrate"
+            )
+        return self
 
     def check_inputs(self) -> None:
         super().check_inputs()
@@ -79,6 +90,7 @@ def train_joint(config: JointConfig) -> dict[str, float]:
         task = JointTask(config, f"{config.train[0]}/encoders", initial, shapes)
         if initial:
             task.build()  # weights of another shape are told now, not by every worker
+            log.info("train_joint: goes on from %s, with %s", as_given(initial), config.diffusion)
         tell_of_training(config)
         scores = fit(task, config, run)
         register(config.run, config.guidance, run, scores)
@@ -98,18 +110,38 @@ def register(name: str, guidance: float, run: Run, scores: dict[str, float]) -> 
 
 
 def with_initial(config: JointConfig) -> JointConfig:
-    """The config with the sizes and the noise process of the bundle that it starts from."""
+    """The config with the sizes and the noise process of the bundle that it starts from.
+
+    Raises:
+        ConfigError: it asks for another objective than the bundle's, or its sizes and the bundle's make no network.
+    """
     if not config.initial:
         return config
     initial = local_copy(config.initial)
     facts = read_facts(initial)
-    found = {
-        "net": load_config(JoDiffusionConfig, initial / "joint"),
-        "diffusion": facts.diffusion,
-        "image_size_px": facts.image_size_px,
-    }
-    given = {key for key in found if getattr(config, key) != JointConfig.model_fields[key].default}
-    return config.model_copy(update={key: value for key, value in found.items() if key not in given})
+    own = facts.diffusion.objective
+    if config.diffusion.objective not in (Diffusion().objective, own):
+        raise ConfigError(
+            f"diffusion.objective: the network of {as_given(config.initial)} predicts as {own} says, and "
+            f"{config.diffusion.objective} is asked for; leave it out, or start from fresh weights"
+        )
+    try:
+        found: dict[str, Any] = {
+            "net": _merged(load_config(JoDiffusionConfig, initial / "joint"), config.net),
+            "diffusion": _merged(facts.diffusion, config.diffusion),
+        }
+    except ValueError as error:
+        raise ConfigError(f"net or diffusion, with those of {as_given(config.initial)}: {error}") from error
+    if config.image_size_px == JointConfig.model_fields["image_size_px"].default:
+        found["image_size_px"] = facts.image_size_px
+    return config.model_copy(update=found)
+
+
+def _merged(own: Any, given: Any) -> Any:
+    """A dataclass of a bundle, with those values of another one that are not its defaults."""
+    default = type(given)()
+    changed = {field.name: getattr(given, field.name) for field in fields(given)}
+    return replace(own, **{key: value for key, value in changed.items() if value != getattr(default, key)})
 
 
 def check_latents(config: JointConfig) -> dict[str, tuple[int, ...]]:

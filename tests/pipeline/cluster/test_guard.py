@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.cluster.guard import Guard
 from pipeline.cluster.progress import Progress
+from pipeline.cluster.sink import split_errors
 
 
 class Died(BaseException):
@@ -48,6 +50,24 @@ def test_rows_that_kill_fail_alone_and_boundedly():
     assert "died 2 times on this alone" in made["error_detail"][1]
     assert deaths == 6, "twice together, twice for each of the two"
     assert not progress._begun
+
+
+def test_a_row_of_a_table_that_kills_passes_a_stage_that_knows_no_errors():
+    def stage(rows):
+        if "b" in rows["pair_id"].to_pylist():
+            raise Died
+        return rows.drop_columns(["prompt"]).append_column("score", pa.array([1.0] * len(rows)))
+
+    rows = pa.table({"pair_id": ["a", "b", "c"], "prompt": ["x", "y", "z"], "image": [b""] * 3})
+    guard = Guard(stage, Progress(), "process_died")
+    made, deaths = until_it_lives(guard, rows)
+    assert deaths == 4
+    made, failed = split_errors(made)
+    assert made["pair_id"].to_pylist() == ["a", "c"] and made["score"].to_pylist() == [1.0, 1.0]
+    assert failed["pair_id"].to_pylist() == ["b"] and failed["prompt"].to_pylist() == ["y"]
+    assert failed["reason"].to_pylist() == ["process_died"]
+    again, deaths = until_it_lives(guard, rows)
+    assert deaths == 0 and sorted(again["pair_id"].to_pylist()) == ["a", "b", "c"], "and kills nobody again"
 
 
 def test_a_prompt_that_was_given_up_kills_nobody_again():

@@ -82,6 +82,18 @@ def test_a_trainer_sees_the_classes_that_were_put_in(tmp_path, labels, config):
     assert read["val_dataloader"] is read["val_cfg"] is read["val_evaluator"] is read["test_dataloader"] is None
 
 
+def test_the_card_counts_ignored_pixels_under_the_id_that_they_are_written_with(tmp_path):
+    ignored = []
+    for name, labels in (("voc", VOC), ("wide", WIDE)):
+        save_set(tmp_path / name / "a", labels)
+        tree = tree_of(tmp_path / name, labels, image_format="png")
+        written(MMSegmentation(tree), tmp_path / name / "parts", train=tmp_path / name / "a")
+        card = (tmp_path / name / "export" / "README.md").read_text()
+        ignored += [line for line in card.splitlines() if "(ignored)" in line]
+
+    assert ignored[0] == ignored[1] and "| 255 |" in ignored[0] and "0.00%" not in ignored[0]
+
+
 def test_splits_have_lists_of_their_own(tmp_path):
     made = {name: save_set(tmp_path / name, VOC, 3) for name in ("train", "validation", "test")}
     format = MMSegmentation(tree_of(tmp_path, VOC, image_format="webp"))

@@ -67,9 +67,17 @@ def test_real_pairs_have_no_confidence_and_stay(tmp_path):
     assert sorted(ids(parts_of({"train": shards(tmp_path / "a")}, min_confidence=0.75))) == sorted(made.rows)
     assert sorted(ids(parts_of({"train": shards(tmp_path / "a")}, min_confidence=0.8))) == sorted(list(made.rows)[:4])
 
-    low = save_set(tmp_path / "low", VOC, 3, confidence_mean=0.1)
+    low = save_set(tmp_path / "low", VOC, 3, confidence_mean=0.1, origin="synthetic")
     with pytest.raises(DataError, match=f"test: none of its {len(low.rows)} pairs is left"):
         parts_of({"test": shards(tmp_path / "low")}, min_confidence=0.5)
+
+
+def test_labelled_pairs_stay_however_unsure_their_teacher_was(tmp_path):
+    row = next(iter(save_set(tmp_path / "a", VOC, 1).rows.values()))
+    of = {name: {**row, "pair_id": name, "confidence_mean": 0.5} for name in ("labelled", "synthetic", "real")}
+    save_rows([{**one, "origin": origin} for origin, one in of.items()], tmp_path / "b")
+
+    assert sorted(ids(parts_of({"train": shards(tmp_path / "b")}, min_confidence=0.8))) == ["labelled", "real"]
 
 
 @pytest.mark.parametrize("name", ["../../up", "a.b", "", "a\nb"])

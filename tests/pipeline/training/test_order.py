@@ -13,6 +13,7 @@ from models.labels import GARMENTS
 from pipeline.base.errors import ConfigError, ShardError
 from pipeline.tables.shards import write_table
 from pipeline.training.feed import Feed
+from pipeline.training.fit import tell_of_unprompted
 from pipeline.training.order import Order, bounds, groups_of, ids_of
 from tests.tiny import save_pairs
 
@@ -135,3 +136,19 @@ def test_pictures_without_masks_are_no_rows_where_masks_are_read(tmp_path):
     bare = save_pairs(tmp_path / "bare", 4, num_labelled=0, size_px=32)
     with pytest.raises(ShardError, match="none of its pictures has a mask to learn from"):
         groups_of([str(folder), str(bare)], labelled=True)
+
+
+def test_rows_without_prompts_are_left_out_where_prompts_are_learned(tmp_path, caplog):
+    for name, prompts in (("some", ["a red bag", None, "a boot"]), ("bare", [None, None])):
+        table = pa.table({"pair_id": [f"{name}{row}" for row in range(len(prompts))]})
+        write_table(table.append_column("prompt", pa.array(prompts, pa.string())), f"{tmp_path}/{name}/shards")
+    some, bare = f"{tmp_path}/some", f"{tmp_path}/bare"
+
+    assert [group.rows.tolist() for group in Feed((some,), ("prompt",), dict).groups()] == [[0, 2]]
+    assert [group.rows.tolist() for group in groups_of([some])] == [[0, 1, 2]]
+    tell_of_unprompted([some], ())
+    assert "1 of 3 pictures have no prompt and are left out; jobs.caption makes some" in caplog.text
+    with pytest.raises(
+        ShardError, match=r"bare: none of its pictures has a prompt .* caption them first \(jobs.caption"
+    ):
+        groups_of([some, bare], prompted=True)

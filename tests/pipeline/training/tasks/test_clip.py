@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from models.clip import load_clip
 from models.frozen import TextEncoder
-from pipeline.training.tasks.clip import ClipTask, tell_of_long
+from pipeline.training.tasks.clip import ClipConfig, ClipTask, tell_of_long
 from tests.pipeline.training.tasks.fabricated import learn, text_config
 
 
@@ -29,6 +31,12 @@ def test_text(rows, tmp_path):
         torch.testing.assert_close(read.norm(dim=1), torch.ones(2))
     assert text(["a red bag"]).shape == (1, 24, 16)
     assert CLIPVisionModelWithProjection.from_pretrained(tmp_path / "weights" / "image_encoder").config.image_size == 32
+
+
+def test_a_batch_is_never_cut_into_parts_that_hold_no_contrast():
+    values = text_config().model_dump()
+    with pytest.raises(ValidationError, match=r"optimisation\.accumulation: prompts are told from the others of their"):
+        ClipConfig.model_validate({**values, "optimisation": {**values["optimisation"], "accumulation": 2}})
 
 
 def test_prompts_that_are_cut_off_are_told(caplog):

@@ -161,6 +161,8 @@ def test_it_begins_as_its_teacher_and_its_size_is_known_before(teacher):
 def test_wrong_settings_are_explained(teacher, tmp_path):
     with pytest.raises(ValidationError, match=r"teacher.steps 7 must be a multiple of steps 2"):
         config_for(teacher, teacher=SamplerSettings(steps=7))
+    with pytest.raises(ValidationError, match=r"teacher.precision, teacher.batch_size, teacher.step_cache cannot be"):
+        config_for(teacher, teacher=SamplerSettings(steps=8, precision="float32", batch_size=4, step_cache="on"))
     with pytest.raises(ValidationError, match="no meaning here"):
         config_for(teacher, loss_weights=LossWeights(min_snr=5.0))
     task_for(teacher).save(Bundle.load(teacher).net, {}, tmp_path)

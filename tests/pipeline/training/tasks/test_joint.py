@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from models.diffusion import Diffusion
 from models.draws import Draws
@@ -68,8 +69,29 @@ def test_a_training_that_starts_from_a_bundle_takes_its_sizes_unless_others_are_
     bundle = save_tiny_bundle(tmp_path)
     found = with_initial(small_config(initial=str(tmp_path)))
     assert (found.net, found.diffusion, found.image_size_px) == (bundle.net.config, bundle.diffusion, SIZE_PX)
-    given = with_initial(small_config(initial=str(tmp_path), image_size_px=64, diffusion=Diffusion(objective="v")))
-    assert (given.net, given.diffusion.objective, given.image_size_px) == (bundle.net.config, "v", 64)
+    given = with_initial(small_config(initial=str(tmp_path), image_size_px=64, net={"pre_norm": True}))
+    assert (given.net, given.diffusion, given.image_size_px) == (
+        replace(bundle.net.config, pre_norm=True), bundle.diffusion, 64,
+    )  # fmt: skip
+
+
+def test_one_key_of_the_noise_process_leaves_the_others_as_the_bundle_has_them(tmp_path):
+    flow = Diffusion(objective="flow", time_shift=3.0, text_noise="dropout")
+    replace(save_tiny_bundle(tmp_path / "tiny"), diffusion=flow).save(tmp_path / "flow")
+    initial = str(tmp_path / "flow")
+
+    found = with_initial(small_config(initial=initial, diffusion={"text_dropout": 0.2}))
+
+    assert found.diffusion == replace(flow, text_dropout=0.2)
+    with pytest.raises(ConfigError, match=r"diffusion\.objective: .* predicts as flow says, and v is asked for"):
+        with_initial(small_config(initial=initial, diffusion={"objective": "v"}))
+    with pytest.raises(ConfigError, match="latent_size 4 must be a multiple of patch_size 64"):
+        with_initial(small_config(initial=initial, net={"patch_size": 64}))
+
+
+def test_a_preview_with_a_step_cache_is_refused_before_the_training():
+    with pytest.raises(ValidationError, match=r"preview\.step_cache: a network in training has no schedule"):
+        small_config(preview={"step_cache": "on"})
 
 
 def test_it_begins_with_the_weights_of_the_bundle(tmp_path):
