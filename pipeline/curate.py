@@ -66,7 +66,7 @@ def curate(config: CurateConfig) -> None:
         scores, copy_ratio = scores_of(config, rows["pair_id"])
         for name, values in scores.items():
             rows = rows.append_column(name, values)
-        why = reasons(rows, config.rules, copy_ratio, _by_hand(config, rows["pair_id"]))
+        why = reasons(rows, config.rules, copy_ratio, labels.num_classes, _by_hand(config, rows["pair_id"]))
         left = why.count(None)
         if not left:
             raise DataError(

@@ -76,7 +76,7 @@ class Rules(Config):
 
 
 def reasons(
-    rows: pa.Table, rules: Rules, copy_ratio: float, by_hand: tuple[np.ndarray, str] | None = None
+    rows: pa.Table, rules: Rules, copy_ratio: float, num_classes: int, by_hand: tuple[np.ndarray, str] | None = None
 ) -> list[str | None]:
     """Why each pair is left out; None where it is kept.
 
@@ -85,6 +85,7 @@ def reasons(
             `picture_hash` and `nearest_ratio`; in the order of ids.
         rules: what is wanted.
         copy_ratio: a pair below it is a copy.
+        num_classes: of the label space; `class_ids` hold the ignore index too, which is no class.
         by_hand: which pairs somebody left out before any rule, (N,) bool, and what is said of them.
     """
     left_out = Reasons(rows)
@@ -101,7 +102,7 @@ def reasons(
         left_out.add(numbers(rows, name) < least, f"{name} below {least:g}")
     for name, most in rules.at_most.items():
         left_out.add(numbers(rows, name) > most, f"{name} above {most:g}")
-    classes = [[one for one in ids or () if one] for ids in rows["class_ids"].to_pylist()]
+    classes = [[one for one in ids or () if 0 < one <= num_classes] for ids in rows["class_ids"].to_pylist()]
     for name, share in rules.best.items():
         worse = _not_best(rows, name, share, groups_of(classes, rules.within), left_out.kept)
         left_out.add(worse, f"{name} not among the best {100 * share:g} %")
