@@ -26,12 +26,12 @@ class Rules(Config):
     """Leave out pairs with words or classes that nobody wanted (`jobs.score --unwanted`)."""
     drop_copies: bool = True
     """Leave out pairs that are nearer to a real one than real ones are to each other, but for one in a thousand."""
-    alike_within_bits: int = Field(MOST_BITS, ge=-1, le=MOST_BITS)
-    """Of pictures whose hashes differ in so few bits of 64, the best stays; -1 keeps all."""
     at_least: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the least that it must be."""
     at_most: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the most that it may be."""
+    alike_within_bits: int = Field(MOST_BITS, ge=-1, le=MOST_BITS)
+    """Leave out pictures whose hashes differ in so few bits of 64 from that of a better kept one; -1 keeps all."""
     best: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the share of pairs that are kept by it, the best ones."""
     within: Within = "num_classes"
@@ -95,13 +95,13 @@ def reasons(
         left_out.add(np.array([bool(one) for one in rows["blocked"].to_pylist()]), "blocked")
     if rules.drop_copies and "nearest_ratio" in rows.column_names:
         left_out.add(numbers(rows, "nearest_ratio") < copy_ratio, "a copy of a real pair")
-    order = ranking(rows, rules.rank_by)
-    if rules.alike_within_bits >= 0 and "picture_hash" in rows.column_names:
-        left_out.add(_alike(rows, left_out.kept, order, rules.alike_within_bits), "looks like another one")
     for name, least in rules.at_least.items():
         left_out.add(numbers(rows, name) < least, f"{name} below {least:g}")
     for name, most in rules.at_most.items():
         left_out.add(numbers(rows, name) > most, f"{name} above {most:g}")
+    order = ranking(rows, rules.rank_by)
+    if rules.alike_within_bits >= 0 and "picture_hash" in rows.column_names:
+        left_out.add(_alike(rows, left_out.kept, order, rules.alike_within_bits), "looks like another one")
     classes = [[one for one in ids or () if 0 < one <= num_classes] for ids in rows["class_ids"].to_pylist()]
     for name, share in rules.best.items():
         worse = _not_best(rows, name, share, groups_of(classes, rules.within), left_out.kept)

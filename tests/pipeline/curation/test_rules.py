@@ -30,6 +30,12 @@ def test_each_rule_leaves_out_what_it_says_in_its_order():
     assert reasons(table, kept, 0.3, 2) == [None] * 6
 
 
+def test_of_what_looks_alike_one_stays_that_no_bound_leaves_out():
+    table = rows(picture_hash=[0, 0, 0b111, 0b111111], sharpness=[1.0, 9.0, 8.0, 7.0])
+    left = reasons(table, Rules(at_least={"sharpness": 2.0}), 0.0, 2)
+    assert left == ["sharpness below 2", None, "looks like another one", None]
+
+
 def test_the_best_are_found_among_pairs_of_as_many_classes():
     table = rows(
         class_ids=[[0, 1]] * 4 + [[0, 1, 2]] * 4,
