@@ -24,7 +24,7 @@ from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, fro
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.label_space import common_labels, load_labels, named_labels
+from pipeline.tables.label_space import common_labels, is_same, load_labels, named_labels
 from pipeline.tables.rows import has_classes, read_shards
 
 
@@ -124,8 +124,11 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
         named = named_labels(config.labels) if is_name else load_labels(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
-    if found and found.classes != named.classes:
-        raise ConfigError(f"labels: {config.labels} has other classes than {folders[0]}; leave `labels` empty")
+    if found and not is_same(found, named):
+        raise ConfigError(
+            f"labels: {config.labels} has other classes than {folders[0]}, or another ignore index or meaning of 0; "
+            "leave `labels` empty"
+        )
     return named
 
 

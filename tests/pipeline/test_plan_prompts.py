@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from models.labels import GARMENTS, LabelSpace
 from pipeline.base.command_line import parse
@@ -112,6 +113,12 @@ def test_mistakes_are_explained(tmp_path, values, message):
 def test_wrong_sets_are_explained(tmp_path, pairs):
     with pytest.raises(ConfigError, match="labels: voc has other classes than"):
         plan_prompts(config(tmp_path, pairs=[pairs], labels="voc"))
+    file = tmp_path / "street.yaml"
+    file.write_text(yaml.safe_dump({"name": "street", "classes": list(STREET.classes)}))
+    plan_prompts(config(tmp_path, pairs=[pairs], labels=str(file)))
+    file.write_text(yaml.safe_dump({"name": "street", "classes": list(STREET.classes), "ignore_index": 254}))
+    with pytest.raises(ConfigError, match="street.yaml has other .* or another ignore index or meaning of 0; leave"):
+        plan_prompts(config(tmp_path, pairs=[pairs], labels=str(file)))
     with pytest.raises(DataError, match="nowhere/label_space.json: missing"):
         plan_prompts(config(tmp_path, pairs=[str(tmp_path / "nowhere")]))
     (tmp_path / "mute").mkdir()
