@@ -28,6 +28,14 @@ def test_those_of_other_runs_are_passed_over(tmp_path):
     assert read_marks(path, IDS).tolist() == [True, False, True]
 
 
+def test_of_two_views_that_share_pairs_either_may_be_given(tmp_path):
+    path = save(tmp_path / "marks.json", one=["a", "b"], two=["b", "c"])
+    assert read_marks(path, pa.chunked_array([["b", "a"]])).tolist() == [True, True]
+    assert read_marks(path, pa.chunked_array([["b", "c", "d"]])).tolist() == [True, True, False]
+    with pytest.raises(DataError, match="1 of 2 pairs of one in .* are not among these pairs: a; give the run or sel"):
+        read_marks(path, pa.chunked_array([["b"]]))
+
+
 @pytest.mark.parametrize(
     ("runs", "told"),
     [
