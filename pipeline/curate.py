@@ -31,13 +31,13 @@ UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "neares
 
 
 class CurateConfig(RunConfig):
-    """Chooses pairs by their scores, or by marks of a gallery. The run stands for the pairs that are kept wherever a
-    job reads pairs."""
+    """Chooses pairs by their scores, by columns of their own, or by marks of a gallery. The run stands for the pairs
+    that are kept wherever a job reads pairs."""
 
     pairs: Folder
     """Run whose pairs are chosen."""
     scores: Folder = ""
-    """Run of jobs.score with their scores. May be empty where `marks` are given."""
+    """Run of jobs.score with their scores. May be empty where `marks` are given, or rules that need no scores."""
     marks: FileOrFolder = ""
     """File of marked pairs that the page of jobs.gallery saves; empty where nobody has marked any."""
     marked: Literal["keep", "drop"] = "keep"
@@ -47,8 +47,12 @@ class CurateConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_reasons(self) -> CurateConfig:
-        if not self.scores and not self.marks:
-            raise ValueError("give `scores`, `marks` or both: nothing else says which pairs to keep")
+        own = self.rules.columns or self.rules.most_per_class or self.rules.target
+        if not self.scores and not self.marks and not own:
+            raise ValueError(
+                "give `scores`, `marks` or both, or rules that need neither (on confidence_mean or "
+                "guidance_difference, most_per_class, target): nothing else says which pairs to keep"
+            )
         if not self.scores and self.rules.scores:
             raise ValueError(f"rules: {', '.join(self.rules.scores)} needs `scores`: give the run of jobs.score")
         return self

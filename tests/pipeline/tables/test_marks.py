@@ -12,6 +12,7 @@ from pipeline.base.errors import ConfigError, DataError
 from pipeline.curate import CurateConfig, curate
 from pipeline.tables.marks import read_marks
 from pipeline.tables.rows import read_ids, read_shards
+from pipeline.training.order import ids_of
 from tests.tiny import save_pairs
 
 IDS = pa.chunked_array([["a", "b"], ["c"]])
@@ -85,3 +86,14 @@ def test_something_must_say_what_to_keep(tmp_path):
         load(CurateConfig, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="rules: agreement needs `scores`: give the run of jobs.score"):
         load(CurateConfig, tmp_path / "config.yaml", {"marks": "marks.json", "rules": {"best": {"agreement": 0.5}}})
+    with pytest.raises(ConfigError, match="rules: agreement needs `scores`: give the run of jobs.score"):
+        load(CurateConfig, tmp_path / "config.yaml", {"rules": {"best": {"agreement": 0.5, "confidence_mean": 0.5}}})
+
+
+def test_rules_on_what_pairs_say_of_themselves_need_nothing_else(tmp_path):
+    pairs = str(save_pairs(tmp_path / "pairs", 6))
+    values = {"run": "chosen", "runs": str(tmp_path), "pairs": pairs}
+    for rules in ({"best": {"confidence_mean": 0.5}}, {"most_per_class": 9}, {"target": 2}):
+        chosen = CurateConfig.model_validate({**values, "rules": rules})
+    curate(chosen)
+    assert sorted(read_ids(pairs).to_pylist())[:2] == ids_of(f"{tmp_path}/chosen")
