@@ -246,7 +246,7 @@ def latents_of(sources: list[str], views: Views, pictures: Which = "all", slices
             except ValueError as error:
                 raise ConfigError(
                     f"mirrored_words: {error}, in {texts!r} of pair {pair['pair_id']}; name the word there with its "
-                    "opposite, or leave flip out"
+                    "opposite (with itself where it says no side), or leave flip out"
                 ) from error
         rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
     if silent:

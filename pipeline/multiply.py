@@ -169,7 +169,7 @@ def planned(config: MultiplyConfig, bundle_digest: str) -> pa.Table:
             except ValueError as error:
                 raise ConfigError(
                     f"views.mirrored_words: {error}, in a caption of pair {pair['pair_id']}; name the word there with "
-                    "its opposite, or say --views.flip False"
+                    "its opposite (with itself where it says no side), or say --views.flip False"
                 ) from error
             rows.append((pair_id(prompt, seed, bundle_digest, made_by), pair["pair_id"], prompt, seed))
     names = ("pair_id", "source_id", "prompt", "seed")
