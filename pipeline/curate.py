@@ -26,8 +26,8 @@ from pipeline.tables.selection import view_of, write_selection
 from pipeline.tables.shards import list_shards
 
 TABLE = "selection.md"
-UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "nearest"}
-"""Scores that are looked at where they are known, and their kinds."""
+UNASKED = {"blocked": "drop_blocked", "nearest_ratio": "drop_copies", "picture_hash": "alike_within_bits"}
+"""Scores that are looked at where they are known, and the rules that do."""
 
 
 class CurateConfig(RunConfig):
@@ -92,13 +92,14 @@ def curate(config: CurateConfig) -> None:
 def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.ChunkedArray], float]:
     """The scores of pairs that the rules look at, and below which ratio a pair is a copy."""
     if not config.scores:
+        log.info("curate: without `scores` nothing is left out as blocked, as a copy or as alike")
         return {}, 0.0
-    there = [name for name, kind in UNASKED.items() if list_shards(f"{config.scores}/{kind}")]
-    copy_ratio = 0.0
-    if "nearest_ratio" in there:
-        copy_ratio = float(made_with(config.scores, "nearest")["copy_ratio"])
-    elif config.rules.drop_copies:
-        log.warning("curate: copies are not looked for: %s has no scores of the kind nearest", as_given(config.scores))
+    there = [name for name in UNASKED if list_shards(f"{config.scores}/{kind_of(name)}")]
+    for name, rule in UNASKED.items():
+        if name not in there and getattr(config.rules, rule) not in (False, -1):
+            given = as_given(config.scores)
+            log.warning("curate: rules.%s does nothing: %s has no scores of the kind %s", rule, given, kind_of(name))
+    copy_ratio = float(made_with(config.scores, "nearest")["copy_ratio"]) if "nearest_ratio" in there else 0.0
     found = read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids)
     for kind in dict.fromkeys(map(kind_of, found)):
         scored = pc.is_in(ids, pc.unique(read_ids(f"{config.scores}/{kind}")))

@@ -1,6 +1,6 @@
 """Rules: which pairs of a set are kept by what was said of them, and why the others are not.
 
-A pair of which a score says nothing (null) is never left out by it.
+A pair of which a score says nothing (null) is never left out by it, but by `rank_by` it comes last.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Rules(Config):
     target: int = Field(0, ge=0)
     """Pairs in the end, the best ones; 0 takes all that are left."""
     rank_by: str = ""
-    """Score that says which are the best of what looks alike, for bounds and for the target; "" draws them by their
-    ids."""
+    """Score that says which are the best of what looks alike, for bounds and for the target, those without it last; ""
+    draws them by their ids."""
 
     @field_validator("at_least", "at_most", "best")
     @classmethod

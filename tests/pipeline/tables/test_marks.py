@@ -9,10 +9,11 @@ import pytest
 
 from pipeline.base.command_line import load
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.curate import CurateConfig, curate
+from pipeline.curate import CurateConfig, curate, scores_of
 from pipeline.tables.marks import read_marks
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.training.order import ids_of
+from tests.pipeline.pages.gallery_sets import save_scores
 from tests.tiny import save_pairs
 
 IDS = pa.chunked_array([["a", "b"], ["c"]])
@@ -88,6 +89,21 @@ def test_something_must_say_what_to_keep(tmp_path):
         load(CurateConfig, tmp_path / "config.yaml", {"marks": "marks.json", "rules": {"best": {"agreement": 0.5}}})
     with pytest.raises(ConfigError, match="rules: agreement needs `scores`: give the run of jobs.score"):
         load(CurateConfig, tmp_path / "config.yaml", {"rules": {"best": {"agreement": 0.5, "confidence_mean": 0.5}}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "idle"), [("nearest", ["drop_blocked", "alike_within_bits"]), ("plain", ["drop_copies"]), ("", [])]
+)
+def test_rules_that_do_nothing_are_told(tmp_path, kind, idle, caplog):
+    ids = sorted(read_ids(str(save_pairs(tmp_path / "pairs", 6))).to_pylist())
+    values = {"run": "chosen", "pairs": str(tmp_path / "pairs"), "scores": str(tmp_path / "scores")}
+    for one in (kind,) if kind else ("nearest", "plain"):
+        save_scores(tmp_path / "scores", one, ids)
+    with caplog.at_level("WARNING"):
+        scores_of(CurateConfig.model_validate(values), pa.chunked_array([ids]))
+        rules = {"drop_blocked": False, "drop_copies": False, "alike_within_bits": -1}
+        scores_of(CurateConfig.model_validate({**values, "rules": rules}), pa.chunked_array([ids]))
+    assert [line.split()[1] for line in caplog.messages] == [f"rules.{rule}" for rule in idle]
 
 
 def test_rules_on_what_pairs_say_of_themselves_need_nothing_else(tmp_path):
