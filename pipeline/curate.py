@@ -26,18 +26,18 @@ from pipeline.tables.selection import view_of, write_selection
 from pipeline.tables.shards import list_shards
 
 TABLE = "selection.md"
-UNASKED = {"blocked": "plain", "picture_hash": "plain", "nearest_ratio": "nearest"}
-"""Scores that are looked at where they are known, and their kinds."""
+UNASKED = {"blocked": "drop_blocked", "nearest_ratio": "drop_copies", "picture_hash": "alike_within_bits"}
+"""Scores that are looked at where they are known, and the rules that do."""
 
 
 class CurateConfig(RunConfig):
-    """Chooses pairs by their scores, or by marks of a gallery. The run stands for the pairs that are kept wherever a
-    job reads pairs."""
+    """Chooses pairs by their scores, by columns of their own, or by marks of a gallery. The run stands for the pairs
+    that are kept wherever a job reads pairs."""
 
     pairs: Folder
     """Run whose pairs are chosen."""
     scores: Folder = ""
-    """Run of jobs.score with their scores. May be empty where `marks` are given."""
+    """Run of jobs.score with their scores. May be empty where `marks` are given, or rules that need no scores."""
     marks: FileOrFolder = ""
     """File of marked pairs that the page of jobs.gallery saves; empty where nobody has marked any."""
     marked: Literal["keep", "drop"] = "keep"
@@ -47,8 +47,12 @@ class CurateConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_reasons(self) -> CurateConfig:
-        if not self.scores and not self.marks:
-            raise ValueError("give `scores`, `marks` or both: nothing else says which pairs to keep")
+        own = self.rules.columns or self.rules.most_per_class or self.rules.target
+        if not self.scores and not self.marks and not own:
+            raise ValueError(
+                "give `scores`, `marks` or both, or rules that need neither (on confidence_mean or "
+                "guidance_difference, most_per_class, target): nothing else says which pairs to keep"
+            )
         if not self.scores and self.rules.scores:
             raise ValueError(f"rules: {', '.join(self.rules.scores)} needs `scores`: give the run of jobs.score")
         return self
@@ -66,7 +70,7 @@ def curate(config: CurateConfig) -> None:
         scores, copy_ratio = scores_of(config, rows["pair_id"])
         for name, values in scores.items():
             rows = rows.append_column(name, values)
-        why = reasons(rows, config.rules, copy_ratio, _by_hand(config, rows["pair_id"]))
+        why = reasons(rows, config.rules, copy_ratio, labels.num_classes, _by_hand(config, rows["pair_id"]))
         left = why.count(None)
         if not left:
             raise DataError(
@@ -88,13 +92,14 @@ def curate(config: CurateConfig) -> None:
 def scores_of(config: CurateConfig, ids: pa.ChunkedArray) -> tuple[dict[str, pa.ChunkedArray], float]:
     """The scores of pairs that the rules look at, and below which ratio a pair is a copy."""
     if not config.scores:
+        log.info("curate: without `scores` nothing is left out as blocked, as a copy or as alike")
         return {}, 0.0
-    there = [name for name, kind in UNASKED.items() if list_shards(f"{config.scores}/{kind}")]
-    copy_ratio = 0.0
-    if "nearest_ratio" in there:
-        copy_ratio = float(made_with(config.scores, "nearest")["copy_ratio"])
-    elif config.rules.drop_copies:
-        log.warning("curate: copies are not looked for: %s has no scores of the kind nearest", as_given(config.scores))
+    there = [name for name in UNASKED if list_shards(f"{config.scores}/{kind_of(name)}")]
+    for name, rule in UNASKED.items():
+        if name not in there and getattr(config.rules, rule) not in (False, -1):
+            given = as_given(config.scores)
+            log.warning("curate: rules.%s does nothing: %s has no scores of the kind %s", rule, given, kind_of(name))
+    copy_ratio = float(made_with(config.scores, "nearest")["copy_ratio"]) if "nearest_ratio" in there else 0.0
     found = read_scores(config.scores, list(dict.fromkeys([*there, *config.rules.scores])), ids)
     for kind in dict.fromkeys(map(kind_of, found)):
         scored = pc.is_in(ids, pc.unique(read_ids(f"{config.scores}/{kind}")))

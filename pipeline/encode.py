@@ -78,7 +78,8 @@ class EncodeConfig(RunConfig):
     """Also encode everything mirrored; in the prompts `mirrored_words` change places."""
     mirrored_words: dict[str, str] = Field(default_factory=SIDES.copy)
     """Words that are each other's opposite in a mirrored picture, {left: right}. Prompts with longer words that hold
-    one, such as "leftmost", are refused until they are named too. {} leaves prompts as they are."""
+    one, such as "leftmost", are refused until they are named too, those that say no side ("bright") with themselves;
+    common ones of these are known. {} leaves prompts as they are."""
     pictures: Which = "all"
     """Which pictures are encoded: those with masks, those without, or all; so that trainings can mix the two by shares
     of their own."""
@@ -246,7 +247,7 @@ def latents_of(sources: list[str], views: Views, pictures: Which = "all", slices
             except ValueError as error:
                 raise ConfigError(
                     f"mirrored_words: {error}, in {texts!r} of pair {pair['pair_id']}; name the word there with its "
-                    "opposite, or leave flip out"
+                    "opposite (with itself where it says no side), or leave flip out"
                 ) from error
         rows += [(key, pair["pair_id"]) for key in views.ids(pair["pair_id"], len(texts))]
     if silent:

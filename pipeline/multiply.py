@@ -31,7 +31,7 @@ from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.conform import object_column
 from pipeline.tables.ids import canonical_json, pair_id, pair_seed
-from pipeline.tables.label_space import LABELS, common_labels, load_labels
+from pipeline.tables.label_space import LABELS, is_same, load_labels, meaning
 from pipeline.tables.manifest import Manifest
 from pipeline.tables.rows import read_texts, remaining
 from pipeline.tables.schema import Batch, captions_of
@@ -112,10 +112,11 @@ def multiply(config: MultiplyConfig) -> Manifest:
             f"bundle: {as_given(config.bundle)} was distilled and makes whole pairs alone; give its teacher's"
         )
     labels = load_labels(str(bundle))
-    if (own := common_labels([config.pairs])).classes != labels.classes:
+    if not is_same(own := load_labels(config.pairs), labels):
         raise ConfigError(
-            f"pairs: {as_given(config.pairs)} has classes {', '.join(own.classes)}, and the bundle "
-            f"{as_given(config.bundle)} {', '.join(labels.classes)}; give pairs of the same label space"
+            f"pairs: numbers in masks of {as_given(config.pairs)} mean other things than to the bundle "
+            f"{as_given(config.bundle)}; give pairs of the same label space. Pairs: {meaning(own)} Bundle: "
+            f"{meaning(labels)}"
         )
     config, bundle_digest = config.resolved(), digest(bundle, ENCODERS + JOINT)
     size_px = read_facts(bundle).image_size_px
@@ -168,7 +169,7 @@ def planned(config: MultiplyConfig, bundle_digest: str) -> pa.Table:
             except ValueError as error:
                 raise ConfigError(
                     f"views.mirrored_words: {error}, in a caption of pair {pair['pair_id']}; name the word there with "
-                    "its opposite, or say --views.flip False"
+                    "its opposite (with itself where it says no side), or say --views.flip False"
                 ) from error
             rows.append((pair_id(prompt, seed, bundle_digest, made_by), pair["pair_id"], prompt, seed))
     names = ("pair_id", "source_id", "prompt", "seed")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -23,8 +24,8 @@ from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, fro
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.label_space import common_labels, load_labels, named_labels
-from pipeline.tables.manifest import Manifest
+from pipeline.tables.label_space import common_labels, is_same, load_labels, named_labels
+from pipeline.tables.rows import has_classes, read_shards
 
 
 class PromptsConfig(RunConfig):
@@ -49,7 +50,7 @@ class PromptsConfig(RunConfig):
     balance: Folder = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
     target_share: float = Field(0.05, gt=0, lt=1)
-    """A class is rare that fewer of the set's images show; this share of the weighted prompts will ask for it."""
+    """A class is rare that fewer of the labelled images show; this share of the weighted prompts will ask for it."""
     max_weight: float = Field(20.0, ge=1)
     """Balancing uses no prompt more often than another by more than this factor."""
     hardness: Folder = ""
@@ -65,8 +66,8 @@ def plan_prompts(config: PromptsConfig) -> pa.Table:
     """Writes the plan, with what to expect of it in prompts.json; returns it (PLAN).
 
     Raises:
-        ConfigError, DataError: nothing to plan from, an unknown class or template, pairs without captions, or a run
-            that was begun with another config or other prompts.
+        ConfigError, DataError, ShardError: nothing to plan from or to balance with, an unknown class or template,
+            pairs without captions, or a run that was begun with another config or other prompts.
     """
     labels = find_labels(config)
     rows, num_empty = without_empty(
@@ -123,8 +124,11 @@ def find_labels(config: PromptsConfig) -> LabelSpace | None:
         named = named_labels(config.labels) if is_name else load_labels(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
-    if found and found.classes != named.classes:
-        raise ConfigError(f"labels: {config.labels} has other classes than {folders[0]}; leave `labels` empty")
+    if found and not is_same(found, named):
+        raise ConfigError(
+            f"labels: {config.labels} has other classes than {folders[0]}, or another ignore index or meaning of 0; "
+            "leave `labels` empty"
+        )
     return named
 
 
@@ -151,13 +155,17 @@ def balanced(plan: pa.Table, labels: LabelSpace, config: PromptsConfig) -> tuple
     """The plan with balanced weights, and what to expect of each rare class.
 
     Raises:
-        DataError: no pairs to compare with.
+        DataError, ShardError: no pairs with masks to compare with.
     """
     folder = config.balance
-    manifest = Manifest.scan(folder)
-    if not manifest.num_pairs:
-        raise DataError(f"{folder}: holds no pairs to balance with; give the folder of a run that has made some")
-    shown = {one: share.images / manifest.num_pairs for one, share in manifest.classes.items()}
+    rows = read_shards([folder], ["pair_id", "class_ids"])
+    labelled = rows.filter(pa.array(has_classes(rows)))  # of the others nobody knows what they show
+    if not labelled.num_rows:
+        raise DataError(f"{folder}: none of its {rows.num_rows:,} pairs has a mask to balance with; give labelled ones")
+    shown = {
+        one: images / labelled.num_rows
+        for one, images in Counter(pc.list_flatten(labelled["class_ids"]).to_pylist()).items()
+    }
     rare = [one for one in range(1, labels.num_classes + 1) if shown.get(one, 0.0) < config.target_share]
     asks = np.zeros((plan.num_rows, len(rare)), bool)
     column_of = {one: column for column, one in enumerate(rare)}

@@ -13,16 +13,17 @@ PAIRS_AT_ONCE = 2**22
 
 
 def alike(hashes: np.ndarray, within_bits: int = MOST_BITS) -> np.ndarray:
-    """Groups of pictures that look alike.
+    """Which pictures look like an earlier one that stays.
 
-    Pictures whose hashes differ in few bits are in one group, and so are those that a chain of such steps joins.
+    From the first on, a picture stays unless its hash differs in few bits from that of one that stays; so no two that
+    stay look alike, and whatever goes looks like one that stays.
 
     Args:
-        hashes: (N,) int64, of `pipeline.pictures.picture_hash`.
+        hashes: (N,) int64, of `pipeline.pictures.picture_hash`, the best picture first.
         within_bits: 0 to 3.
 
     Returns:
-        (N,) int64: the least place of each one's group, its own place for one that is alone.
+        (N,) int64: the place of the first one that stays which each looks like; its own place where it stays.
 
     Raises:
         ValueError: another number of bits.
@@ -31,25 +32,20 @@ def alike(hashes: np.ndarray, within_bits: int = MOST_BITS) -> np.ndarray:
         raise ValueError(f"within_bits: 0 to {MOST_BITS}, got {within_bits}")
     # Unsigned: numpy counts the bits of the absolute values of signed numbers.
     unsigned = hashes.astype(np.int64).view(np.uint64)
-    distinct, first, inverse = np.unique(unsigned, return_index=True, return_inverse=True)
-    parent = np.arange(len(distinct))
-
-    def root(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = int(parent[one])
-        return one
-
+    first, inverse = np.unique(unsigned, return_index=True, return_inverse=True)[1:]
+    order = np.argsort(first)
+    distinct = unsigned[first[order]]
+    stays = np.arange(len(distinct))
     if within_bits:
+        found = [np.empty((0, 2), np.int64)]
         for left, right in _candidates(distinct):
             near = np.bitwise_count(distinct[left] ^ distinct[right]) <= within_bits
-            for one, other in zip(left[near].tolist(), right[near].tolist(), strict=True):
-                one, other = root(one), root(other)
-                parent[max(one, other)] = min(one, other)
-    groups = np.array([root(one) for one in range(len(distinct))], np.int64)
-    least = np.full(len(distinct), len(hashes))
-    np.minimum.at(least, groups, first)
-    return least[groups][inverse]
+            found.append(np.sort(np.stack([left[near], right[near]], axis=1), axis=1))
+        earlier, later = np.concatenate(found).T
+        for place in np.lexsort((earlier, later)).tolist():  # whether an earlier one stays is known by then
+            if stays[later[place]] == later[place] and stays[earlier[place]] == earlier[place]:
+                stays[later[place]] = earlier[place]
+    return first[order][stays][np.argsort(order)][inverse]
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

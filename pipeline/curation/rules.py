@@ -1,6 +1,6 @@
 """Rules: which pairs of a set are kept by what was said of them, and why the others are not.
 
-A pair of which a score says nothing (null) is never left out by it.
+A pair of which a score says nothing (null) is never left out by it, but by `rank_by` it comes last.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Rules(Config):
     """Leave out pairs with words or classes that nobody wanted (`jobs.score --unwanted`)."""
     drop_copies: bool = True
     """Leave out pairs that are nearer to a real one than real ones are to each other, but for one in a thousand."""
-    alike_within_bits: int = Field(MOST_BITS, ge=-1, le=MOST_BITS)
-    """Of pictures whose hashes differ in so few bits of 64, the best stays; -1 keeps all."""
     at_least: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the least that it must be."""
     at_most: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the most that it may be."""
+    alike_within_bits: int = Field(MOST_BITS, ge=-1, le=MOST_BITS)
+    """Leave out pictures whose hashes differ in so few bits of 64 from that of a better kept one; -1 keeps all."""
     best: Mapping[str, float] = Field(default_factory=dict)
     """Score -> the share of pairs that are kept by it, the best ones."""
     within: Within = "num_classes"
@@ -42,8 +42,8 @@ class Rules(Config):
     target: int = Field(0, ge=0)
     """Pairs in the end, the best ones; 0 takes all that are left."""
     rank_by: str = ""
-    """Score that says which are the best of what looks alike, for bounds and for the target; "" draws them by their
-    ids."""
+    """Score that says which are the best of what looks alike, for bounds and for the target, those without it last; ""
+    draws them by their ids."""
 
     @field_validator("at_least", "at_most", "best")
     @classmethod
@@ -76,7 +76,7 @@ class Rules(Config):
 
 
 def reasons(
-    rows: pa.Table, rules: Rules, copy_ratio: float, by_hand: tuple[np.ndarray, str] | None = None
+    rows: pa.Table, rules: Rules, copy_ratio: float, num_classes: int, by_hand: tuple[np.ndarray, str] | None = None
 ) -> list[str | None]:
     """Why each pair is left out; None where it is kept.
 
@@ -85,6 +85,7 @@ def reasons(
             `picture_hash` and `nearest_ratio`; in the order of ids.
         rules: what is wanted.
         copy_ratio: a pair below it is a copy.
+        num_classes: of the label space; `class_ids` hold the ignore index too, which is no class.
         by_hand: which pairs somebody left out before any rule, (N,) bool, and what is said of them.
     """
     left_out = Reasons(rows)
@@ -94,14 +95,14 @@ def reasons(
         left_out.add(np.array([bool(one) for one in rows["blocked"].to_pylist()]), "blocked")
     if rules.drop_copies and "nearest_ratio" in rows.column_names:
         left_out.add(numbers(rows, "nearest_ratio") < copy_ratio, "a copy of a real pair")
-    order = ranking(rows, rules.rank_by)
-    if rules.alike_within_bits >= 0 and "picture_hash" in rows.column_names:
-        left_out.add(_alike(rows, left_out.kept, order, rules.alike_within_bits), "looks like another one")
     for name, least in rules.at_least.items():
         left_out.add(numbers(rows, name) < least, f"{name} below {least:g}")
     for name, most in rules.at_most.items():
         left_out.add(numbers(rows, name) > most, f"{name} above {most:g}")
-    classes = [[one for one in ids or () if one] for ids in rows["class_ids"].to_pylist()]
+    order = ranking(rows, rules.rank_by)
+    if rules.alike_within_bits >= 0 and "picture_hash" in rows.column_names:
+        left_out.add(_alike(rows, left_out.kept, order, rules.alike_within_bits), "looks like another one")
+    classes = [[one for one in ids or () if 0 < one <= num_classes] for ids in rows["class_ids"].to_pylist()]
     for name, share in rules.best.items():
         worse = _not_best(rows, name, share, groups_of(classes, rules.within), left_out.kept)
         left_out.add(worse, f"{name} not among the best {100 * share:g} %")

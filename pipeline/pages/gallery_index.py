@@ -35,6 +35,8 @@ POSTINGS = 1 << 16
 """Numbers in a file of the words' index, about."""
 LARGEST_EXACT = 2**53
 """Integers beyond are text, since a browser would round them."""
+LARGEST_FLOAT32 = 2**24
+"""Columns with integers beyond are not sorted by, since float32 would round them."""
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 """A run of letters and digits; in scripts without spaces, each sign."""
 
@@ -195,7 +197,7 @@ class Index:
                 constants[name] = table[name][0].as_py()
                 table = table.drop_columns([name])
         self._meta["constants"] = constants
-        large = [name for name in table.column_names if _is_beyond(table[name])]
+        large = [name for name in table.column_names if _is_beyond(table[name], LARGEST_EXACT)]
         last = -(-table.num_rows // BLOCK)
         for number in range(last):
             rows = table.slice(number * BLOCK, BLOCK)
@@ -226,18 +228,18 @@ def _as_numbers(column: pa.ChunkedArray) -> np.ndarray | None:
     type_ = column.type
     if not (pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_boolean(type_)):
         return None
-    if _is_beyond(column):
+    if _is_beyond(column, LARGEST_FLOAT32):
         return None
     if pa.types.is_boolean(type_):
         column = column.cast(pa.int8())
     return column.cast(pa.float64()).to_numpy().astype(np.float32)
 
 
-def _is_beyond(column: pa.ChunkedArray) -> bool:
+def _is_beyond(column: pa.ChunkedArray, largest: int) -> bool:
     if not pa.types.is_integer(column.type) or column.null_count == len(column):
         return False
     found = pc.min_max(column).as_py()
-    return max(abs(found["min"]), abs(found["max"])) > LARGEST_EXACT
+    return max(abs(found["min"]), abs(found["max"])) > largest
 
 
 def _plain(column: pa.ChunkedArray, as_text: bool) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -100,7 +100,7 @@ def read_rows(pairs: Sequence[str], scores: Sequence[str], labels: LabelSpace) -
     shards: list[str] = []
     tables = [_of_run(folder, number, shards) for number, folder in enumerate(pairs)]
     table = _joined(tables)
-    sources = _named([_source(folder) for folder in pairs])
+    sources = _named([_source(folder) for folder in pairs], pairs)
     found = _scores(scores, table["pair_id"])
     for name, column in found.items():
         table = table.append_column(name, column)
@@ -156,12 +156,12 @@ def _source(folder: str) -> Source:
     return Source(absolute(folder).rstrip("/").rpartition("/")[2], absolute(view.folder), given, bundle)
 
 
-def _named(sources: list[Source]) -> list[Source]:
-    """The same with names that differ."""
+def _named(sources: list[Source], folders: Sequence[str]) -> list[Source]:
+    """The same with names that differ: by the folders that were given, since selections may be of one run."""
     names = [one.name for one in sources]
     return [
-        one if names.count(one.name) == 1 else Source(f"{one.name} ({one.given})", *list(vars(one).values())[1:])
-        for one in sources
+        one if names.count(one.name) == 1 else replace(one, name=f"{one.name} ({as_given(folder)})")
+        for one, folder in zip(sources, folders, strict=True)
     ]
 
 

@@ -25,7 +25,8 @@ class MaskViews(Config):
     """Mirror half of them; in their prompts `mirrored_words` change places."""
     mirrored_words: dict[str, str] = Field(default_factory=SIDES.copy)
     """Words that are each other's opposite in a mirrored picture, {left: right}. Prompts with longer words that hold
-    one, such as "leftmost", are refused until they are named too. {} leaves prompts as they are."""
+    one, such as "leftmost", are refused until they are named too, those that say no side ("bright") with themselves;
+    common ones of these are known. {} leaves prompts as they are."""
     scale: tuple[float, float] = (1.0, 1.0)
     """How large things are seen, drawn between these: 0.5 is half as large, 2 twice."""
     shift: float = Field(0.0, ge=0, le=1)

@@ -21,8 +21,9 @@ class SampleUntilExact:
 
     A pair stays whose mask, refined, holds exactly the classes of `prompt_class_ids`, or where these are not known
     those that the prompt names; background and pixels of no known class aside. Any other one is drawn again with noise
-    of its own (`redraw_seed`), and its last draw stays whatever it holds. Prompts that name no class are drawn once,
-    and so are rows that fail. What a row becomes follows from its prompt and seed, whatever it is sampled with.
+    of its own (`redraw_seed`), and its last draw stays whatever it holds, or the one before where the last is not
+    finite. Prompts that name no class are drawn once, and rows that fail are not drawn again. What a row becomes
+    follows from its prompt and seed, whatever it is sampled with.
 
     Args:
         sample: draws.
@@ -50,8 +51,11 @@ class SampleUntilExact:
             part["seed"] = np.array([redraw_seed(int(batch["seed"][row]), int(draws[row])) for row in rows], np.int64)
             made = self.sample(part)
             draws[rows] += 1
+            # What is not finite never will be; what failed otherwise may be drawn another time, so that it is an error.
+            taken = (draws[rows] == 1) | (made["error"] != "non_finite_latent")
+            places = np.array(rows, np.int64)[taken]
             for name, values in made.items():
-                kept.setdefault(name, np.empty((number, *values.shape[1:]), values.dtype))[rows] = values
+                kept.setdefault(name, np.empty((number, *values.shape[1:]), values.dtype))[places] = values[taken]
             waiting.extend(
                 row
                 for row, mask, error in zip(rows, made["mask"], made["error"], strict=True)

@@ -57,7 +57,7 @@ def common_labels(folders: Sequence[str]) -> LabelSpace:
     """
     first, *others = [load_labels(folder) for folder in folders]
     for folder, labels in zip(folders[1:], others, strict=True):
-        if _meaning(labels) != _meaning(first):
+        if not is_same(labels, first):
             raise DataError(
                 f"{folder} has the classes of {labels.name!r}, {folders[0]} those of {first.name!r}; one number would "
                 "mean two things, so these sets cannot be used together"
@@ -74,9 +74,9 @@ def named_labels(source: str) -> LabelSpace:
     return LabelSpace.named(source, load_yaml)
 
 
-def _meaning(labels: LabelSpace) -> tuple[object, ...]:
-    """What the numbers of two sets must agree in."""
-    return labels.classes, labels.ignore_index, labels.zero
+def is_same(one: LabelSpace, other: LabelSpace) -> bool:
+    """Whether the numbers in masks of two label spaces mean the same; names and colours may differ."""
+    return (one.classes, one.ignore_index, one.zero) == (other.classes, other.ignore_index, other.zero)
 
 
 def load_labels(folder: str) -> LabelSpace:

@@ -40,11 +40,11 @@ class Marks(BaseModel):
 
 
 def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
-    """(N,) bool: which of some pairs are marked. A gallery may show several runs; those of which no pair is among these
-    are passed over.
+    """(N,) bool: which of some pairs are marked. A gallery may show several runs, which may share pairs; marks of other
+    pairs are passed over where all of one run are among these.
 
     Raises:
-        DataError: no such file, marks of other pairs alone, or of pairs that are not among these.
+        DataError: no such file, marks of other pairs alone, or of no run all are among these.
     """
     try:
         marks = Marks.model_validate_json(read_bytes(path))
@@ -57,22 +57,23 @@ def read_marks(path: str, ids: pa.ChunkedArray) -> np.ndarray:
         ) from error
     if not any(run.ids for run in marks.runs):
         raise DataError(f"marks: {as_given(path)} marks no pair; mark some in the gallery and save it again")
-    wanted: list[str] = []
-    for run in marks.runs:
-        known = pc.is_in(pa.array(run.ids, pa.string()), ids.combine_chunks()).to_numpy(zero_copy_only=False)
-        if not known.any():
-            log.info("curate: %s marks of another run, %s, are passed over", f"{len(run.ids):,}", run.name)
-            continue
-        if unknown := [one for one, here in zip(run.ids, known, strict=True) if not here]:
-            named = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
-            raise DataError(
-                f"marks: {len(unknown):,} of {len(run.ids):,} pairs of {run.name} in {as_given(path)} are not among "
-                f"these pairs: {named}; give the run or selection that the gallery shows"
-            )
-        wanted += run.ids
-    if not wanted:
-        runs = ", ".join(run.name for run in marks.runs)
+    there, marked = set(ids.to_pylist()), [run for run in marks.runs if run.ids]
+    shared = [run for run in marked if not there.isdisjoint(run.ids)]
+    if not shared:
+        runs = ", ".join(run.name for run in marked)
         raise DataError(
             f"marks: {as_given(path)} marks none of these pairs, but some of {runs}; give that run as `pairs`"
         )
+    if not any(there.issuperset(run.ids) for run in shared):  # else that one is meant, and others overlap with it
+        run = shared[0]
+        unknown = [one for one in run.ids if one not in there]
+        named = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
+        raise DataError(
+            f"marks: {len(unknown):,} of {len(run.ids):,} pairs of {run.name} in {as_given(path)} are not among "
+            f"these pairs: {named}; give the run or selection that the gallery shows"
+        )
+    for run in marked:
+        if num := len(set(run.ids) - there):
+            log.info("curate: %s marks of another run, %s, are passed over", f"{num:,}", run.name)
+    wanted = [one for run in shared for one in run.ids]
     return pc.is_in(ids, pa.array(wanted, pa.string())).to_numpy()

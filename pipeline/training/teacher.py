@@ -19,7 +19,7 @@ from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.runs.config import saved_config
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, read_bytes
-from pipeline.tables.label_space import load_labels
+from pipeline.tables.label_space import is_same, load_labels
 from pipeline.tables.selection import view_of
 from pipeline.tables.shards import list_shards
 from pipeline.training.sets import TrainingSet, is_synthetic
@@ -45,14 +45,15 @@ class Teacher:
 
         Raises:
             ConfigError: its weights are of another network.
-            DataError: its bundle has other classes.
+            DataError: its bundle has other classes, or another ignore index or meaning of 0.
         """
         if self.task.segmenter in JOINT:
             bundle = str(local_copy(self.task.pretrained))
-            if load_labels(bundle).classes != self.task.labels.classes:
+            if not is_same(load_labels(bundle), self.task.labels):
                 raise DataError(
-                    f"teacher.pretrained: {self.task.pretrained} has other classes than the pictures; one number would "
-                    "mean two things. Give a bundle of the same label space"
+                    f"teacher.pretrained: {self.task.pretrained} has other classes than the pictures, or another "
+                    "ignore index or meaning of 0; one number would mean two things. Give a bundle of the same label "
+                    "space"
                 )
         if self.weights:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -60,6 +62,9 @@ def test_what_cannot_be_done_is_said_before_anything_begins(place):
     words = MaskViews(mirrored_words={"re": "der"})
     with pytest.raises(ConfigError, match=r"views\.mirrored_words: .*--views\.flip False"):
         planned(config(place, per_mask=8, views=words).resolved(), "digest")
+    replace(GARMENTS, ignore_index=254).save(bare / "label_space.json")
+    with pytest.raises(ConfigError, match=r"give pairs of the same label space.* index 254: .*Bundle: .* index 255: "):
+        multiply(config(place, pairs=str(bare)))
     bundle = save_tiny_bundle(place / "student", num_tokens=64)
     bundle.student = Student(2, 5.0, "abc")
     bundle.save(place / "student")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from models.labels import GARMENTS, LabelSpace
 from pipeline.base.command_line import parse
@@ -17,6 +18,7 @@ from pipeline.plan_prompts import PromptsConfig, plan_prompts
 from pipeline.prompts.read import read_prompts
 from pipeline.prompts.sources import add_up, fill, from_captions, from_file, from_templates
 from pipeline.tables.schema import PAIR
+from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import write_table
 
 STREET = LabelSpace.custom("street", ("aeroplane", "bus", "traffic light", "hour glass", "unicorn"))
@@ -111,6 +113,12 @@ def test_mistakes_are_explained(tmp_path, values, message):
 def test_wrong_sets_are_explained(tmp_path, pairs):
     with pytest.raises(ConfigError, match="labels: voc has other classes than"):
         plan_prompts(config(tmp_path, pairs=[pairs], labels="voc"))
+    file = tmp_path / "street.yaml"
+    file.write_text(yaml.safe_dump({"name": "street", "classes": list(STREET.classes)}))
+    plan_prompts(config(tmp_path, pairs=[pairs], labels=str(file)))
+    file.write_text(yaml.safe_dump({"name": "street", "classes": list(STREET.classes), "ignore_index": 254}))
+    with pytest.raises(ConfigError, match="street.yaml has other .* or another ignore index or meaning of 0; leave"):
+        plan_prompts(config(tmp_path, pairs=[pairs], labels=str(file)))
     with pytest.raises(DataError, match="nowhere/label_space.json: missing"):
         plan_prompts(config(tmp_path, pairs=[str(tmp_path / "nowhere")]))
     (tmp_path / "mute").mkdir()
@@ -147,6 +155,25 @@ def test_a_plan_is_written_balanced_explained_and_read_by_generate(tmp_path, pai
     plan_prompts(given)  # the same again
     with pytest.raises(ConfigError, match=r"max_weight: 4.0 -> 5.0"):
         plan_prompts(given.model_copy(update={"max_weight": 5.0}))
+
+
+def test_classes_are_counted_in_labelled_pairs_and_in_those_that_a_selection_keeps(tmp_path, pairs):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "chosen").mkdir()
+    real = save_set(tmp_path / "real", [("", None, [0, 2])] * 3 + [("", None, [0, 3])] + [("", None, [])] * 16)
+    STREET.save(tmp_path / "chosen" / "label_space.json")
+    rows = pa.table({"pair_id": [f"{one:02}" for one in range(20)], "reason": [None, None, *["blurred"] * 18]})
+    write_selection(str(tmp_path / "chosen"), real, rows)
+    for number, (folder, shares) in enumerate(((real, [0.75, 0.25]), (str(tmp_path / "chosen"), [1.0, 0.0]))):
+        given = config(tmp_path, pairs=[pairs], balance=folder, target_share=0.999999999)
+        plan_prompts(given.model_copy(update={"run": f"plan-{number}"}))
+        report = json.loads((tmp_path / "runs" / f"plan-{number}" / "prompts.json").read_text())
+        found = {one["id"]: one["share_in_set"] for one in report["balance"]["rare_classes"]}
+        assert [found.get(2, 1.0), found[3]] == shares
+    (tmp_path / "bare").mkdir()
+    bare = save_set(tmp_path / "bare", [("", None, [])] * 2)
+    with pytest.raises(DataError, match="none of its 2 pairs has a mask to balance with; give labelled ones"):
+        plan_prompts(config(tmp_path, pairs=[pairs], balance=bare))
 
 
 def test_the_command_line_takes_lists():

@@ -23,11 +23,17 @@ def test_each_rule_leaves_out_what_it_says_in_its_order():
         sharpness=[1.0, 1.0, 5.0, 9.0, 7.0, None],
     )
     rules = Rules(at_least={"sharpness": 6.0}, rank_by="sharpness")
-    assert reasons(table, rules, 0.3) == [
+    assert reasons(table, rules, 0.3, 2) == [
         "blocked", "a copy of a real pair", "sharpness below 6", None, "looks like another one", None,
     ]  # fmt: skip
     kept = Rules(drop_blocked=False, drop_copies=False, alike_within_bits=-1)
-    assert reasons(table, kept, 0.3) == [None] * 6
+    assert reasons(table, kept, 0.3, 2) == [None] * 6
+
+
+def test_of_what_looks_alike_one_stays_that_no_bound_leaves_out():
+    table = rows(picture_hash=[0, 0, 0b111, 0b111111], sharpness=[1.0, 9.0, 8.0, 7.0])
+    left = reasons(table, Rules(at_least={"sharpness": 2.0}), 0.0, 2)
+    assert left == ["sharpness below 2", None, "looks like another one", None]
 
 
 def test_the_best_are_found_among_pairs_of_as_many_classes():
@@ -37,25 +43,35 @@ def test_the_best_are_found_among_pairs_of_as_many_classes():
         noisy=[0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4],
     )
     half = "agreement not among the best 50 %"
-    found = reasons(table, Rules(best={"agreement": 0.5}), 0.0)
+    found = reasons(table, Rules(best={"agreement": 0.5}), 0.0, 2)
     assert found == [None, None, half, half, None, None, half, None]
-    found = reasons(table, Rules(best={"agreement": 0.5}, within="all"), 0.0)
+    found = reasons(table, Rules(best={"agreement": 0.5}, within="all"), 0.0, 2)
     assert found == [None, None, None, None, half, half, half, None]
-    less = reasons(table, Rules(best={"noisy": 0.25}), 0.0)
+    less = reasons(table, Rules(best={"noisy": 0.25}), 0.0, 2)
     assert [one is None for one in less] == [True, False, False, False, True, False, False, False]
 
 
 def test_a_pair_stays_where_it_is_among_the_best_of_one_of_its_classes():
     table = rows(class_ids=[[0, 1], [0, 1], [0, 1, 2], [0, 2]], agreement=[0.9, 0.8, 0.1, 0.05])
-    found = reasons(table, Rules(best={"agreement": 0.5}, within="class"), 0.0)
+    found = reasons(table, Rules(best={"agreement": 0.5}, within="class"), 0.0, 2)
     assert [one is None for one in found] == [True, True, True, False]
+
+
+def test_pixels_without_a_class_are_none():
+    table = rows(class_ids=[[0, 1], [0, 1], [0, 1, 255], [0, 1, 255]], agreement=[0.9, 0.8, 0.2, 0.1])
+    for rules in (
+        Rules(best={"agreement": 0.5}),
+        Rules(best={"agreement": 0.5}, within="class"),
+        Rules(most_per_class=2, rank_by="agreement"),
+    ):
+        assert [one is None for one in reasons(table, rules, 0.0, 2)] == [True, True, False, False]
 
 
 def test_bounds_by_class_and_a_target_take_the_best_first():
     table = rows(class_ids=[[0, 1]] * 3 + [[0, 1, 2]] * 2 + [[0]], sharpness=[1.0, 2.0, 3.0, 0.5, 0.4, 0.1])
-    found = reasons(table, Rules(most_per_class=2, rank_by="sharpness"), 0.0)
+    found = reasons(table, Rules(most_per_class=2, rank_by="sharpness"), 0.0, 2)
     assert [one is None for one in found] == [False, True, True, True, True, True], "class 2 has room for both"
-    found = reasons(table, Rules(target=2, rank_by="sharpness"), 0.0)
+    found = reasons(table, Rules(target=2, rank_by="sharpness"), 0.0, 2)
     assert [one is None for one in found] == [False, True, True, False, False, False]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from pipeline.base.errors import Stopped
@@ -57,6 +59,17 @@ def test_numbers_are_columns_with_their_histogram(made):
     assert numbers.keys().isdisjoint({"seed", "picture_hash", "height", "num_classes"}), (
         "what is the same, or is a name"
     )
+
+
+def test_integers_that_float32_would_round_are_no_numbers_of_the_page(tmp_path):
+    seeds = [2**24 + 1, 2**24, 5, 6, *range(8)]
+    save_set(tmp_path / "a", "a", len(seeds), seed=seeds)
+    for largest, is_there in ((2**24 + 1, False), (2**24, True)):
+        rows = read_rows([str(tmp_path / "a")], [], SPACE)
+        rows = replace(rows, table=rows.table.filter(pc.less_equal(rows.table["seed"], largest)))
+        Index(str(tmp_path / f"{largest}"), "index-1", rows, SPACE).write({})
+        meta = json.loads(content(tmp_path / f"{largest}", "meta"))
+        assert ("seed" in {one["name"] for one in meta["numbers"]}) == is_there
 
 
 def test_classes_are_bits_and_categories_codes(made):

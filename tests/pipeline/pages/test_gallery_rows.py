@@ -55,6 +55,17 @@ def test_runs_of_one_name_get_names_that_differ(tmp_path):
     assert len({one.name for one in rows.sources}) == 2 and all(one.name.startswith("pairs (") for one in rows.sources)
 
 
+def test_selections_of_one_name_and_one_run_get_names_that_differ(tmp_path):
+    kept = pa.table({"pair_id": save_set(tmp_path / "pairs", "p", 2), "reason": pa.nulls(2, pa.string())})
+    chosen = [tmp_path / parent / "best" for parent in ("one", "two")]
+    for folder in chosen:
+        folder.mkdir(parents=True)
+        SPACE.save(folder / "label_space.json")
+        write_selection(str(folder), str(tmp_path / "pairs"), kept)
+    rows = read_rows([str(one) for one in chosen], (), SPACE)
+    assert [one.name for one in rows.sources] == [f"best ({one})" for one in chosen]
+
+
 def test_scores_of_several_runs_come_together_and_the_real_pairs_that_are_near_are_hidden(tmp_path):
     first, second = save_set(tmp_path / "a", "a", 4), save_set(tmp_path / "b", "b", 2)
     real = save_set(tmp_path / "real", "r", 5, origin=["real"] * 5)

@@ -61,6 +61,19 @@ def test_the_last_draw_stays_and_is_bounded():
     assert made["draws"].tolist() == [3] and BOOT in made["mask"]
 
 
+@pytest.mark.parametrize(("error", "told"), [("non_finite_latent", ""), ("sampler_failed", "sampler_failed")])
+def test_a_draw_that_is_not_finite_leaves_the_one_before_it(error, told):
+    class Failing(Sample):
+        def __call__(self, batch):
+            made = super().__call__(batch)
+            return {**made, "error": np.where(made["error"] == "", made["error"], error)}
+
+    second = redraw_seed(10, 1)
+    made = SampleUntilExact(Failing(lambda seed: [] if seed == second else [BOOT]), REFINE, redraws=3)(rows("a bag"))
+    assert made["error"].tolist() == [told] and made["draws"].tolist() == [2]
+    assert (BOOT in made["mask"]) == (not told)
+
+
 def test_draws_share_batches():
     sample = Sample(lambda seed: [BAG] if seed > 1000 else [BOOT], batch_size=4)
     made = SampleUntilExact(sample, REFINE, redraws=1)(rows(*["a bag"] * 6))
