@@ -283,7 +283,7 @@ def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     task = in_a_task(score_nearest.describe_real, config)
     content, copy_ratio = get(task.remote(read, labels, config.embedder, config.device))
     data = [DataDigest.of(folder).digest for folder in config.real]
-    facts = {"version": 1, "real": data, "slices": config.slices, "embedder": config.embedder, "copy_ratio": copy_ratio}
+    facts = {"version": 2, "real": data, "slices": config.slices, "embedder": config.embedder, "copy_ratio": copy_ratio}
     made_with = canonical_json(facts)
     held = ray.put(content)
     return Scorer(
