@@ -256,7 +256,7 @@ def in_a_task(function: Callable[..., Any], config: ScoreConfig) -> Any:
 
 def plain_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores that need nothing else."""
-    made_with = canonical_json({"version": 1, "unwanted": config.unwanted.dump()})
+    made_with = canonical_json({"version": 2, "unwanted": config.unwanted.dump()})
     stage = partial(score_plain.plain_scores, labels=labels, unwanted=config.unwanted, made_by=made_with)
     return Scorer(score_plain.READ, made_with, lambda: stage)
 
@@ -315,7 +315,7 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
         name: None if np.isnan(one) else round(float(one), 4) for name, one in zip(labels.classes, usual, strict=True)
     }
     log.info("score judge: its usual loss by class: %s", told)
-    facts = {"version": 1, "judge": text_digest(digests), "usual": told, "size_px": config.size_px}
+    facts = {"version": 2, "judge": text_digest(digests), "usual": told, "size_px": config.size_px}
     made_with = canonical_json(facts)
     stage = partial(score_judge.judge_scores, labels=labels, usual=usual, size_px=config.size_px, made_by=made_with)
     return Scorer(score_judge.READ, made_with, partial(make_judge, stage, task, weights, config.device))

@@ -57,9 +57,11 @@ def judge_scores(
     if has.any():
         kept = rows.filter(pa.array(has))
         pairs = decode_pairs({name: object_column(kept[name].to_pylist()) for name in ("image", "mask")}, size_px)
+        masks = labels.as_learned(pairs["mask"])
         named = [named_classes(row, labels) for row in kept.drop_columns(["image", "mask"]).to_pylist()]
         may = np.array([[bool(one) and (not n or n in one) for n in range(labels.num_classes + 1)] for one in named])
-        found = judged(sees(pairs["image"]), pairs["mask"], may, usual, labels.ignore_index)
+        first = 1 if labels.zero == "other" else 0
+        found = judged(sees(pairs["image"]), masks, may, usual, labels.ignore_index, first)
         for place, number in enumerate(np.flatnonzero(has).tolist()):
             for name in ("agreement", "agreement_held", "loss", "noisy"):
                 value = float(getattr(found, name)[place])
@@ -85,7 +87,9 @@ def usual_losses(shares: np.ndarray, masks: np.ndarray, ignore_index: int) -> np
     return np.where(num > 0, total / np.maximum(num, 1), np.nan)
 
 
-def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.ndarray, ignore_index: int) -> Judged:
+def judged(
+    shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.ndarray, ignore_index: int, first: int = 0
+) -> Judged:
     """What the segmenter thinks of masks.
 
     Args:
@@ -94,6 +98,7 @@ def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.nda
         may: (B, K) bool: classes that it may answer when it is held; rows without any are NaN then.
         usual: (K,) mean loss of each class in real pairs, NaN for one that they do not hold.
         ignore_index: of the masks.
+        first: the lowest id that is a class.
     """
     known = masks != ignore_index
     loss = losses(shares, masks, ignore_index)
@@ -101,8 +106,8 @@ def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.nda
     limit = np.where(np.isnan(usual), np.inf, NOISY * usual)[ids]
     noise = known & (loss > limit)
     num = known.sum((1, 2))
-    held = np.where(may[:, :, None, None], shares, -1.0).argmax(1)
-    free = shares.argmax(1)
+    held = np.where(may[:, first:, None, None], shares[:, first:], -1.0).argmax(1) + first
+    free = shares[:, first:].argmax(1) + first
     answers = ((one, [balanced(*each) for each in zip(masks, one, known, strict=True)]) for one in (free, held))
     (_, agreement), (_, agreement_held) = answers
     with np.errstate(invalid="ignore"):

@@ -81,13 +81,13 @@ def plain_score(row: Mapping[str, Any], labels: LabelSpace, unwanted: Unwanted) 
     if has_mask(row):
         mask = decode_mask(encoded(row, "mask"), f"{where}, mask")
         require_size(mask, image, f"{where}, mask")
-        unknown = mask == labels.ignore_index
         ids, _ = class_areas(mask)
         ids = ids[ids != labels.ignore_index]
+        mask = labels.as_learned(mask)
         scores |= {
             "regions": num_regions(mask, labels.ignore_index),
             "edge_contrast": edge_contrast(image, mask, labels.ignore_index),
-            "unknown": float(unknown.mean()),
+            "unknown": float((mask == labels.ignore_index).mean()),
         }
         if named := named_classes(row, labels):
             there = set(ids.tolist()) - {0}

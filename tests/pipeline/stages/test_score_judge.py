@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,26 @@ def test_rows_without_masks_have_no_scores_and_noise_is_kept_as_a_map():
     assert made[1] == {**dict.fromkeys(made[1]), "pair_id": "b", "judge_by": "{}"}
     assert made[0]["noisy"] == np.float32(2 / 3)
     assert decode_mask(made[0]["noise_map"]["bytes"], "map").tolist() == [[0, 255], [255, 0]]
+
+
+def test_zero_that_is_no_class_is_neither_judged_nor_answered():
+    image, mask = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
+    mask[:, :2] = 1
+    row = {"pair_id": "a", "image": {"bytes": encode_image(image)}, "mask": {"bytes": encode_mask(mask)}}
+    table = pa.Table.from_pylist([{**row, "class_ids": [0, 1], "prompt": "a dog"}])
+
+    def sees(images: np.ndarray) -> np.ndarray:
+        """Most of it nothing, as a channel that is never trained may, and else the dog on the left."""
+        found = np.zeros((len(images), 3, 4, 4))
+        found[:, 0], found[:, 1, :, :2], found[:, 2, :, 2:] = 0.6, 0.4, 0.4
+        return found
+
+    def made(zero: Any) -> dict[str, Any]:
+        labels = replace(LABELS, zero=zero)
+        usual = np.array([np.nan, 1.0, 1.0])
+        rows = judge_scores(table, sees=sees, labels=labels, usual=usual, size_px=0, made_by="{}").to_pylist()
+        return {name: rows[0][name] for name in ("agreement", "agreement_held", "loss", "noisy")}
+
+    known = np.float32(-math.log(0.4))
+    assert made("other") == {"agreement": 1, "agreement_held": 1, "loss": known, "noisy": 0}
+    assert made("background")["agreement"] == 0.25
