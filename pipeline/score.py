@@ -173,7 +173,7 @@ def score(config: ScoreConfig) -> None:
         log.info("score: %s of %s", ", ".join(config.wanted), as_given(config.pairs))
         for kind in config.wanted:
             score_kind(kind, SCORERS[kind](config, labels, run), config)
-        if "nearest" in config.wanted and (found := copies_in(str(run.folder))):
+        if "nearest" in config.wanted and (found := copies_in(str(run.folder), ids_of(config.pairs))):
             run.tracker.metrics({"copies": found.rows.num_rows})
             told = log.warning if found.some else log.info
             told("score: in %s, %s", as_given(config.pairs), found)
@@ -212,18 +212,19 @@ def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
     with Run.open(own, "score", frozenset({"rows_per_shard"}), on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        planned = len(ids_of(config.pairs))
+        planned = pa.array(ids_of(config.pairs), pa.string())
 
         def left() -> Left:
-            done = pc.unique(read_ids(folder, kinds=[MADE]))
-            return Left(planned - len(done), lambda shared: graph(scorer, config, done, shared))
+            done = pc.unique(read_ids(folder, kinds=[MADE]))  # also of pairs that a selection does not keep any more
+            num = len(planned.filter(pc.invert(pc.is_in(planned, done))))
+            return Left(num, lambda shared: graph(scorer, config, done, shared))
 
         drive(
             run,
             f"score {kind}",
             left(),
             left,
-            planned=planned,
+            planned=len(planned),
             stages={"score": config.workers.num},
             workers=config.workers,
             schema=score_schema(kind),

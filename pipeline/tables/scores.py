@@ -154,12 +154,19 @@ class Copies(NamedTuple):
         return f"{found} are copies of real ones: nearer to one than one real pair in a thousand is"
 
 
-def copies_in(folder: str) -> Copies | None:
-    """The copies that a run of scores found; None where it has no scores of the kind nearest."""
+def copies_in(folder: str, ids: Sequence[str] | None = None) -> Copies | None:
+    """The copies that a run of scores found; None where it has no scores of the kind nearest.
+
+    Args:
+        folder: of the run.
+        ids: of the pairs that count; None takes all. Scores stay of pairs that a selection does not keep any more.
+    """
     made = made_with(folder, "nearest")
     if not made:
         return None
     rows = read_shards([f"{folder.rstrip('/')}/nearest"], ["pair_id", "nearest_id", "nearest_ratio"])
+    if ids is not None:
+        rows = rows.filter(pc.is_in(rows["pair_id"], pa.array(ids, pa.string())))
     near = rows.filter(pc.less(rows["nearest_ratio"], float(made["copy_ratio"]))).sort_by("nearest_ratio")
     return Copies(near, rows.num_rows, float(poisson.sf(near.num_rows - 1, COPIES * rows.num_rows)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,8 +19,10 @@ from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.export import ExportConfig, export
 from pipeline.reader import PairDataset
 from pipeline.score import ScoreConfig, score
+from pipeline.tables.label_space import LABELS
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import read_coverage, read_scores
+from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
 from tests.pipeline.fabricated import fit_at_once
@@ -176,6 +179,21 @@ def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monke
     assert read_shards([chosen], ["pair_id"]).num_rows == 5, "another rule makes another view of the same pairs"
     with pytest.raises(DataError, match=r"no pair is left of 22: .*sharpness below 1e\+09"):
         curate(CurateConfig.model_validate({**values, "rules": {"at_least": {"sharpness": 1e9}}}))
+
+
+def test_a_selection_that_is_made_again_is_scored_again(place, tmp_path):
+    ids = sorted(read_ids(str(place / "pairs")).to_pylist())
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    shutil.copy(place / "pairs" / LABELS, chosen)
+    for kept in (ids[:12], ids[12:], ids[8:15]):
+        reasons = [None if one in kept else "not wanted" for one in ids]
+        rows = pa.table({"pair_id": ids, "reason": pa.array(reasons, pa.string())})
+        write_selection(str(chosen), str(place / "pairs"), rows)
+        score(config(tmp_path, pairs=str(chosen), real=(), kinds=("plain",)))
+        known = read_scores(str(tmp_path / "scores"), ["sharpness"], pa.chunked_array([kept]))["sharpness"]
+        assert known.null_count == 0
+    assert len(read_ids(str(tmp_path / "scores/plain"))) == len(ids), "no pair twice"
 
 
 def read_bare(place) -> list[str]:
