@@ -334,8 +334,7 @@ def usual_losses(
     sees = _sees(task, weights, device)
     rows = Feed((folder,), task.columns, task.decode, slices=(part,)).head(num_rows)
     images, masks = rows["image"].numpy(), rows["mask"].numpy()
-    shares = np.concatenate([sees(part) for part in np.array_split(images, -(-len(images) // ROWS_PER_BATCH))])
-    return score_judge.usual_losses(shares, masks, task.labels.ignore_index)
+    return score_judge.usual_losses(sees, images, masks, task.labels.num_classes + 1, task.labels.ignore_index)
 
 
 def _sees(task: SegmenterTask, weights: tuple[str, ...], device: str) -> score_judge.Sees:
