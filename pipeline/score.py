@@ -69,8 +69,8 @@ class ScoreConfig(SegmenterKeys):
     """Which kinds: "plain" needs nothing else, "text" needs `clip`, "judge" and "nearest" need `real`, "safety" needs
     `safety.model`. Empty takes all that can be made."""
     real: tuple[Folder, ...] = ()
-    """Runs of real labelled pairs: the judge learns from them, and what generated pairs are like is looked for there.
-    Give what the generator learned from, or copies of it are not found."""
+    """Runs of real pairs: the judge learns from those with masks, and what generated pairs are like is looked for among
+    all. Give what the generator learned from, or copies of it are not found."""
     slices: tuple[str, ...] = ()
     """Which pairs of each, as START:STOP in the order of their ids."""
     validation: Folder = ""
@@ -280,7 +280,7 @@ def safety_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
 def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores by the real pairs; embeds these first."""
     log.info("score nearest: looking at the real pairs")
-    read = partial(tables_of, config.real, config.slices, labelled=True)
+    read = partial(tables_of, config.real, config.slices)  # with those without masks: generators learn from them
     task = in_a_task(score_nearest.describe_real, config)
     content, copy_ratio = get(task.remote(read, labels, config.embedder, config.device))
     data = [DataDigest.of(folder).digest for folder in config.real]

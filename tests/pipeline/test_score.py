@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pydantic import ValidationError
 from transformers import ViTConfig, ViTForImageClassification
@@ -21,7 +22,7 @@ from pipeline.reader import PairDataset
 from pipeline.score import ScoreConfig, score
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.rows import read_ids, read_shards
-from pipeline.tables.scores import read_coverage, read_scores
+from pipeline.tables.scores import copies_in, read_coverage, read_scores
 from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
@@ -73,6 +74,20 @@ def test_copies_are_called_out_by_name(place, caplog):
     with caplog.at_level(logging.WARNING):
         score(config(place, kinds=("nearest",)))
     assert "pairs, 2 of 22 pairs are copies of real ones" in caplog.text
+
+
+def test_copies_of_real_pictures_without_masks_are_found(ray_session, tmp_path):
+    bare = sorted(read_bare(save_pairs(tmp_path / "real", 12, size_px=32, num_labelled=6)))
+    save_pairs(tmp_path / "pairs", 8, "validation", size_px=32)
+    rows = read_shards([str(tmp_path / "real")]).sort_by("pair_id")
+    copied = rows.filter(pc.is_in(rows["pair_id"], pa.array(bare[:2])))
+    write_table(
+        copied.set_column(0, copied.schema.field(0), pa.array(["e" * 32, "f" * 32])), f"{tmp_path}/pairs/shards"
+    )
+    score(config(tmp_path, kinds=("nearest",)))
+    copies = copies_in(str(tmp_path / "scores"))
+    assert copies and set(copies.rows["pair_id"].to_pylist()) == {"e" * 32, "f" * 32}
+    assert set(copies.rows["nearest_id"].to_pylist()) == set(bare[:2])
 
 
 def test_the_set_as_a_whole_is_compared_once_for_the_same_sets(place, caplog, monkeypatch):
@@ -153,7 +168,7 @@ def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monke
     assert "| a copy of a real pair | 2 |" in text and "agreement not among the best 50 %" in text
     kept = read_shards([chosen], ["pair_id"])["pair_id"].to_pylist()
     assert not {"f" * 32, "e" * 32} & set(kept) and 9 <= len(kept) <= 11
-    labelled = set(kept) - set(read_bare(place))
+    labelled = set(kept) - set(read_bare(place / "pairs"))
     assert {example["pair_id"] for example in PairDataset(chosen)} == labelled
     proof = evaluate(
         EvaluateConfig.model_validate(
@@ -196,8 +211,8 @@ def test_a_selection_that_is_made_again_is_scored_again(place, tmp_path):
     assert len(read_ids(str(tmp_path / "scores/plain"))) == len(ids), "no pair twice"
 
 
-def read_bare(place) -> list[str]:
-    rows = read_shards([str(place / "pairs")], ["pair_id", "class_ids"]).to_pylist()
+def read_bare(folder) -> list[str]:
+    rows = read_shards([str(folder)], ["pair_id", "class_ids"]).to_pylist()
     return [row["pair_id"] for row in rows if not row["class_ids"]]
 
 
