@@ -18,6 +18,7 @@ from scipy.stats import poisson
 
 from pipeline.base.errors import ShardError
 from pipeline.storage.files import read_bytes
+from pipeline.tables.ids import canonical_json
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
@@ -127,6 +128,14 @@ def made_with(folder: str, kind: Kind) -> dict[str, Any]:
     if not list_shards(part):
         return {}
     return dict(json.loads(read_shards([part], [f"{kind}_by"])[f"{kind}_by"][0].as_py()))
+
+
+def begun(folder: str, kind: Kind, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts`, and where scores were begun with the same ones, the figures that these were made with besides: another
+    device reckons them a little differently, and would not go on with them."""
+    same = json.loads(canonical_json(facts))
+    before = made_with(folder, kind)
+    return before if same.items() <= before.items() else same
 
 
 class Copies(NamedTuple):

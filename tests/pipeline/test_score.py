@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,8 @@ from pipeline.curate import CurateConfig, curate
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.export import ExportConfig, export
 from pipeline.reader import PairDataset
-from pipeline.score import ScoreConfig, score
+from pipeline.score import ScoreConfig, cover, score
+from pipeline.stages import score_nearest
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import copies_in, read_coverage, read_scores
@@ -110,6 +113,37 @@ def test_the_set_as_a_whole_is_compared_once_for_the_same_sets(place, caplog, mo
         read_coverage(str(place / "scores"))
     file.unlink()
     assert read_coverage(str(place / "scores")) is None
+
+
+def test_too_few_pictures_say_nothing_of_a_set_as_a_whole(ray_session, tmp_path, caplog):
+    few = str(save_pairs(tmp_path / "few", 5, "test"))
+    save_pairs(tmp_path / "real", 8)
+    save_pairs(tmp_path / "pairs", 8, "validation")
+    run: Any = SimpleNamespace(folder=tmp_path / "scores", tracker=SimpleNamespace(metrics=lambda found: None))
+    for changes in ({"real": (few,)}, {"pairs": few}):
+        cover(config(tmp_path, **changes), run)
+        assert read_coverage(str(run.folder)) is None
+    with caplog.at_level(logging.WARNING):
+        cover(config(tmp_path, validation=few), run)
+    found = read_coverage(str(run.folder))
+    assert found and found.found.pictures == 8 and found.held_out is None
+    assert "validation holds 5 pictures, too few" in caplog.text
+
+
+def test_another_device_that_reckons_a_little_differently_goes_on(place, monkeypatch):
+    monkeypatch.setattr(proving, "fit", fit_at_once)
+    monkeypatch.setattr("pipeline.training.order.LEAST_HELD_OUT", 8)
+    monkeypatch.setattr("pipeline.score.usual_losses", None)  # those of the judge are taken as they were
+    describe = score_nearest.describe_real
+
+    def otherwise(*arguments):
+        content, copy_ratio = describe(*arguments)
+        return content, copy_ratio * 1.001
+
+    monkeypatch.setattr(score_nearest, "describe_real", otherwise)
+    score(config(place, kinds=("nearest", "judge")))
+    with pytest.raises(ConfigError, match="begun with another config:\n  made_with: "):
+        score(config(place, kinds=("nearest",), slices=("0:39",)))
 
 
 def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch):
@@ -223,6 +257,8 @@ def test_what_cannot_be_scored_is_told(place):
         config(place, safety={"names": ["gore"]})
     with pytest.raises(ValidationError, match="embedder: only for scores by real pairs; give `real`, or leave it out"):
         config(place, real=(), embedder="somewhere")
+    with pytest.raises(ValidationError, match="unwanted.words\n.*a blank word is found in most prompts; leave it out"):
+        config(place, unwanted={"words": ["gun", " "]})
     with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
         score(config(place, unwanted={"classes": ["kilt"]}))
 
