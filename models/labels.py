@@ -157,6 +157,10 @@ class LabelSpace:
         """uint8, or uint16 where ids do not fit."""
         return np.uint8 if self.ignore_index <= 255 else np.uint16
 
+    def as_learned(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of any shape as segmenters have it: `ignore_index` where it is 0 and that is no class."""
+        return np.where(mask == 0, mask.dtype.type(self.ignore_index), mask) if self.zero == "other" else mask
+
     def colours(self, mask: np.ndarray) -> np.ndarray:
         """(H, W) class ids -> (H, W, 3) uint8 picture; `ignore_index` is drawn white."""
         table = np.full((self.ignore_index + 1, 3), 255, np.uint8)

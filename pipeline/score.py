@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import torch
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
@@ -32,22 +31,21 @@ from pipeline.runs.run import Run
 from pipeline.stages import score_judge, score_nearest, score_plain, score_safety, score_text
 from pipeline.stages.score_plain import Unwanted
 from pipeline.stages.score_safety import Safety
-from pipeline.storage.copies import local_copy
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import canonical_json, text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_ids
-from pipeline.tables.scores import COVERAGE, Kind, copies_in, read_coverage, score_schema
+from pipeline.tables.scores import COVERAGE, Kind, begun, copies_in, read_coverage, score_schema
 from pipeline.tables.shards import MADE, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
 from pipeline.training.judging import HELD_OUT_SHARE
-from pipeline.training.order import ids_of, parted, tables_of
+from pipeline.training.order import groups_of, ids_of, parted, tables_of
 from pipeline.training.proving import Proving
 from pipeline.training.sets import Labels, TrainingSet, Varied, origins
 from pipeline.training.tasks.segmenter import SegmenterTask
-from pipeline.training.teacher import judges_of
+from pipeline.training.teacher import judges_of, seeing
 from pipeline.training.terms import SegmenterKeys
 
 ROWS_PER_BATCH = 64
@@ -69,8 +67,8 @@ class ScoreConfig(SegmenterKeys):
     """Which kinds: "plain" needs nothing else, "text" needs `clip`, "judge" and "nearest" need `real`, "safety" needs
     `safety.model`. Empty takes all that can be made."""
     real: tuple[Folder, ...] = ()
-    """Runs of real labelled pairs: the judge learns from them, and what generated pairs are like is looked for there.
-    Give what the generator learned from, or copies of it are not found."""
+    """Runs of real pairs: the judge learns from those with masks, and what generated pairs are like is looked for among
+    all. Give what the generator learned from, or copies of it are not found."""
     slices: tuple[str, ...] = ()
     """Which pairs of each, as START:STOP in the order of their ids."""
     validation: Folder = ""
@@ -173,11 +171,11 @@ def score(config: ScoreConfig) -> None:
         log.info("score: %s of %s", ", ".join(config.wanted), as_given(config.pairs))
         for kind in config.wanted:
             score_kind(kind, SCORERS[kind](config, labels, run), config)
-        if "nearest" in config.wanted and (found := copies_in(str(run.folder))):
+        if "nearest" in config.wanted and (found := copies_in(str(run.folder), ids_of(config.pairs))):
             run.tracker.metrics({"copies": found.rows.num_rows})
             told = log.warning if found.some else log.info
             told("score: in %s, %s", as_given(config.pairs), found)
-        if "nearest" in config.wanted and len(ids_of(config.pairs)) > NEIGHBOURS:
+        if "nearest" in config.wanted:
             cover(config, run)
 
 
@@ -185,6 +183,13 @@ def cover(config: ScoreConfig, run: Run) -> None:
     """Writes how much of the real pairs these cover, and how varied they are, as `coverage.json`; once for the same."""
     further = [((config.validation,), ())] if config.validation else []
     sets: list[tuple[Sequence[str], Sequence[str]]] = [(config.real, config.slices), ((config.pairs,), ()), *further]
+    sizes = [sum(len(group.rows) for group in groups_of(*one)) for one in sets]
+    if min(sizes[:2]) <= NEIGHBOURS:
+        log.info("score: %d pictures are too few to say something of the set as a whole", min(sizes[:2]))
+        return
+    if min(sizes) <= NEIGHBOURS:
+        log.warning("score: validation holds %d pictures, too few to compare the set as a whole with", sizes.pop())
+        sets.pop()
     data = [(DataDigest.of(folder).digest, *slices) for folders, slices in sets for folder in folders]
     made_with = canonical_json({"version": 1, "sets": data, "embedder": config.embedder})
     found = read_coverage(str(run.folder))
@@ -212,18 +217,19 @@ def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
     with Run.open(own, "score", frozenset({"rows_per_shard"}), on_store=True) as run:
         folder = str(run.folder)
         remove_drafts(folder)
-        planned = len(ids_of(config.pairs))
+        planned = pa.array(ids_of(config.pairs), pa.string())
 
         def left() -> Left:
-            done = pc.unique(read_ids(folder, kinds=[MADE]))
-            return Left(planned - len(done), lambda shared: graph(scorer, config, done, shared))
+            done = pc.unique(read_ids(folder, kinds=[MADE]))  # also of pairs that a selection does not keep any more
+            num = len(planned.filter(pc.invert(pc.is_in(planned, done))))
+            return Left(num, lambda shared: graph(scorer, config, done, shared))
 
         drive(
             run,
             f"score {kind}",
             left(),
             left,
-            planned=planned,
+            planned=len(planned),
             stages={"score": config.workers.num},
             workers=config.workers,
             schema=score_schema(kind),
@@ -256,7 +262,7 @@ def in_a_task(function: Callable[..., Any], config: ScoreConfig) -> Any:
 
 def plain_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores that need nothing else."""
-    made_with = canonical_json({"version": 1, "unwanted": config.unwanted.dump()})
+    made_with = canonical_json({"version": 2, "unwanted": config.unwanted.dump()})
     stage = partial(score_plain.plain_scores, labels=labels, unwanted=config.unwanted, made_by=made_with)
     return Scorer(score_plain.READ, made_with, lambda: stage)
 
@@ -279,12 +285,12 @@ def safety_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
 def nearest_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
     """Scores by the real pairs; embeds these first."""
     log.info("score nearest: looking at the real pairs")
-    read = partial(tables_of, config.real, config.slices, labelled=True)
+    read = partial(tables_of, config.real, config.slices)  # with those without masks: generators learn from them
     task = in_a_task(score_nearest.describe_real, config)
     content, copy_ratio = get(task.remote(read, labels, config.embedder, config.device))
     data = [DataDigest.of(folder).digest for folder in config.real]
-    facts = {"version": 1, "real": data, "slices": config.slices, "embedder": config.embedder, "copy_ratio": copy_ratio}
-    made_with = canonical_json(facts)
+    facts = {"version": 2, "real": data, "slices": config.slices, "embedder": config.embedder}
+    made_with = canonical_json({"copy_ratio": copy_ratio, **begun(str(run.folder), "nearest", facts)})
     held = ray.put(content)
     return Scorer(
         score_nearest.READ,
@@ -309,37 +315,33 @@ def judge_scorer(config: ScoreConfig, labels: LabelSpace, run: Run) -> Scorer:
         proving.train([JUDGE])
         judges = tuple(proving.weights(JUDGE, seed) for seed in range(config.seeds))
     weights, digests = zip(*judges, strict=True)
-    arguments = (*held_out, config.validation_rows, config.device)
-    usual = get(in_a_task(usual_losses, config).remote(task, weights, *arguments))
-    told = {
-        name: None if np.isnan(one) else round(float(one), 4) for name, one in zip(labels.classes, usual, strict=True)
-    }
-    log.info("score judge: its usual loss by class: %s", told)
-    facts = {"version": 1, "judge": text_digest(digests), "usual": told, "size_px": config.size_px}
-    made_with = canonical_json(facts)
+    sure = [DataDigest.of(held_out[0]).digest, held_out[1], config.validation_rows]
+    facts = {"version": 2, "judge": text_digest(digests), "validation": sure, "size_px": config.size_px}
+    known = begun(str(run.folder), "judge", facts)
+    if "usual" not in known:
+        arguments = (*held_out, config.validation_rows, config.device)
+        found = get(in_a_task(usual_losses, config).remote(task, weights, *arguments)).round(4).tolist()
+        known["usual"] = {name: None if np.isnan(one) else one for name, one in zip(labels.classes, found, strict=True)}
+    log.info("score judge: its usual loss by class: %s", known["usual"])
+    usual = np.array([known["usual"][name] for name in labels.classes], np.float64)  # None becomes NaN
+    made_with = canonical_json(known)
     stage = partial(score_judge.judge_scores, labels=labels, usual=usual, size_px=config.size_px, made_by=made_with)
     return Scorer(score_judge.READ, made_with, partial(make_judge, stage, task, weights, config.device))
 
 
 def make_judge(stage: Callable[..., pa.Table], task: SegmenterTask, weights: tuple[str, ...], device: str) -> Stage:
-    """The stage with what segmenters see; the folders of `weights` may lie on a store."""
-    return partial(stage, sees=_sees(task, weights, device))
+    """The stage with what segmenters see."""
+    return partial(stage, sees=seeing(task, weights, device))
 
 
 def usual_losses(
     task: SegmenterTask, weights: tuple[str, ...], folder: str, part: str, num_rows: int, device: str
 ) -> np.ndarray:
     """(K + 1,) what a segmenter's loss usually is in held-out real pairs, by class."""
-    sees = _sees(task, weights, device)
     rows = Feed((folder,), task.columns, task.decode, slices=(part,)).head(num_rows)
     images, masks = rows["image"].numpy(), rows["mask"].numpy()
-    shares = np.concatenate([sees(part) for part in np.array_split(images, -(-len(images) // ROWS_PER_BATCH))])
-    return score_judge.usual_losses(shares, masks, task.labels.ignore_index)
-
-
-def _sees(task: SegmenterTask, weights: tuple[str, ...], device: str) -> score_judge.Sees:
-    nets = [task.load(local_copy(one)).to(device) for one in weights]
-    return lambda images: task.shares(nets, torch.from_numpy(images).to(device)).float().cpu().numpy()
+    sees = seeing(task, weights, device)
+    return score_judge.usual_losses(sees, images, masks, task.labels.num_classes + 1, task.labels.ignore_index)
 
 
 SCORERS: dict[Kind, Callable[[ScoreConfig, LabelSpace, Run], Scorer]] = {

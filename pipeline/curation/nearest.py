@@ -2,7 +2,8 @@
 
 What is near depends on the embedding, so no distance is small by itself: it is compared with the distance from that
 real pair to the real one that is nearest to it. A picture that is much nearer to a real one than any other real picture
-is has been copied (as the authenticity of Alaa et al., ICML 2022, has it).
+is has been copied (as the authenticity of Alaa et al., ICML 2022, has it). So the real pictures must be different ones:
+one that is there twice is as near to itself as any copy is.
 
 Legend: N real pairs, B others, D numbers of an embedding, K classes with 0.
 """
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.curation.duplicates import alike
 from pipeline.tables.scores import COPIES
 
 ROWS_AT_ONCE = 1024
@@ -55,7 +57,7 @@ class RealPairs:
 
     @classmethod
     def of(cls, ids: np.ndarray, embeddings: np.ndarray, hashes: np.ndarray, holds: np.ndarray) -> RealPairs:
-        """With their distances to each other; at least three pairs.
+        """With their distances to each other; at least three pairs of pictures that are `distinct`.
 
         Args:
             ids, hashes, holds: as the attributes.
@@ -116,6 +118,26 @@ class RealPairs:
         """What `to_bytes` gave."""
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
             return cls(**{one.name: found[one.name] for one in fields(cls)})
+
+
+def distinct(
+    ids: np.ndarray, embeddings: np.ndarray, hashes: np.ndarray, holds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The first pair of each group whose pictures look alike, with the classes of all of them.
+
+    Flat pictures have no hash; of these the same ones are a group.
+
+    Args:
+        ids, embeddings, hashes, holds: of M pairs, as `RealPairs.of` takes those of N.
+    """
+    first = np.arange(len(ids))
+    hashed, flat = np.flatnonzero(hashes), np.flatnonzero(hashes == 0)
+    first[hashed] = hashed[alike(hashes[hashed])]
+    _, places, inverse = np.unique(embeddings[flat], axis=0, return_index=True, return_inverse=True)
+    first[flat] = flat[places[inverse]]
+    joined, kept = holds.copy(), first == np.arange(len(ids))
+    np.logical_or.at(joined, first, holds)
+    return ids[kept], embeddings[kept], hashes[kept], joined[kept]
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:

@@ -163,13 +163,10 @@ class PairDataset(Dataset[Any]):
         if self.ignore_below and cells["origin"] == "synthetic":
             confidence = unpack_confidence(cells, image, where)
             mask = ignore_uncertain(mask, confidence, self.ignore_below, self.labels.ignore_index)
-        ids = mask.astype(np.int64)
-        if self.labels.zero == "other":
-            ids[ids == 0] = self.labels.ignore_index
         example = {
             **{name: cells.get(name) for name in self.columns},
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-            "mask": torch.from_numpy(ids),
+            "mask": torch.from_numpy(self.labels.as_learned(mask).astype(np.int64)),
             "ignore_index": self.labels.ignore_index,
             "prompt": cells.get("prompt") or "",
             "pair_id": cells["pair_id"],

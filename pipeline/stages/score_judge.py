@@ -5,7 +5,7 @@ Legend: B pairs, H and W their sides, K classes with 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,9 @@ Sees = Callable[[np.ndarray], np.ndarray]
 NOISY = 1.25
 """Times the mean loss of its class in real pairs above which a pixel is noise (FreeMask, section 3.3)."""
 LEAST_SHARE = 1e-6
+PICTURES_AT_ONCE, VALUES_AT_ONCE = 64, 2**26
+"""Pictures that are seen at once, and shares of classes, pixels x classes, or those of one picture: of ADE20K at 512
+pixels one holds 40 million."""
 
 
 class Judged(NamedTuple):
@@ -57,35 +60,52 @@ def judge_scores(
     if has.any():
         kept = rows.filter(pa.array(has))
         pairs = decode_pairs({name: object_column(kept[name].to_pylist()) for name in ("image", "mask")}, size_px)
+        masks = labels.as_learned(pairs["mask"])
         named = [named_classes(row, labels) for row in kept.drop_columns(["image", "mask"]).to_pylist()]
         may = np.array([[bool(one) and (not n or n in one) for n in range(labels.num_classes + 1)] for one in named])
-        found = judged(sees(pairs["image"]), pairs["mask"], may, usual, labels.ignore_index)
-        for place, number in enumerate(np.flatnonzero(has).tolist()):
-            for name in ("agreement", "agreement_held", "loss", "noisy"):
-                value = float(getattr(found, name)[place])
-                table[name][number] = None if np.isnan(value) else value
-            if not size_px:
-                noise = np.where(found.noise[place], 255, 0).astype(np.uint8)
-                table["noise_map"][number] = {"bytes": encode_mask(noise), "path": None}
+        first = 1 if labels.zero == "other" else 0
+        numbers = np.flatnonzero(has)
+        for part in parts(masks, labels.num_classes + 1):
+            shares = sees(pairs["image"][part])
+            found = judged(shares, masks[part], may[part], usual, labels.ignore_index, first)
+            for place, number in enumerate(numbers[part].tolist()):
+                for name in ("agreement", "agreement_held", "loss", "noisy"):
+                    value = float(getattr(found, name)[place])
+                    table[name][number] = None if np.isnan(value) else value
+                if not size_px:
+                    noise = np.where(found.noise[place], 255, 0).astype(np.uint8)
+                    table["noise_map"][number] = {"bytes": encode_mask(noise), "path": None}
     return pa.table({name: pa.array(table[name], schema.field(name).type) for name in schema.names}, schema=schema)
 
 
-def usual_losses(shares: np.ndarray, masks: np.ndarray, ignore_index: int) -> np.ndarray:
+def usual_losses(sees: Sees, images: np.ndarray, masks: np.ndarray, num_ids: int, ignore_index: int) -> np.ndarray:
     """(K,) mean loss of each class over the pixels of real pairs that have it; NaN for one that no pixel has.
 
     Args:
-        shares: (B, K, H, W), what the segmenter sees.
+        sees: what the segmenter sees.
+        images: (B, H, W, 3) uint8.
         masks: (B, H, W).
+        num_ids: K.
         ignore_index: of the masks.
     """
-    known = masks != ignore_index
-    ids = masks[known].astype(np.int64)
-    num = np.bincount(ids, minlength=shares.shape[1])
-    total = np.bincount(ids, losses(shares, masks, ignore_index)[known], shares.shape[1])
+    num, total = np.zeros((2, num_ids))
+    for part in parts(masks, num_ids):
+        known = masks[part] != ignore_index
+        ids = masks[part][known].astype(np.int64)
+        num += np.bincount(ids, minlength=num_ids)
+        total += np.bincount(ids, losses(sees(images[part]), masks[part], ignore_index)[known], num_ids)
     return np.where(num > 0, total / np.maximum(num, 1), np.nan)
 
 
-def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.ndarray, ignore_index: int) -> Judged:
+def parts(masks: np.ndarray, num_ids: int) -> Iterator[slice]:
+    """The pictures of masks (B, H, W) a few at a time, so that their shares of `num_ids` classes are not too many."""
+    step = max(1, min(PICTURES_AT_ONCE, VALUES_AT_ONCE // (masks[0].size * num_ids)))
+    return (slice(start, start + step) for start in range(0, len(masks), step))
+
+
+def judged(
+    shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.ndarray, ignore_index: int, first: int = 0
+) -> Judged:
     """What the segmenter thinks of masks.
 
     Args:
@@ -94,6 +114,7 @@ def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.nda
         may: (B, K) bool: classes that it may answer when it is held; rows without any are NaN then.
         usual: (K,) mean loss of each class in real pairs, NaN for one that they do not hold.
         ignore_index: of the masks.
+        first: the lowest id that is a class.
     """
     known = masks != ignore_index
     loss = losses(shares, masks, ignore_index)
@@ -101,8 +122,8 @@ def judged(shares: np.ndarray, masks: np.ndarray, may: np.ndarray, usual: np.nda
     limit = np.where(np.isnan(usual), np.inf, NOISY * usual)[ids]
     noise = known & (loss > limit)
     num = known.sum((1, 2))
-    held = np.where(may[:, :, None, None], shares, -1.0).argmax(1)
-    free = shares.argmax(1)
+    held = np.where(may[:, first:, None, None], shares[:, first:], -1.0).argmax(1) + first
+    free = shares[:, first:].argmax(1) + first
     answers = ((one, [balanced(*each) for each in zip(masks, one, known, strict=True)]) for one in (free, held))
     (_, agreement), (_, agreement_held) = answers
     with np.errstate(invalid="ignore"):

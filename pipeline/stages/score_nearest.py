@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.curation.coverage import MOST, coverage_file
-from pipeline.curation.nearest import RealPairs
+from pipeline.curation.nearest import RealPairs, distinct
 from pipeline.pictures.codec import decode_image
 from pipeline.pictures.picture_hash import picture_hash
 from pipeline.stages.embed import Embed, make_embed
@@ -66,17 +66,22 @@ def make_nearest(content: bytes, embedder: str, device: str, made_by: str) -> Ca
 
 
 def real_pairs(tables: Iterator[pa.Table], labels: LabelSpace, embedder: str, device: str) -> RealPairs:
-    """What generated pairs are compared with, of tables with the columns READ."""
+    """What generated pairs are compared with, of tables with the columns READ.
+
+    Raises:
+        DataError: too few different pictures.
+    """
     embed = make_embed(embedder, device)
     ids: list[str] = []
     parts = []
     for rows in tables:
         ids += rows["pair_id"].to_pylist()
         parts.append(_described(rows, embed, labels.num_classes + 1))
-    if len(ids) < FEWEST:
-        raise DataError(f"real: {len(ids)} labelled pairs do not say how far real ones are apart; give {FEWEST}")
     embeddings, hashes, holds = (np.concatenate(one) for one in zip(*parts, strict=True))
-    return RealPairs.of(np.array(ids), embeddings, hashes, holds)
+    different = distinct(np.array(ids), embeddings, hashes, holds)
+    if (num := len(different[0])) < FEWEST:
+        raise DataError(f"real: {num} different pictures do not say how far real ones are apart; give {FEWEST}")
+    return RealPairs.of(*different)
 
 
 def describe_real(read: Read, labels: LabelSpace, embedder: str, device: str) -> tuple[bytes, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import cc3d
 import numpy as np
 import pyarrow as pa
+from pydantic import field_validator
 from scipy.ndimage import maximum_filter1d
 
 from models.labels import LabelSpace
@@ -44,6 +45,13 @@ class Unwanted(Config):
     """Words of prompts, in any case, as whole words."""
     classes: tuple[str, ...] = ()
     """Names of classes."""
+
+    @field_validator("words")
+    @classmethod
+    def _said(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in words):
+            raise ValueError("a blank word is found in most prompts; leave it out")
+        return words
 
     def found(self, texts: list[str], ids: np.ndarray, labels: LabelSpace) -> bool | None:
         """Whether a pair with these captions and class ids is blocked; None where nothing was unwanted."""
@@ -81,13 +89,13 @@ def plain_score(row: Mapping[str, Any], labels: LabelSpace, unwanted: Unwanted) 
     if has_mask(row):
         mask = decode_mask(encoded(row, "mask"), f"{where}, mask")
         require_size(mask, image, f"{where}, mask")
-        unknown = mask == labels.ignore_index
         ids, _ = class_areas(mask)
         ids = ids[ids != labels.ignore_index]
+        mask = labels.as_learned(mask)
         scores |= {
             "regions": num_regions(mask, labels.ignore_index),
             "edge_contrast": edge_contrast(image, mask, labels.ignore_index),
-            "unknown": float(unknown.mean()),
+            "unknown": float((mask == labels.ignore_index).mean()),
         }
         if named := named_classes(row, labels):
             there = set(ids.tolist()) - {0}

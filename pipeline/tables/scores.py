@@ -18,6 +18,7 @@ from scipy.stats import poisson
 
 from pipeline.base.errors import ShardError
 from pipeline.storage.files import read_bytes
+from pipeline.tables.ids import canonical_json
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import CATEGORY, PICTURE
 from pipeline.tables.shards import list_shards
@@ -129,6 +130,14 @@ def made_with(folder: str, kind: Kind) -> dict[str, Any]:
     return dict(json.loads(read_shards([part], [f"{kind}_by"])[f"{kind}_by"][0].as_py()))
 
 
+def begun(folder: str, kind: Kind, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """`facts`, and where scores were begun with the same ones, the figures that these were made with besides: another
+    device reckons them a little differently, and would not go on with them."""
+    same = json.loads(canonical_json(facts))
+    before = made_with(folder, kind)
+    return before if same.items() <= before.items() else same
+
+
 class Copies(NamedTuple):
     """Pairs that are copies of real ones.
 
@@ -154,12 +163,19 @@ class Copies(NamedTuple):
         return f"{found} are copies of real ones: nearer to one than one real pair in a thousand is"
 
 
-def copies_in(folder: str) -> Copies | None:
-    """The copies that a run of scores found; None where it has no scores of the kind nearest."""
+def copies_in(folder: str, ids: Sequence[str] | None = None) -> Copies | None:
+    """The copies that a run of scores found; None where it has no scores of the kind nearest.
+
+    Args:
+        folder: of the run.
+        ids: of the pairs that count; None takes all. Scores stay of pairs that a selection does not keep any more.
+    """
     made = made_with(folder, "nearest")
     if not made:
         return None
     rows = read_shards([f"{folder.rstrip('/')}/nearest"], ["pair_id", "nearest_id", "nearest_ratio"])
+    if ids is not None:
+        rows = rows.filter(pc.is_in(rows["pair_id"], pa.array(ids, pa.string())))
     near = rows.filter(pc.less(rows["nearest_ratio"], float(made["copy_ratio"]))).sort_by("nearest_ratio")
     return Copies(near, rows.num_rows, float(poisson.sf(near.num_rows - 1, COPIES * rows.num_rows)))
 

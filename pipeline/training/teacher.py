@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import torch
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
@@ -114,6 +116,13 @@ class TeacherKeys(Config):
         elif not self.weights:
             return None
         return Teacher(keys.task(labels), keys.terms(first), self.weights)
+
+
+def seeing(task: SegmenterTask, weights: Sequence[str], device: str) -> Callable[[np.ndarray], np.ndarray]:
+    """What segmenters see together: (B, H, W, 3) uint8 -> (B, K + 1, H, W) float32, the mean of their shares of
+    classes. The folders of their weights may lie on a store."""
+    nets = [task.load(local_copy(one)).to(device) for one in weights]
+    return lambda images: task.shares(nets, torch.from_numpy(images).to(device)).float().cpu().numpy()
 
 
 def judges_of(folders: Sequence[str], task: SegmenterTask, terms: Terms, key: str) -> tuple[tuple[str, str], ...]:

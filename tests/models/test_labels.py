@@ -90,3 +90,10 @@ def test_id_0_is_a_class_or_none_as_its_data_set_has_it():
         "cityscapes": "other",
         "garments": "background",
     }
+
+
+def test_a_mask_as_segmenters_have_it():
+    mask = np.array([[0, 3, 255]], np.uint8)
+    assert LabelSpace.named("voc").as_learned(mask).tolist() == [[0, 3, 255]]
+    learned = LabelSpace.named("ade20k").as_learned(mask)
+    assert learned.tolist() == [[255, 3, 255]] and learned.dtype == np.uint8

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pydantic import ValidationError
 from transformers import ViTConfig, ViTForImageClassification
@@ -17,9 +21,12 @@ from pipeline.curate import CurateConfig, curate
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.export import ExportConfig, export
 from pipeline.reader import PairDataset
-from pipeline.score import ScoreConfig, score
+from pipeline.score import ScoreConfig, cover, score
+from pipeline.stages import score_nearest
+from pipeline.tables.label_space import LABELS
 from pipeline.tables.rows import read_ids, read_shards
-from pipeline.tables.scores import read_coverage, read_scores
+from pipeline.tables.scores import copies_in, read_coverage, read_scores
+from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import list_shards, write_table
 from pipeline.training import proving
 from tests.pipeline.fabricated import fit_at_once
@@ -72,6 +79,20 @@ def test_copies_are_called_out_by_name(place, caplog):
     assert "pairs, 2 of 22 pairs are copies of real ones" in caplog.text
 
 
+def test_copies_of_real_pictures_without_masks_are_found(ray_session, tmp_path):
+    bare = sorted(read_bare(save_pairs(tmp_path / "real", 12, size_px=32, num_labelled=6)))
+    save_pairs(tmp_path / "pairs", 8, "validation", size_px=32)
+    rows = read_shards([str(tmp_path / "real")]).sort_by("pair_id")
+    copied = rows.filter(pc.is_in(rows["pair_id"], pa.array(bare[:2])))
+    write_table(
+        copied.set_column(0, copied.schema.field(0), pa.array(["e" * 32, "f" * 32])), f"{tmp_path}/pairs/shards"
+    )
+    score(config(tmp_path, kinds=("nearest",)))
+    copies = copies_in(str(tmp_path / "scores"))
+    assert copies and set(copies.rows["pair_id"].to_pylist()) == {"e" * 32, "f" * 32}
+    assert set(copies.rows["nearest_id"].to_pylist()) == set(bare[:2])
+
+
 def test_the_set_as_a_whole_is_compared_once_for_the_same_sets(place, caplog, monkeypatch):
     found = read_coverage(str(place / "scores"))
     assert found and found.found.pictures == 22 and found.held_out is None
@@ -92,6 +113,37 @@ def test_the_set_as_a_whole_is_compared_once_for_the_same_sets(place, caplog, mo
         read_coverage(str(place / "scores"))
     file.unlink()
     assert read_coverage(str(place / "scores")) is None
+
+
+def test_too_few_pictures_say_nothing_of_a_set_as_a_whole(ray_session, tmp_path, caplog):
+    few = str(save_pairs(tmp_path / "few", 5, "test"))
+    save_pairs(tmp_path / "real", 8)
+    save_pairs(tmp_path / "pairs", 8, "validation")
+    run: Any = SimpleNamespace(folder=tmp_path / "scores", tracker=SimpleNamespace(metrics=lambda found: None))
+    for changes in ({"real": (few,)}, {"pairs": few}):
+        cover(config(tmp_path, **changes), run)
+        assert read_coverage(str(run.folder)) is None
+    with caplog.at_level(logging.WARNING):
+        cover(config(tmp_path, validation=few), run)
+    found = read_coverage(str(run.folder))
+    assert found and found.found.pictures == 8 and found.held_out is None
+    assert "validation holds 5 pictures, too few" in caplog.text
+
+
+def test_another_device_that_reckons_a_little_differently_goes_on(place, monkeypatch):
+    monkeypatch.setattr(proving, "fit", fit_at_once)
+    monkeypatch.setattr("pipeline.training.order.LEAST_HELD_OUT", 8)
+    monkeypatch.setattr("pipeline.score.usual_losses", None)  # those of the judge are taken as they were
+    describe = score_nearest.describe_real
+
+    def otherwise(*arguments):
+        content, copy_ratio = describe(*arguments)
+        return content, copy_ratio * 1.001
+
+    monkeypatch.setattr(score_nearest, "describe_real", otherwise)
+    score(config(place, kinds=("nearest", "judge")))
+    with pytest.raises(ConfigError, match="begun with another config:\n  made_with: "):
+        score(config(place, kinds=("nearest",), slices=("0:39",)))
 
 
 def test_it_goes_on_with_what_is_missing_and_remakes_nothing(place, monkeypatch):
@@ -150,7 +202,7 @@ def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monke
     assert "| a copy of a real pair | 2 |" in text and "agreement not among the best 50 %" in text
     kept = read_shards([chosen], ["pair_id"])["pair_id"].to_pylist()
     assert not {"f" * 32, "e" * 32} & set(kept) and 9 <= len(kept) <= 11
-    labelled = set(kept) - set(read_bare(place))
+    labelled = set(kept) - set(read_bare(place / "pairs"))
     assert {example["pair_id"] for example in PairDataset(chosen)} == labelled
     proof = evaluate(
         EvaluateConfig.model_validate(
@@ -178,8 +230,23 @@ def test_a_selection_by_scores_is_trained_on_and_exported(place, tmp_path, monke
         curate(CurateConfig.model_validate({**values, "rules": {"at_least": {"sharpness": 1e9}}}))
 
 
-def read_bare(place) -> list[str]:
-    rows = read_shards([str(place / "pairs")], ["pair_id", "class_ids"]).to_pylist()
+def test_a_selection_that_is_made_again_is_scored_again(place, tmp_path):
+    ids = sorted(read_ids(str(place / "pairs")).to_pylist())
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    shutil.copy(place / "pairs" / LABELS, chosen)
+    for kept in (ids[:12], ids[12:], ids[8:15]):
+        reasons = [None if one in kept else "not wanted" for one in ids]
+        rows = pa.table({"pair_id": ids, "reason": pa.array(reasons, pa.string())})
+        write_selection(str(chosen), str(place / "pairs"), rows)
+        score(config(tmp_path, pairs=str(chosen), real=(), kinds=("plain",)))
+        known = read_scores(str(tmp_path / "scores"), ["sharpness"], pa.chunked_array([kept]))["sharpness"]
+        assert known.null_count == 0
+    assert len(read_ids(str(tmp_path / "scores/plain"))) == len(ids), "no pair twice"
+
+
+def read_bare(folder) -> list[str]:
+    rows = read_shards([str(folder)], ["pair_id", "class_ids"]).to_pylist()
     return [row["pair_id"] for row in rows if not row["class_ids"]]
 
 
@@ -190,6 +257,8 @@ def test_what_cannot_be_scored_is_told(place):
         config(place, safety={"names": ["gore"]})
     with pytest.raises(ValidationError, match="embedder: only for scores by real pairs; give `real`, or leave it out"):
         config(place, real=(), embedder="somewhere")
+    with pytest.raises(ValidationError, match="unwanted.words\n.*a blank word is found in most prompts; leave it out"):
+        config(place, unwanted={"words": ["gun", " "]})
     with pytest.raises(ConfigError, match=r"unwanted.classes: kilt is no class; there are background"):
         score(config(place, unwanted={"classes": ["kilt"]}))
 

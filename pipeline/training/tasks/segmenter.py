@@ -79,9 +79,8 @@ class SegmenterTask:
 
     def decode(self, batch: Batch) -> Batch:
         decoded = decode_pairs(batch, self.size_px)
-        mask = decoded.get("mask")
-        if mask is not None and self.labels.zero == "other":
-            decoded["mask"] = np.where(mask == 0, mask.dtype.type(self.labels.ignore_index), mask)
+        if "mask" in decoded:
+            decoded["mask"] = self.labels.as_learned(decoded["mask"])
         if self.relabelling:
             decoded["made"] = np.array([one not in ("real", None) for one in batch["origin"]])
         return decoded

@@ -83,6 +83,12 @@ def test_what_chance_alone_makes_is_not_called_copies(place):
     assert copies_in(str(place / "scores")) is None
 
 
+def test_copies_are_counted_among_the_pairs_that_are_asked_for(place):
+    ids = read_ids(str(place / "pairs")).sort().to_pylist()
+    found = copies_in(str(place / "scores"), [*ids[1:5], "another"])
+    assert found and found.rows["pair_id"].to_pylist() == [ids[1]] and found.num_pairs == 4
+
+
 def test_scores_that_are_none_or_of_other_pairs_are_told(place, tmp_path):
     with pytest.raises(DataError, match="real: no scores; jobs.score makes them"):
         scored(str(place / "real"), str(place / "pairs"), GARMENTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,3 +67,10 @@ def test_unwanted_words_and_classes_block_a_pair():
     assert plain_score(row(image, mask, "a Gun"), LABELS, unwanted)["blocked"] is True
     assert plain_score(row(image, mask, "a gunman"), LABELS, unwanted)["blocked"] is False
     assert plain_score(row(image, 2 * mask // 1, "a dog"), LABELS, unwanted)["blocked"] is True
+
+
+def test_where_zero_is_no_class_it_is_unknown_and_has_no_edges():
+    image, mask = scene()
+    score = plain_score(row(image, mask, "a dog"), replace(LABELS, zero="other"), Unwanted())
+    assert score["unknown"] == 0.5 and score["edge_contrast"] is None and score["regions"] == 1
+    assert score["classes_found"] == 1 and score["classes_unasked"] == 0
