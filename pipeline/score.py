@@ -37,7 +37,7 @@ from pipeline.tables.ids import canonical_json, text_digest
 from pipeline.tables.label_space import common_labels
 from pipeline.tables.rows import read_ids
 from pipeline.tables.scores import COVERAGE, Kind, begun, copies_in, read_coverage, score_schema
-from pipeline.tables.shards import MADE, remove_drafts
+from pipeline.tables.shards import FAILED, MADE, remove_drafts
 from pipeline.training.config import require_one_each
 from pipeline.training.feed import Feed
 from pipeline.training.judging import HELD_OUT_SHARE
@@ -219,15 +219,15 @@ def score_kind(kind: Kind, scorer: Scorer, config: ScoreConfig) -> None:
         remove_drafts(folder)
         planned = pa.array(ids_of(config.pairs), pa.string())
 
-        def left() -> Left:
-            done = pc.unique(read_ids(folder, kinds=[MADE]))  # also of pairs that a selection does not keep any more
+        def left(kinds: Sequence[str] = (MADE, FAILED)) -> Left:
+            done = pc.unique(read_ids(folder, kinds=kinds))  # also of pairs that a selection does not keep any more
             num = len(planned.filter(pc.invert(pc.is_in(planned, done))))
             return Left(num, lambda shared: graph(scorer, config, done, shared))
 
         drive(
             run,
             f"score {kind}",
-            left(),
+            left([MADE]),  # what was given up is tried again by the next start alone
             left,
             planned=len(planned),
             stages={"score": config.workers.num},
