@@ -13,11 +13,12 @@ from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder, as_given
 from pipeline.runs.config import saved_config
+from pipeline.storage.files import is_folder
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.schema import PAIR
 from pipeline.tables.selection import view_of
-from pipeline.tables.shards import some_shards
+from pipeline.tables.shards import list_shards, some_shards
 from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold
 from pipeline.training.order import groups_of, ids_of
@@ -25,6 +26,8 @@ from pipeline.training.order import groups_of, ids_of
 Masks = Literal["own"] | Hold
 Varied = Literal["usual", "mild", "strong", "copy_paste"]
 """How pictures are varied; `TrainingSet.augmentation` says what each is."""
+Part = tuple[str, str]
+"""Folder of a run, and a slice of it."""
 
 
 class TrainingSet(Config):
@@ -115,18 +118,40 @@ class Labels:
     @classmethod
     def of(cls, folder: str, part: str = ":") -> Labels:
         """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's; where
-        they were taken for other pictures (`jobs.multiply`), the pairs' that they are of too."""
+        they were taken for other pictures (`jobs.multiply`), the pairs' that they are of too. What a teacher knows from
+        elsewhere (its weights were given, or it began with others') cannot be counted."""
         if "labelled" not in origins(folder):
             return cls(frozenset(ids_of(folder, part, "labelled"))) | multiplied(folder)
         config = saved_config(view_of(folder).folder)
+        teacher = config.get("teacher") or {}
+        # A run of labels of a proof names the weights of its teachers; one of jobs.label has keys of the teacher.
+        given = [teacher, *config.get("voters", ())] if isinstance(teacher, str) else [teacher.get("weights")]
+        before = [part for weights in given if weights for part in behind(weights)[0]]
         learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
-        if not learned or any((config.get("teacher") or {}).values()):
-            return cls(least=None)
+        counted = learned and not any(given) and not teacher.get("pretrained") and not is_synthetic(config["pairs"])
+        found = cls(frozenset(one for part in before for one in ids_of(*part, "labelled")), 0 if counted else None)
         parts = config.get("slices") or [":"] * len(learned)
-        found = cls(least=None) if is_synthetic(config["pairs"]) else cls()
         for one, its in zip(learned, parts, strict=True):
             found = found | cls.of(one, its)
         return found
+
+
+def behind(weights: str) -> tuple[list[Part], list[str]]:
+    """What a segmenter learned from, by the config that lies beside the folder of its weights.
+
+    Returns:
+        The runs that are at hand, with the slice of each, and those that are not; none at all where nothing says it.
+    """
+    config = saved_config(weights.rstrip("/").rpartition("/")[0])
+    folders = config.get("train") or []
+    parts = list(zip(folders, config.get("slices") or [":"] * len(folders), strict=True))
+    here = [part for part in parts if is_at_hand(part[0])]
+    return here, [folder for folder, part in parts if (folder, part) not in here]
+
+
+def is_at_hand(folder: str) -> bool:
+    """Whether a folder that an earlier run names still holds pairs."""
+    return is_folder(folder) and bool(list_shards(view_of(folder).folder))
 
 
 def multiplied(folder: str) -> Labels:

@@ -1,0 +1,68 @@
+"""What stands behind pairs: the labels that their teachers learned from, and what must not be judged on for it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from models.labels import GARMENTS
+from pipeline.tables.conform import conform
+from pipeline.tables.ids import labelled_pair_id
+from pipeline.tables.rows import read_shards
+from pipeline.tables.schema import PAIR
+from pipeline.tables.shards import write_table
+from pipeline.training.order import ids_of
+from pipeline.training.sets import Labels, behind
+from tests.tiny import save_pairs
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Ten real pairs, six of another split, and labels that a teacher gave three of the pictures."""
+    save_pairs(tmp_path / "real", 10)
+    save_pairs(tmp_path / "others", 6, "validation")
+    rows = read_shards([str(save_pairs(tmp_path / "bare", 3))])
+    ids = [labelled_pair_id(one, "{}") for one in rows["pair_id"].to_pylist()]
+    made = rows.set_column(0, "pair_id", pa.array(ids)).drop_columns(["origin"])
+    write_table(conform(made.append_column("origin", pa.array(["labelled"] * 3)), PAIR), f"{tmp_path}/labels/shards")
+    GARMENTS.save(tmp_path / "labels" / "label_space.json")
+    return tmp_path
+
+
+def begun_with(folder, **values) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "counted"),
+    [
+        ({}, True),
+        ({"segmenter": "segformer_b0", "steps": 9}, True),
+        ({"segmenter": "segformer_b0", "pretrained": "/backbone"}, False),
+        ({"segmenter": "joint", "pretrained": "/bundle"}, False),
+        ({"weights": "/nowhere/weights"}, False),
+    ],
+)
+def test_what_a_teacher_learned_from_is_known_whatever_it_is_and_counted_where_that_is_all(place, teacher, counted):
+    real, bare = str(place / "real"), str(place / "bare")
+    folder = begun_with(place / "labels", job="label", pairs=bare, labelled=[real], slices=["0:4"], teacher=teacher)
+
+    found = Labels.of(folder)
+
+    assert found.ids == set(ids_of(real, "0:4")) and found.count() == (4 if counted else None)
+
+
+def test_what_given_weights_learned_from_is_known_where_it_lies_beside_them(place):
+    real, others, bare = (str(place / name) for name in ("real", "others", "bare"))
+    weights = begun_with(place / "training", train=[others, f"{place}/gone"], slices=["0:2", ":"]) + "/weights"
+    own = {"labelled": [real], "rounds": 1, "teacher": {"weights": weights}}
+
+    by_keys = Labels.of(begun_with(place / "labels", job="label", pairs=bare, **own))
+    of_a_proof = Labels.of(begun_with(place / "labels", job="label", pairs=bare, teacher=weights, voters=[weights]))
+
+    assert behind(weights) == ([(others, "0:2")], [f"{place}/gone"]) and behind(f"{place}/bare") == ([], [])
+    assert by_keys.ids == {*ids_of(real), *ids_of(others, "0:2")}
+    assert of_a_proof.ids == set(ids_of(others, "0:2")) and by_keys.count() is of_a_proof.count() is None
