@@ -30,9 +30,11 @@ from pipeline.training.sets import (
     Labels,
     TrainingSet,
     Varied,
+    by_folder,
     is_synthetic,
     pictures_of,
     refuse_common,
+    refuse_learned,
     require_made,
     require_real,
     taught,
@@ -217,21 +219,11 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         require_real(key, folder)
     held_out = {key: folder for key, folder in (("test", config.test), ("validation", config.validation)) if folder}
     held_ids = {key: set(ids_of(folder)) for key, folder in held_out.items()}
-    learned: dict[str, set[str]] = {}
-    renamed: dict[str, set[str]] = {}
     for name, chosen in config.sets.items():
         require_made(f"sets.{name}.relabel", chosen)
-        parts = list(zip(chosen.train, chosen.slices or [":"] * len(chosen.train), strict=True))
-        learned[f"sets.{name}"] = {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
-        renamed[f"sets.{name}"] = set().union(*(pictures_of(*part, labelled=True) for part in parts))
-    for folder in config.generator_train:
-        key = f"generator_train ({folder})"
-        learned[key] = {*ids_of(folder), *Labels.of(folder).ids}
-        renamed[key] = pictures_of(folder, labelled=True)
-    refuse_common(held_ids, learned)
-    refuse_common({key: pictures_of(folder) for key, folder in held_out.items()}, renamed)
     learners = {f"sets.{name}": parts_of(one.train, one.slices) for name, one in config.sets.items()}
-    learners["generator_train"] = parts_of(config.generator_train, config.generator_slices)
+    learners |= by_folder("generator_train", parts_of(config.generator_train, config.generator_slices))
+    refuse_learned(held_ids, {key: pictures_of(folder) for key, folder in held_out.items()}, learners)
     tell_same({key: [(folder, ":")] for key, folder in held_out.items()}, learners, config.same_pictures)
     if config.validation:
         tell_same({"test": [(config.test, ":")]}, {"validation": [(config.validation, ":")]}, config.same_pictures)

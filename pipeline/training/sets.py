@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -233,3 +233,35 @@ def refuse_common(held_out: Mapping[str, set[str]], learned: Mapping[str, set[st
                     f"{key} and {other} share {both:,} pairs; what is learned from or chosen on must not be judged on. "
                     "Give another split, or slices that hold others"
                 )
+
+
+def by_folder(key: str, parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """Slices of runs by their folder, which stands behind the key of the config that names them."""
+    found: dict[str, list[Part]] = {}
+    for folder, part in parts:
+        found.setdefault(f"{key} ({as_given(folder)})", []).append((folder, part))
+    return found
+
+
+def refuse_learned(
+    held_out: Mapping[str, set[str]], pictures: Mapping[str, set[str]], learned: Mapping[str, Sequence[Part]]
+) -> None:
+    """Refuses pairs that something is judged on and learned from, or that anything behind its masks learned from; also
+    where a teacher gave their pictures other ids.
+
+    Args:
+        held_out, pictures: key of the config -> ids of what is judged on, and the names of its pictures.
+        learned: the same -> slices of runs that are learned from.
+
+    Raises:
+        ConfigError: as `refuse_common`.
+    """
+    ids = {
+        key: {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
+        for key, parts in learned.items()
+    }
+    refuse_common(held_out, ids)
+    renamed = {
+        key: {one for part in parts for one in pictures_of(*part, labelled=True)} for key, parts in learned.items()
+    }
+    refuse_common(pictures, renamed)

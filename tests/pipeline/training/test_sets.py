@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from models.labels import GARMENTS
+from pipeline.base.errors import ConfigError
+from pipeline.evaluate import EvaluateConfig
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import labelled_pair_id
 from pipeline.tables.rows import read_shards
@@ -28,6 +30,11 @@ def place(tmp_path):
     write_table(conform(made.append_column("origin", pa.array(["labelled"] * 3)), PAIR), f"{tmp_path}/labels/shards")
     GARMENTS.save(tmp_path / "labels" / "label_space.json")
     return tmp_path
+
+
+def evaluated(place, **changes) -> EvaluateConfig:
+    values = {"run": "proof", "runs": str(place / "runs"), "sets": {"real": [f"{place}/real"]}, "width": 4}
+    return EvaluateConfig.model_validate({**values, "test": f"{place}/others", **changes})
 
 
 def begun_with(folder, **values) -> str:
@@ -66,3 +73,9 @@ def test_what_given_weights_learned_from_is_known_where_it_lies_beside_them(plac
     assert behind(weights) == ([(others, "0:2")], [f"{place}/gone"]) and behind(f"{place}/bare") == ([], [])
     assert by_keys.ids == {*ids_of(real), *ids_of(others, "0:2")}
     assert of_a_proof.ids == set(ids_of(others, "0:2")) and by_keys.count() is of_a_proof.count() is None
+
+
+def test_of_what_a_generator_learned_from_its_slices_count(place):
+    half = {"test": f"{place}/real", "sets": {"real": [f"{place}/others"]}, "generator_train": [f"{place}/real"]}
+    with pytest.raises(ConfigError, match=r"test and generator_train \(.*/real\) share 4 pairs"):
+        evaluated(place, **half, generator_slices=["0:4"]).check_inputs()
