@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
@@ -116,11 +117,16 @@ class EvaluateConfig(SegmenterKeys):
     def check_inputs(self) -> None:
         super().check_inputs()
         folders = [folder for chosen in self.sets.values() for folder in chosen.train]
-        if all(map(is_local, (self.test, self.validation, *folders, *self.generator_train))):
-            common_labels([self.test, *folders])
+        if all(map(is_local, (self.test, self.validation, self.judged, *folders, *self.generator_train))):
+            self.common_labels()
             for chosen in self.sets.values():
                 chosen.sizes()
             refuse_overlap(self)
+
+    def common_labels(self) -> LabelSpace:
+        """Of all pairs whose masks are learned from or compared; raises DataError where they differ."""
+        folders = [folder for chosen in self.sets.values() for folder in chosen.train]
+        return common_labels([one for one in (self.test, self.validation, self.judged, *folders) if one])
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
@@ -184,7 +190,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
 
 def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     """The trainings that a config asks for; none is made yet."""
-    labels = common_labels([config.test, *(folder for chosen in config.sets.values() for folder in chosen.train)])
+    labels = config.common_labels()
     if unknown := set(config.rare) - set(labels.classes):
         raise ConfigError(f"rare: {', '.join(sorted(unknown))} is no class; there are {', '.join(labels.classes)}")
     first = next(iter(config.sets.values()))

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from models.labels import GARMENTS
-from pipeline.base.errors import ConfigError
-from pipeline.evaluate import EvaluateConfig
+from models.labels import GARMENTS, VOC
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.evaluate import EvaluateConfig, begin
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import labelled_pair_id
 from pipeline.tables.rows import read_shards
@@ -79,3 +79,14 @@ def test_of_what_a_generator_learned_from_its_slices_count(place):
     half = {"test": f"{place}/real", "sets": {"real": [f"{place}/others"]}, "generator_train": [f"{place}/real"]}
     with pytest.raises(ConfigError, match=r"test and generator_train \(.*/real\) share 4 pairs"):
         evaluated(place, **half, generator_slices=["0:4"]).check_inputs()
+
+
+@pytest.mark.parametrize("key", ["validation", "judged"])
+def test_pairs_of_other_classes_are_refused_whatever_they_are_for(place, key):
+    other = str(save_pairs(place / "other", 4, "test"))
+    VOC.save(place / "other" / "label_space.json")
+    config = evaluated(place, **{key: other}, **({"try_steps": [4]} if key == "validation" else {}))
+    with pytest.raises(DataError, match="other has the classes of .* cannot be used together"):
+        config.check_inputs()
+    with pytest.raises(DataError, match="other has the classes of .* cannot be used together"):
+        begin(config, None, [])  # type: ignore[arg-type]
