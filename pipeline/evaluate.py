@@ -32,6 +32,7 @@ from pipeline.training.sets import (
     TrainingSet,
     Varied,
     by_folder,
+    chosen_on,
     is_synthetic,
     pictures_of,
     refuse_common,
@@ -230,6 +231,9 @@ def refuse_overlap(config: EvaluateConfig) -> None:
     learners = {f"sets.{name}": parts_of(one.train, one.slices) for name, one in config.sets.items()}
     learners |= by_folder("generator_train", parts_of(config.generator_train, config.generator_slices))
     refuse_learned(held_ids, {key: pictures_of(folder) for key, folder in held_out.items()}, learners)
+    for key, parts in learners.items():
+        chosen_on_them = set().union(*(chosen_on(folder) for folder, _ in parts))
+        refuse_common({"test": held_ids["test"]}, {f"what labels in {key} were chosen on": chosen_on_them})
     tell_same({key: [(folder, ":")] for key, folder in held_out.items()}, learners, config.same_pictures)
     if config.validation:
         tell_same({"test": [(config.test, ":")]}, {"validation": [(config.validation, ":")]}, config.same_pictures)

@@ -192,6 +192,17 @@ def pictures_of(folder: str, part: str = ":", *, labelled: bool = False) -> set[
     }
 
 
+def chosen_on(folder: str) -> set[str]:
+    """Ids of the pairs that were given to choose a run of labels on (`jobs.label --validation`), where they are at
+    hand; those that it held out by itself are among what its teacher learned from in the end."""
+    if "labelled" not in origins(folder):
+        return set()
+    config = saved_config(view_of(folder).folder)
+    given = config.get("validation")
+    found = set(ids_of(given, which="labelled")) if given and is_at_hand(given) else set()
+    return found.union(*map(chosen_on, filter(is_at_hand, config.get("labelled") or ())))
+
+
 def require_real(key: str, folder: str) -> None:
     """Raises ConfigError where masks of a run, which something is judged on, are a generator's or a teacher's; `key` is
     that of the config. "" is no run."""

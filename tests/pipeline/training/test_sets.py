@@ -75,6 +75,19 @@ def test_what_given_weights_learned_from_is_known_where_it_lies_beside_them(plac
     assert of_a_proof.ids == set(ids_of(others, "0:2")) and by_keys.count() is of_a_proof.count() is None
 
 
+def test_pairs_that_labels_were_chosen_on_are_not_tested_on_though_more_may_be_chosen_on_them(place):
+    real, others, bare, made = (str(place / name) for name in ("real", "others", "bare", "labels"))
+    begun_with(place / "labels", job="label", pairs=bare, labelled=[real], validation=others)
+    sets = {"real": [real], "labels": [real, made]}
+
+    with pytest.raises(ConfigError, match="test and what labels in sets.labels were chosen on share 6 pairs"):
+        evaluated(place, sets=sets).check_inputs()
+    other = str(save_pairs(place / "other", 4, "test"))
+    evaluated(place, sets=sets, test=other, validation=others, try_steps=[4]).check_inputs()
+    begun_with(place / "labels", job="label", pairs=bare, labelled=[real], validation=f"{place}/gone")
+    evaluated(place, sets=sets).check_inputs()
+
+
 def test_of_what_a_generator_learned_from_its_slices_count(place):
     half = {"test": f"{place}/real", "sets": {"real": [f"{place}/others"]}, "generator_train": [f"{place}/real"]}
     with pytest.raises(ConfigError, match=r"test and generator_train \(.*/real\) share 4 pairs"):
