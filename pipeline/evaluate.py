@@ -38,6 +38,7 @@ from pipeline.training.sets import (
     refuse_common,
     refuse_learned,
     require_made,
+    require_order,
     require_real,
     taught,
 )
@@ -98,6 +99,7 @@ class EvaluateConfig(SegmenterKeys):
                 raise ValueError(f"{name}: after {chosen.after!r} must name another set, which comes after none itself")
         if not all(map(next(iter(sets.values())).own, range(len(next(iter(sets.values())).train)))):
             raise ValueError("the first set has the masks of its pairs alone: it trains the teacher of the others")
+        require_order(sets)
         return sets
 
     @model_validator(mode="after")

@@ -95,6 +95,26 @@ class TrainingSet(Config):
         return found
 
 
+def taught_parts(name: str, sets: Mapping[str, TrainingSet]) -> list[TrainingSet]:
+    """A set, and that which it comes after, where masks of them are a teacher's."""
+    parts = [sets[name], *([sets[sets[name].after]] if sets[name].after else [])]
+    return [one for one in parts if not all(map(one.own, range(len(one.train))))]
+
+
+def require_order(sets: Mapping[str, TrainingSet]) -> None:
+    """Raises ValueError where sets wait for each other's segmenters, which are to label what they learn from."""
+    waiting = list(sets)
+    while waiting:
+        teachers = {name: {one.teacher or next(iter(sets)) for one in taught_parts(name, sets)} for name in waiting}
+        left = [name for name in waiting if teachers[name] & set(waiting)]
+        if left == waiting:
+            raise ValueError(
+                f"{', '.join(waiting)}: the segmenters of these sets label pictures that they build on themselves, by "
+                "`teacher` and `after`; let a set that comes before them be the teacher"
+            )
+        waiting = left
+
+
 @dataclass(frozen=True)
 class Labels:
     """Labelled pairs that something has learned from.

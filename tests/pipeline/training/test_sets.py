@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from models.labels import GARMENTS, VOC
 from pipeline.base.errors import ConfigError, DataError
@@ -103,3 +104,22 @@ def test_pairs_of_other_classes_are_refused_whatever_they_are_for(place, key):
         config.check_inputs()
     with pytest.raises(DataError, match="other has the classes of .* cannot be used together"):
         begin(config, None, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ({"real": {"train": ["a"], "after": "self"}, "self": {"train": ["b"], "masks": ["free"]}}, "real, self: the"),
+        (
+            {
+                "real": ["a"],
+                "one": {"train": ["a"], "after": "two"},
+                "two": {"train": ["b"], "masks": ["held"], "teacher": "one"},
+            },
+            "one, two: the segmenters of these sets label pictures that they build on themselves",
+        ),
+    ],
+)
+def test_sets_that_wait_for_each_other_are_refused(sets, told):
+    with pytest.raises(ValidationError, match=told):
+        EvaluateConfig(run="proof", sets=sets, test="t")
