@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, field_validator, model_validator
 
@@ -76,7 +78,7 @@ class EvaluateConfig(SegmenterKeys):
     """Pictures without labels that it learned from besides; 0 counts those that a teacher labelled in these runs."""
     validation: Folder = ""
     """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
-    try_steps: tuple[int, ...] = ()
+    try_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Lengths that are tried with the first set. The shortest is taken that is as good on `validation` as the best, to
     within 0.005 mIoU."""
     try_learning_rates: tuple[float, ...] = ()

@@ -228,11 +228,7 @@ class Proving:
         confusions = [self._confusions(one) for one in trainings]
         totals = [one.sum(0) for one in confusions]
         miou = [mean_iou(one) for one in totals]
-        if any(map(math.isnan, miou)):
-            raise DataError(
-                f"{as_given(self.common.validation)}: no pixel of the held-out masks has a known class, so nothing can "
-                "be scored; give the folder of pairs with annotated masks as `test`"
-            )
+        require_scored(miou, self.common.validation, "test")
         self._draws[name] = [drawn_miou(one) for one in confusions]
         ious = np.array([class_ious(one) for one in totals])
         mean, spread = mean_and_spread(miou)
@@ -332,6 +328,16 @@ class Proving:
             else:
                 found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found
+
+
+def require_scored(miou: Sequence[float], folder: str, key: str) -> None:
+    """Raises DataError where the masks of the run `folder`, which segmenters are judged on, say nothing of them; `key`
+    is that of the config."""
+    if any(map(math.isnan, miou)):
+        raise DataError(
+            f"{as_given(folder)}: no pixel of the held-out masks has a known class, so nothing can be scored; give the "
+            f"folder of pairs with annotated masks as `{key}`"
+        )
 
 
 def _training_s(folder: str) -> float:

@@ -123,3 +123,10 @@ def test_pairs_of_other_classes_are_refused_whatever_they_are_for(place, key):
 def test_sets_that_wait_for_each_other_are_refused(sets, told):
     with pytest.raises(ValidationError, match=told):
         EvaluateConfig(run="proof", sets=sets, test="t")
+
+
+def test_lengths_without_a_step_are_refused():
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        EvaluateConfig.model_validate(
+            {"run": "proof", "sets": {"real": ["a"]}, "test": "t", "validation": "v", "try_steps": [0]}
+        )
