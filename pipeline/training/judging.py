@@ -280,7 +280,8 @@ class Judging:
         chosen = self.sets[name := self.named(hold, below, number, teacher)]
         row = self.proving.compared(self.proving.trained(name), self.first)
         on, part = self.held_out
-        made = self.proving.labels_by(chosen, on, part, hold, "labelled", seed=0)
+        alone = chosen.model_copy(update={"agree": False})  # true masks would agree with the truth
+        made = self.proving.labels_by(alone, on, part, hold, "labelled", seed=0)
         task = self.proving.task
         answers, truth = read_shards([made], [*MASKS, "sampler"]), read_shards([on], MASKS)
         miou, kept = agreement_with_truth(answers, truth, task.labels, decode=task.decode)

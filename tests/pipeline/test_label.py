@@ -259,6 +259,13 @@ def test_generated_pairs_are_not_judged_on_though_no_others_are_given(place):
         label(config(place, labelled=(f"{place.folder}/made",)))
 
 
+def test_agreement_with_the_truth_is_of_what_the_teacher_answers_by_itself(place, written):
+    pairs = str(save_pairs(place.folder / "masked", 6))
+    settings = {"holds": ("free",), "ignore_below": (0.0,), "validation": place.validation, "even_if_worse": True}
+    label(config(place, pairs=pairs, pictures="all", labelled=(place.pairs,), agree=True, **settings))
+    assert {(one.pairs, one.agree) for one in place.asked} == {(pairs, True), (place.validation, False)}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
