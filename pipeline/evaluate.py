@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
@@ -30,10 +33,14 @@ from pipeline.training.sets import (
     Labels,
     TrainingSet,
     Varied,
+    by_folder,
+    chosen_on,
     is_synthetic,
     pictures_of,
     refuse_common,
+    refuse_learned,
     require_made,
+    require_order,
     require_real,
     taught,
 )
@@ -71,7 +78,7 @@ class EvaluateConfig(SegmenterKeys):
     """Pictures without labels that it learned from besides; 0 counts those that a teacher labelled in these runs."""
     validation: Folder = ""
     """Folder of a run with real pairs to choose steps and learning rate on; never the test pairs."""
-    try_steps: tuple[int, ...] = ()
+    try_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Lengths that are tried with the first set. The shortest is taken that is as good on `validation` as the best, to
     within 0.005 mIoU."""
     try_learning_rates: tuple[float, ...] = ()
@@ -94,6 +101,7 @@ class EvaluateConfig(SegmenterKeys):
                 raise ValueError(f"{name}: after {chosen.after!r} must name another set, which comes after none itself")
         if not all(map(next(iter(sets.values())).own, range(len(next(iter(sets.values())).train)))):
             raise ValueError("the first set has the masks of its pairs alone: it trains the teacher of the others")
+        require_order(sets)
         return sets
 
     @model_validator(mode="after")
@@ -114,11 +122,16 @@ class EvaluateConfig(SegmenterKeys):
     def check_inputs(self) -> None:
         super().check_inputs()
         folders = [folder for chosen in self.sets.values() for folder in chosen.train]
-        if all(map(is_local, (self.test, self.validation, *folders, *self.generator_train))):
-            common_labels([self.test, *folders])
+        if all(map(is_local, (self.test, self.validation, self.judged, *folders, *self.generator_train))):
+            self.common_labels()
             for chosen in self.sets.values():
                 chosen.sizes()
             refuse_overlap(self)
+
+    def common_labels(self) -> LabelSpace:
+        """Of all pairs whose masks are learned from or compared; raises DataError where they differ."""
+        folders = [folder for chosen in self.sets.values() for folder in chosen.train]
+        return common_labels([one for one in (self.test, self.validation, self.judged, *folders) if one])
 
 
 def evaluate(config: EvaluateConfig) -> Proof:
@@ -182,7 +195,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
 
 def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     """The trainings that a config asks for; none is made yet."""
-    labels = common_labels([config.test, *(folder for chosen in config.sets.values() for folder in chosen.train)])
+    labels = config.common_labels()
     if unknown := set(config.rare) - set(labels.classes):
         raise ConfigError(f"rare: {', '.join(sorted(unknown))} is no class; there are {', '.join(labels.classes)}")
     first = next(iter(config.sets.values()))
@@ -217,21 +230,14 @@ def refuse_overlap(config: EvaluateConfig) -> None:
         require_real(key, folder)
     held_out = {key: folder for key, folder in (("test", config.test), ("validation", config.validation)) if folder}
     held_ids = {key: set(ids_of(folder)) for key, folder in held_out.items()}
-    learned: dict[str, set[str]] = {}
-    renamed: dict[str, set[str]] = {}
     for name, chosen in config.sets.items():
         require_made(f"sets.{name}.relabel", chosen)
-        parts = list(zip(chosen.train, chosen.slices or [":"] * len(chosen.train), strict=True))
-        learned[f"sets.{name}"] = {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
-        renamed[f"sets.{name}"] = set().union(*(pictures_of(*part, labelled=True) for part in parts))
-    for folder in config.generator_train:
-        key = f"generator_train ({folder})"
-        learned[key] = {*ids_of(folder), *Labels.of(folder).ids}
-        renamed[key] = pictures_of(folder, labelled=True)
-    refuse_common(held_ids, learned)
-    refuse_common({key: pictures_of(folder) for key, folder in held_out.items()}, renamed)
     learners = {f"sets.{name}": parts_of(one.train, one.slices) for name, one in config.sets.items()}
-    learners["generator_train"] = parts_of(config.generator_train, config.generator_slices)
+    learners |= by_folder("generator_train", parts_of(config.generator_train, config.generator_slices))
+    refuse_learned(held_ids, {key: pictures_of(folder) for key, folder in held_out.items()}, learners)
+    for key, parts in learners.items():
+        chosen_on_them = set().union(*(chosen_on(folder) for folder, _ in parts))
+        refuse_common({"test": held_ids["test"]}, {f"what labels in {key} were chosen on": chosen_on_them})
     tell_same({key: [(folder, ":")] for key, folder in held_out.items()}, learners, config.same_pictures)
     if config.validation:
         tell_same({"test": [(config.test, ":")]}, {"validation": [(config.validation, ":")]}, config.same_pictures)

@@ -95,7 +95,6 @@ WITHOUT_TEST = {
     "pipeline/training/judging.py": "run by tests/pipeline/test_label.py",
     "pipeline/training/choosing.py": "run by tests/pipeline/training/test_proving.py",
     "pipeline/training/config.py": "run by tests/jobs/test_configs.py and tests/pipeline/training/test_proving.py",
-    "pipeline/training/sets.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",
     "pipeline/training/terms.py": "run by tests/pipeline/training/test_proving.py and test_evaluate_recipes.py",
     "pipeline/training/task.py": "types alone",
     "pipeline/training/tasks/vae.py": "run by tests/pipeline/training/test_fit.py",

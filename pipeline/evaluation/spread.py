@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from pipeline.evaluation.metrics import class_ious, confusion_matrix
+from pipeline.evaluation.metrics import confusion_matrix, mean_iou
 from pipeline.evaluation.results import Difference
 
 NUM_DRAWS = 1000
@@ -68,7 +68,7 @@ def by_unit(values: Cells, units: Sequence[str], num_outputs: int) -> np.ndarray
 
 def drawn_miou(confusions: np.ndarray, seed: int = 0) -> np.ndarray:
     """mIoU of test sets of U units that are drawn with replacement, (R,) float64; equal seeds draw the same units, so
-    that two networks can be compared draw by draw.
+    that two networks can be compared draw by draw. NaN where the drawn units have no known pixel.
 
     Args:
         confusions: (U, K + 1, K + 2).
@@ -76,7 +76,7 @@ def drawn_miou(confusions: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     units = len(confusions)
     times = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), NUM_DRAWS)
-    return np.array([np.nanmean(class_ious(np.tensordot(one, confusions, 1))) for one in times])
+    return np.array([mean_iou(np.tensordot(one, confusions, 1)) for one in times])
 
 
 def least_gains(differences: Sequence[Difference], num_units: int) -> list[float]:
@@ -119,6 +119,7 @@ def least_gains(differences: Sequence[Difference], num_units: int) -> list[float
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Between which LEVEL of the draws lie."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """Between which LEVEL of the draws lie. Draws of units that have no known pixel say nothing (NaN) and do not
+    count."""
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

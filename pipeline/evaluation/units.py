@@ -10,6 +10,7 @@ from pipeline.base.errors import DataError
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import has_classes, read_columns
 from pipeline.tables.schema import PAIR
+from pipeline.tables.selection import view_of
 from pipeline.tables.shards import some_shards
 
 KEYS = pa.schema([PAIR.field(name) for name in ("pair_id", "dataset", "key", "class_ids")])
@@ -20,14 +21,16 @@ def units_of(folder: str, num_rows: int, wanted: Container[str] | None = None) -
     laid on, or the picture itself.
 
     Args:
-        folder: of the run.
+        folder: of the run, or of a selection of its pairs.
         num_rows: rows at most.
         wanted: ids of the rows that count; None takes all.
 
     Returns:
         What these are called, and the unit of each row.
     """
-    rows = pa.concat_tables(conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(folder))
+    view = view_of(folder)
+    tables = (conform(read_columns(path, KEYS.names), KEYS) for path in some_shards(view.folder))
+    rows = view.filter(pa.concat_tables(tables))
     rows = rows.filter(has_classes(rows))
     if wanted is not None:
         rows = rows.filter(pa.array([one in wanted for one in rows["pair_id"].to_pylist()], pa.bool_()))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from pipeline.storage.files import filesystem_of, is_local
 from pipeline.tables.selection import View, view_of
@@ -56,4 +59,12 @@ def _kept(view: View, columns: list[str] | None) -> Dataset:
     rows = read_pairs([view.folder], needed)
     if view.kept is None:
         return rows
-    return rows.map_batches(view.filter, batch_format="pyarrow", max_retries=MAX_RETRIES)
+    return rows.map_batches(
+        partial(_asked_for, view=view, columns=columns), batch_format="pyarrow", max_retries=MAX_RETRIES
+    )
+
+
+def _asked_for(rows: pa.Table, *, view: View, columns: list[str] | None) -> pa.Table:
+    """Those of some rows that a view takes, with the columns that are asked for and there."""
+    taken = view.filter(rows)
+    return taken if columns is None else taken.select([name for name in columns if name in taken.column_names])

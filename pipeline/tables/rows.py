@@ -19,7 +19,7 @@ from pipeline.tables.shards import FAILED, MADE, list_shards, map_shards, open_s
 
 Which = Literal["all", "labelled", "unlabelled"]
 """Which pictures: all, those with masks, or those without."""
-TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids")])
+TEXTS = pa.schema([PAIR.field(name) for name in ("pair_id", "prompt", "captions", "class_ids", "prompt_class_ids")])
 """The columns of PAIR that say what a prompt may be made of."""
 
 

@@ -10,7 +10,7 @@ from pipeline.base.log import log
 from pipeline.evaluation.metrics import mean_and_spread
 from pipeline.evaluation.results import Choice
 from pipeline.training.config import TrainingConfig
-from pipeline.training.proving import Proving
+from pipeline.training.proving import Proving, require_scored
 from pipeline.training.sets import TrainingSet, Varied
 
 STOPPED_RISING = 0.005
@@ -35,20 +35,25 @@ def choose(
         tried.
     """
     first = proving.sets[proving.first]
+    lengths = sorted(set(steps))
     trainings: dict[tuple[int, float], list[TrainingConfig]] = {}
-    for num in sorted(steps):
+    for num in lengths:
         for rate in rates or (proving.terms.learning_rate,):
             terms = replace(proving.terms, learning_rate=rate).of_steps(num)
-            for seed in range(seeds):
-                common = proving.common.model_copy(update={"validation": validation, "seed": seed})
-                one = terms.training(common, first, f"choice-{num}", first.train, first.slices)
-                trainings.setdefault((num, one.optimisation.learning_rate), []).append(one)
+            commons = [
+                proving.common.model_copy(update={"validation": validation, "seed": seed}) for seed in range(seeds)
+            ]
+            # By what is tried, so that a rate that is given twice, or also as the recipe's, counts once.
+            trainings[num, terms.optimisation().learning_rate] = [
+                terms.training(common, first, f"choice-{num}", first.train, first.slices) for common in commons
+            ]
     scores = iter(proving.fit_all([(one, first, "") for some in trainings.values() for one in some]))
     found = [
         Choice(steps=num, learning_rate=rate, miou=[next(scores)["miou"] for _ in some])
         for (num, rate), some in trainings.items()
     ]
-    best = {num: max((one for one in found if one.steps == num), key=lambda one: one.mean) for num in sorted(steps)}
+    require_scored([one.mean for one in found], validation, "validation")
+    best = {num: max((one for one in found if one.steps == num), key=lambda one: one.mean) for num in lengths}
     top = max(best.values(), key=lambda one: one.mean)
     close = max(STOPPED_RISING, mean_and_spread(top.miou)[1] / math.sqrt(len(top.miou)))
     taken = next(one for one in best.values() if one.mean >= top.mean - close)
@@ -87,7 +92,8 @@ def choose_augmentation(proving: Proving, validation: str, augmentations: Sequen
     rate = proving.terms.optimisation().learning_rate
     first = proving.sets[proving.first]
     tried: list[tuple[TrainingConfig, TrainingSet, str]] = []
-    for augmentation in augmentations:
+    ways = list(dict.fromkeys(augmentations))
+    for augmentation in ways:
         varied = first.model_copy(update={"augmentation": augmentation})
         for seed in range(seeds):
             common = proving.common.model_copy(update={"validation": validation, "seed": seed})
@@ -96,8 +102,9 @@ def choose_augmentation(proving: Proving, validation: str, augmentations: Sequen
     scores = iter(proving.fit_all(tried))
     found = [
         Choice(steps=steps, learning_rate=rate, augmentation=one, miou=[next(scores)["miou"] for _ in range(seeds)])
-        for one in augmentations
+        for one in ways
     ]
+    require_scored([one.mean for one in found], validation, "validation")
     top = max(one.mean for one in found)
     taken = next(one.augmentation for one in found if one.mean >= top - STOPPED_RISING)
     log.info("chosen on validation: augmentation %s", taken)

@@ -23,8 +23,16 @@ from pipeline.training.labelling import Hold, share_named
 from pipeline.training.order import bounds, cut_behind, ids_of, parted
 from pipeline.training.overlap import tell_same
 from pipeline.training.proving import Proving
-from pipeline.training.sets import Labels, TrainingSet, pictures_of, refuse_common, require_real
-from pipeline.training.teacher import TeacherKeys
+from pipeline.training.sets import (
+    Labels,
+    TrainingSet,
+    by_folder,
+    pictures_of,
+    refuse_common,
+    refuse_learned,
+    require_real,
+)
+from pipeline.training.teacher import TeacherKeys, known_behind
 from pipeline.training.terms import SegmenterKeys
 
 ALONE = "labelled pairs alone"
@@ -168,6 +176,7 @@ class Judging:
         require_real("validation", config.validation)
         held_out = (config.validation, ":")
         if not config.validation:
+            require_real("validation, a part of the labelled pairs where none is given", folders[0])
             parts[0], kept = parted(folders[0], parts[0], HELD_OUT_SHARE)
             held_out = (folders[0], kept)
         held = set(ids_of(*held_out, "labelled"))
@@ -179,14 +188,13 @@ class Judging:
                 "label: the pairs that are held out share %s with those learned from: give --validation", units[0]
             )
         wanted = ids_of(config.pairs, config.slice, config.pictures)
-        sources = zip(folders, parts, strict=True)
-        learned = {f"labelled ({as_given(one)})": {*ids_of(one, its), *Labels.of(one, its).ids} for one, its in sources}
-        refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted), **learned})
-        renamed = {one: pictures_of(one, its, labelled=True) for one, its in zip(folders, parts, strict=True)}
-        refuse_common({"validation": pictures_of(*held_out)}, renamed)
+        known = known_behind(config.teacher.weights, "teacher.weights", "it must be none of what is judged on")
+        before, learners = by_folder("teacher.weights", known), by_folder("labelled", zip(folders, parts, strict=True))
+        refuse_common({"validation": held}, {f"pairs ({as_given(config.pairs)})": set(wanted)})
+        refuse_learned({"validation": held}, {"validation": pictures_of(*held_out)}, learners | before)
         if config.validation:
-            learners = {"labelled": zip(folders, parts, strict=True), "pairs": [(config.pairs, config.slice or ":")]}
-            tell_same({"validation": [held_out]}, learners)
+            before |= learners | {"pairs": [(config.pairs, config.slice or ":")]}
+        tell_same({"validation": [held_out]}, before)
         start, _ = bounds(config.slice or ":")
         stop = cut_behind(config.pairs, config.slice, config.pictures, config.train_pictures)
         first = config.labelled_set(parts)
@@ -272,7 +280,8 @@ class Judging:
         chosen = self.sets[name := self.named(hold, below, number, teacher)]
         row = self.proving.compared(self.proving.trained(name), self.first)
         on, part = self.held_out
-        made = self.proving.labels_by(chosen, on, part, hold, "labelled", seed=0)
+        alone = chosen.model_copy(update={"agree": False})  # true masks would agree with the truth
+        made = self.proving.labels_by(alone, on, part, hold, "labelled", seed=0)
         task = self.proving.task
         answers, truth = read_shards([made], [*MASKS, "sampler"]), read_shards([on], MASKS)
         miou, kept = agreement_with_truth(answers, truth, task.labels, decode=task.decode)

@@ -29,7 +29,7 @@ from pipeline.tables.shards import some_shards
 from pipeline.training.config import TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
-from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied, taught
+from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied, taught, taught_parts
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
 from pipeline.training.teacher import Teacher, digest_of
@@ -91,13 +91,8 @@ class Proving:
 
     def _teachers(self, name: str) -> set[str]:
         """The sets whose segmenters label something of a set."""
-        taught = self._taught(self.sets[name])
+        taught = taught_parts(name, self.sets)
         return {one.teacher or self.first for one in taught if one.teacher or not self.teacher}
-
-    def _taught(self, chosen: TrainingSet) -> list[TrainingSet]:
-        """A set, and that which it comes after, where masks of them are a teacher's."""
-        parts = [chosen, *([self.sets[chosen.after]] if chosen.after else [])]
-        return [one for one in parts if not all(map(one.own, range(len(one.train))))]
 
     def fit_all(self, trainings: Sequence[tuple[TrainingConfig, TrainingSet, str]]) -> list[dict[str, float]]:
         """The scores of trainings, made side by side where they are missing.
@@ -233,11 +228,7 @@ class Proving:
         confusions = [self._confusions(one) for one in trainings]
         totals = [one.sum(0) for one in confusions]
         miou = [mean_iou(one) for one in totals]
-        if any(map(math.isnan, miou)):
-            raise DataError(
-                f"{as_given(self.common.validation)}: no pixel of the held-out masks has a known class, so nothing can "
-                "be scored; give the folder of pairs with annotated masks as `test`"
-            )
+        require_scored(miou, self.common.validation, "test")
         self._draws[name] = [drawn_miou(one) for one in confusions]
         ious = np.array([class_ious(one) for one in totals])
         mean, spread = mean_and_spread(miou)
@@ -272,7 +263,7 @@ class Proving:
         chosen, total = self.sets[name], score["training_s"]
         if chosen.after:
             total += _training_s(str(self._begun(name, seed).folder))
-        taught = self._taught(chosen)
+        taught = taught_parts(name, self.sets)
         for teacher in self._teachers(name):
             own = {"training_s": _training_s(str(self.training(teacher, seed).folder))}
             total += self._seconds(teacher, seed, own)
@@ -337,6 +328,16 @@ class Proving:
             else:
                 found = found | Labels.of(folder, chosen.slices[number] if chosen.slices else ":")
         return found
+
+
+def require_scored(miou: Sequence[float], folder: str, key: str) -> None:
+    """Raises DataError where the masks of the run `folder`, which segmenters are judged on, say nothing of them; `key`
+    is that of the config."""
+    if any(map(math.isnan, miou)):
+        raise DataError(
+            f"{as_given(folder)}: no pixel of the held-out masks has a known class, so nothing can be scored; give the "
+            f"folder of pairs with annotated masks as `{key}`"
+        )
 
 
 def _training_s(folder: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +13,12 @@ from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import Folder, as_given
 from pipeline.runs.config import saved_config
+from pipeline.storage.files import is_folder
 from pipeline.tables.conform import conform
 from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.schema import PAIR
 from pipeline.tables.selection import view_of
-from pipeline.tables.shards import some_shards
+from pipeline.tables.shards import list_shards, some_shards
 from pipeline.training.config import require_one_each
 from pipeline.training.labelling import Hold
 from pipeline.training.order import groups_of, ids_of
@@ -25,6 +26,8 @@ from pipeline.training.order import groups_of, ids_of
 Masks = Literal["own"] | Hold
 Varied = Literal["usual", "mild", "strong", "copy_paste"]
 """How pictures are varied; `TrainingSet.augmentation` says what each is."""
+Part = tuple[str, str]
+"""Folder of a run, and a slice of it."""
 
 
 class TrainingSet(Config):
@@ -92,6 +95,26 @@ class TrainingSet(Config):
         return found
 
 
+def taught_parts(name: str, sets: Mapping[str, TrainingSet]) -> list[TrainingSet]:
+    """A set, and that which it comes after, where masks of them are a teacher's."""
+    parts = [sets[name], *([sets[sets[name].after]] if sets[name].after else [])]
+    return [one for one in parts if not all(map(one.own, range(len(one.train))))]
+
+
+def require_order(sets: Mapping[str, TrainingSet]) -> None:
+    """Raises ValueError where sets wait for each other's segmenters, which are to label what they learn from."""
+    waiting = list(sets)
+    while waiting:
+        teachers = {name: {one.teacher or next(iter(sets)) for one in taught_parts(name, sets)} for name in waiting}
+        left = [name for name in waiting if teachers[name] & set(waiting)]
+        if left == waiting:
+            raise ValueError(
+                f"{', '.join(waiting)}: the segmenters of these sets label pictures that they build on themselves, by "
+                "`teacher` and `after`; let a set that comes before them be the teacher"
+            )
+        waiting = left
+
+
 @dataclass(frozen=True)
 class Labels:
     """Labelled pairs that something has learned from.
@@ -115,18 +138,40 @@ class Labels:
     @classmethod
     def of(cls, folder: str, part: str = ":") -> Labels:
         """Those of the pairs in a slice of a run. Where a teacher made its masks (`jobs.label`), the teacher's; where
-        they were taken for other pictures (`jobs.multiply`), the pairs' that they are of too."""
+        they were taken for other pictures (`jobs.multiply`), the pairs' that they are of too. What a teacher knows from
+        elsewhere (its weights were given, or it began with others') cannot be counted."""
         if "labelled" not in origins(folder):
             return cls(frozenset(ids_of(folder, part, "labelled"))) | multiplied(folder)
         config = saved_config(view_of(folder).folder)
+        teacher = config.get("teacher") or {}
+        # A run of labels of a proof names the weights of its teachers; one of jobs.label has keys of the teacher.
+        given = [teacher, *config.get("voters", ())] if isinstance(teacher, str) else [teacher.get("weights")]
+        before = [part for weights in given if weights for part in behind(weights)[0]]
         learned = config.get("labelled") or ([config["pairs"]] if config.get("rounds") else [])
-        if not learned or any((config.get("teacher") or {}).values()):
-            return cls(least=None)
+        counted = learned and not any(given) and not teacher.get("pretrained") and not is_synthetic(config["pairs"])
+        found = cls(frozenset(one for part in before for one in ids_of(*part, "labelled")), 0 if counted else None)
         parts = config.get("slices") or [":"] * len(learned)
-        found = cls(least=None) if is_synthetic(config["pairs"]) else cls()
         for one, its in zip(learned, parts, strict=True):
             found = found | cls.of(one, its)
         return found
+
+
+def behind(weights: str) -> tuple[list[Part], list[str]]:
+    """What a segmenter learned from, by the config that lies beside the folder of its weights.
+
+    Returns:
+        The runs that are at hand, with the slice of each, and those that are not; none at all where nothing says it.
+    """
+    config = saved_config(weights.rstrip("/").rpartition("/")[0])
+    folders = config.get("train") or []
+    parts = list(zip(folders, config.get("slices") or [":"] * len(folders), strict=True))
+    here = [part for part in parts if is_at_hand(part[0])]
+    return here, [folder for folder, part in parts if (folder, part) not in here]
+
+
+def is_at_hand(folder: str) -> bool:
+    """Whether a folder that an earlier run names still holds pairs."""
+    return is_folder(folder) and bool(list_shards(view_of(folder).folder))
 
 
 def multiplied(folder: str) -> Labels:
@@ -165,6 +210,17 @@ def pictures_of(folder: str, part: str = ":", *, labelled: bool = False) -> set[
         for row in table.to_pylist()
         if row["pair_id"] in ids and row["key"] and (row["origin"] == "labelled" or not labelled)
     }
+
+
+def chosen_on(folder: str) -> set[str]:
+    """Ids of the pairs that were given to choose a run of labels on (`jobs.label --validation`), where they are at
+    hand; those that it held out by itself are among what its teacher learned from in the end."""
+    if "labelled" not in origins(folder):
+        return set()
+    config = saved_config(view_of(folder).folder)
+    given = config.get("validation")
+    found = set(ids_of(given, which="labelled")) if given and is_at_hand(given) else set()
+    return found.union(*map(chosen_on, filter(is_at_hand, config.get("labelled") or ())))
 
 
 def require_real(key: str, folder: str) -> None:
@@ -208,3 +264,35 @@ def refuse_common(held_out: Mapping[str, set[str]], learned: Mapping[str, set[st
                     f"{key} and {other} share {both:,} pairs; what is learned from or chosen on must not be judged on. "
                     "Give another split, or slices that hold others"
                 )
+
+
+def by_folder(key: str, parts: Iterable[Part]) -> dict[str, list[Part]]:
+    """Slices of runs by their folder, which stands behind the key of the config that names them."""
+    found: dict[str, list[Part]] = {}
+    for folder, part in parts:
+        found.setdefault(f"{key} ({as_given(folder)})", []).append((folder, part))
+    return found
+
+
+def refuse_learned(
+    held_out: Mapping[str, set[str]], pictures: Mapping[str, set[str]], learned: Mapping[str, Sequence[Part]]
+) -> None:
+    """Refuses pairs that something is judged on and learned from, or that anything behind its masks learned from; also
+    where a teacher gave their pictures other ids.
+
+    Args:
+        held_out, pictures: key of the config -> ids of what is judged on, and the names of its pictures.
+        learned: the same -> slices of runs that are learned from.
+
+    Raises:
+        ConfigError: as `refuse_common`.
+    """
+    ids = {
+        key: {one for part in parts for one in (*ids_of(*part), *Labels.of(*part).ids)}
+        for key, parts in learned.items()
+    }
+    refuse_common(held_out, ids)
+    renamed = {
+        key: {one for part in parts for one in pictures_of(*part, labelled=True)} for key, parts in learned.items()
+    }
+    refuse_common(pictures, renamed)

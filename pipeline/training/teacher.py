@@ -18,13 +18,10 @@ from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, NameOrPlace, as_given
-from pipeline.runs.config import saved_config
 from pipeline.storage.copies import local_copy
-from pipeline.storage.files import is_folder, read_bytes
+from pipeline.storage.files import read_bytes
 from pipeline.tables.label_space import is_same, load_labels
-from pipeline.tables.selection import view_of
-from pipeline.tables.shards import list_shards
-from pipeline.training.sets import TrainingSet, is_synthetic
+from pipeline.training.sets import Part, TrainingSet, behind, is_synthetic
 from pipeline.training.tasks.segmenter import SegmenterTask
 from pipeline.training.terms import SegmenterKeys, Terms
 
@@ -138,22 +135,32 @@ def judges_of(folders: Sequence[str], task: SegmenterTask, terms: Terms, key: st
     """
     for folder in folders:
         Teacher(task, terms, folder).check(key)
-        learned = saved_config(folder.rstrip("/").rpartition("/")[0]).get("train")
-        if not learned:
-            log.warning("%s: nothing beside %s says what it learned from; it must be real pairs", key, as_given(folder))
-            continue
-        here = [one for one in learned if is_folder(one) and list_shards(view_of(one).folder)]
-        if gone := [as_given(one) for one in learned if one not in here]:
-            log.warning(
-                "%s: %s learned from %s, which is not at hand any more; it must be real pairs",
-                key, as_given(folder), ", ".join(gone),
-            )  # fmt: skip
-        if made := [as_given(one) for one in here if is_synthetic(one)]:
+        learned = known_behind(folder, key, "it must be real pairs")
+        if made := [as_given(one) for one, _ in learned if is_synthetic(one)]:
             raise ConfigError(
                 f"{key}: {as_given(folder)} learned from generated pairs ({', '.join(made)}) and would find them good; "
                 "give one that learned from real pairs"
             )
     return tuple((folder, digest_of(folder)) for folder in folders)
+
+
+def known_behind(weights: str, key: str, must: str) -> list[Part]:
+    """What a trained segmenter learned from, as far as that is at hand; warns where it is not.
+
+    Args:
+        weights: their folder; "" for none.
+        key: of the config, for messages.
+        must: what it has to be, for messages.
+    """
+    here, gone = behind(weights) if weights else ([], [])
+    if weights and not here and not gone:
+        log.warning("%s: nothing beside %s says what it learned from; %s", key, as_given(weights), must)
+    if gone:
+        log.warning(
+            "%s: %s learned from %s, which is not at hand any more; %s",
+            key, as_given(weights), ", ".join(map(as_given, gone)), must,
+        )  # fmt: skip
+    return here
 
 
 def digest_of(weights: str) -> str:

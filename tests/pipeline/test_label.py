@@ -81,7 +81,8 @@ def place(tmp_path, monkeypatch):
         def drive(run, job, left, find, **_):
             made_by, wanted = config.answers.made_by(digest), ids_of(config.pairs, config.slice, config.pictures)
             rows = read_shards([config.pairs])
-            rows = rows.filter([one in set(wanted) for one in rows["pair_id"].to_pylist()]).drop_columns(["mask"])
+            rows = rows.filter([one in set(wanted) for one in rows["pair_id"].to_pylist()])
+            rows = rows if config.agree else rows.drop_columns(["mask"])
             nets = [task.load(one) for one in map(Path, (config.teacher, *config.voters))]
 
             def predict(image, weights):
@@ -235,6 +236,34 @@ def test_a_teacher_may_be_given(place, written):
     assert written[1][0].teacher == teacher
     proof = Proof.model_validate_json((place.folder / "other/proof.json").read_text())
     assert proof.sets[1].labels is None, "what it has learned from is not known"
+
+
+def test_a_teacher_that_learned_from_what_is_judged_on_is_refused(place, written, caplog):
+    place.wrong |= {"held": 4}
+    label(config(place, holds=("held",), ignore_below=(0.0,), validation=place.validation))
+    given = {"weights": written[0][0].teacher}
+    with pytest.raises(ConfigError, match=r"validation and teacher.weights .* share 5 pairs"):
+        label(config(place, run="other", labelled=(place.pairs,), teacher=given))
+    assert "says what it learned from" not in caplog.text
+    (Path(given["weights"]).parent / "config.yaml").unlink()
+    label(config(place, run="other", teacher=given, even_if_worse=True))
+    assert "teacher.weights: nothing beside" in caplog.text
+
+
+def test_generated_pairs_are_not_judged_on_though_no_others_are_given(place):
+    rows = read_shards([place.validation])
+    made = rows.set_column(rows.schema.get_field_index("origin"), "origin", pa.array(["synthetic"] * 8))
+    write_table(made, f"{place.folder}/made/shards")
+    GARMENTS.save(place.folder / "made" / "label_space.json")
+    with pytest.raises(ConfigError, match="validation, a part of the labelled pairs .* holds generated pairs; give"):
+        label(config(place, labelled=(f"{place.folder}/made",)))
+
+
+def test_agreement_with_the_truth_is_of_what_the_teacher_answers_by_itself(place, written):
+    pairs = str(save_pairs(place.folder / "masked", 6))
+    settings = {"holds": ("free",), "ignore_below": (0.0,), "validation": place.validation, "even_if_worse": True}
+    label(config(place, pairs=pairs, pictures="all", labelled=(place.pairs,), agree=True, **settings))
+    assert {(one.pairs, one.agree) for one in place.asked} == {(pairs, True), (place.validation, False)}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.metrics import confusion_matrix, mean_iou
-from pipeline.evaluation.results import Difference
+from pipeline.evaluation.results import Difference, HeldOut, Proof, TrainedSet
 from pipeline.evaluation.spread import (
     MOST_UNITS,
     by_unit,
@@ -54,6 +54,18 @@ def test_the_interval_holds_the_figure_and_is_wider_over_few_units_that_differ()
         assert low < figure < high
         widths.append(high - low)
     assert widths[1] > 2 * widths[0]
+
+
+def test_draws_without_a_known_pixel_say_nothing_and_the_proof_can_be_read_back():
+    confusions = np.zeros((2, 3, 4), np.int64)
+    confusions[0, :, :3] = np.eye(3) * 4 + 1
+    draws = drawn_miou(confusions)
+    assert np.isnan(draws).any(), "the second unit twice"
+    found = interval(draws)
+    assert found == pytest.approx((5 / 9, 5 / 9))
+    row = TrainedSet(name="real", pairs=2, steps=1, miou=[0.5], iou={}, interval=found)
+    proof = Proof(test=HeldOut(folder="test", pairs=2), seeds=[0], classes=[], sets=[row])
+    assert Proof.model_validate_json(proof.model_dump_json()) == proof
 
 
 def test_equal_seeds_draw_equal_units_so_that_two_networks_can_be_compared():

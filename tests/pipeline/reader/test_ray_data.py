@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.errors import ShardError
 from pipeline.reader import read_pairs
+from pipeline.tables.rows import read_ids
+from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import list_shards
 from tests.tiny import save_pairs
 
@@ -25,6 +28,18 @@ def test_all_rows_of_all_runs_come_with_the_columns_that_are_asked_for(tmp_path,
     expected = [pq.read_table(tmp_path / name / "shards", columns=["pair_id"])["pair_id"] for name in ("new", "old")]
     assert sorted(row["pair_id"] for row in rows) == sorted(one for part in expected for one in part.to_pylist())
     assert all(set(row) <= {"pair_id", "captions"} and not row.get("captions") for row in rows)
+
+
+@pytest.mark.ray
+def test_of_a_selection_too_only_the_columns_that_are_asked_for_come(tmp_path, ray_session):
+    pairs, other = (str(save_pairs(tmp_path / name, 3, name)) for name in ("train", "test"))
+    ids = sorted(read_ids(pairs).to_pylist())
+    reasons = pa.array([None, "dark", None], pa.string())
+    write_selection(str(tmp_path / "chosen"), pairs, pa.table({"pair_id": ids, "reason": reasons}))
+
+    rows = read_pairs([str(tmp_path / "chosen"), other], ["key", "prompt"]).take_all()
+
+    assert len(rows) == 5 and {tuple(row) for row in rows} == {("key", "prompt")}
 
 
 @pytest.mark.ray

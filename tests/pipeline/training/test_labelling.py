@@ -19,7 +19,7 @@ from pipeline.pictures.codec import decode_mask, encode_image, encode_mask
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR, PICTURE
 from pipeline.tables.shards import list_shards
-from pipeline.training.labelling import Answers, Labelling, label, labelled, left_unnamed
+from pipeline.training.labelling import Answers, Labelling, label, labelled, left_unnamed, share_named
 from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 
@@ -136,6 +136,16 @@ def test_how_often_captions_leave_a_class_out_is_measured(tmp_path):
     counts = [len(ids) - 1 for ids in rows["class_ids"].to_pylist()]
     left = (sum(counts) - len(counts) + 0.5) / (sum(counts) + 1)
     assert left_unnamed(str(folder), ":", GARMENTS) == pytest.approx(left) and left > 0.2
+
+
+def test_pictures_of_which_only_what_their_prompt_asked_for_is_known_count_as_named(tmp_path):
+    folder = str(save_pairs(tmp_path, 4, num_shards=1))
+    (shard,) = list_shards(folder)
+    rows = pq.read_table(shard)
+    for name, values in (("prompt", [""] * 4), ("prompt_class_ids", [[BAG], [BAG], [], None])):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, PAIR.field(name).type))
+    pq.write_table(rows, shard)
+    assert share_named(folder, ":", "all", GARMENTS) == 0.5
 
 
 @pytest.mark.ray

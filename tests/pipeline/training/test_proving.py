@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.labels import GARMENTS
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation.results import Proof, TrainedSet
 from pipeline.tables.ids import labelled_pair_id
@@ -335,6 +335,19 @@ def test_pictures_that_a_generator_saw_without_labels_are_told(place):
     told = {name: row.unlabelled for name, row in rows_of(proof).items()}
     assert told == {"real": 0, "synthetic": 100, "first synthetic": 100, "held": 16, "first held": 16}
     assert not any("rows hold generated pairs" in text for text in proof.warnings), "one alone is not the best of some"
+
+
+def test_validation_masks_that_are_void_are_told(place, monkeypatch):
+    monkeypatch.setattr(proving, "fit", lambda *_: {"miou": float("nan")})
+    for tried in ({"try_steps": [4, 8]}, {"try_augmentations": ["usual", "mild"]}):
+        with pytest.raises(DataError, match="validation: no pixel of the held-out masks .* masks as `validation`"):
+            evaluate(config(place, sets={"real": [place.real]}, seeds=1, validation=place.validation, **tried))
+
+
+def test_what_is_tried_twice_counts_once(place):
+    tried = {"try_steps": [4, 4], "try_learning_rates": [5e-3, 5e-3, 0], "try_augmentations": ["usual", "usual"]}
+    proof = evaluate(config(place, sets={"real": [place.real]}, seeds=1, validation=place.validation, **tried))
+    assert [(one.steps, len(one.miou)) for one in proof.choices] == [(4, 1), (4, 1)]
 
 
 def test_a_learning_rate_at_the_edge_of_two_is_told(place):
