@@ -125,14 +125,14 @@ class Colours:
         return class_ids[places]
 
     def _refuse_two_meanings(self, picture: Image.Image, where: str) -> None:
-        """Raises MaskError where all colours of a palette picture are written down, but for other classes than its
-        indices."""
+        """Raises MaskError where colours of a palette picture are written down for other classes than its indices;
+        those that are no class's, such as that of VOC's border, say nothing."""
         palette = np.array(picture.getpalette("RGB"), np.int64).reshape(-1, 3)
         counted: Any = picture.getcolors() or []
         used = [int(index) for _, index in counted if index < len(palette)]
-        meant = {index: self.ids.get(name_of(palette[index])) for index in used}
-        if used and None not in meant.values() and any(index != class_id for index, class_id in meant.items()):
-            index, class_id = next((index, class_id) for index, class_id in meant.items() if index != class_id)
+        meant = [(index, self.ids[name]) for index in used if (name := name_of(palette[index])) in self.ids]
+        if wrong := [(index, class_id) for index, class_id in meant if index != class_id]:
+            index, class_id = wrong[0]
             raise MaskError(
                 f"{where}: index {index} of its palette has the colour {name_of(palette[index])} of class {class_id}; "
                 "say which is meant: --mask-kind ids (the indices) or --mask-kind colours"
