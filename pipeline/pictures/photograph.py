@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.base.errors import DataError
-from pipeline.pictures.codec import _PNG_DEPTH, _open, _rgb, _save, num_frames
+from pipeline.pictures.codec import _PNG_DEPTH, BROKEN, _open, _rgb, _save, num_frames
 from pipeline.pictures.colour import in_srgb
 
 Transparency = Literal["white", "refuse"]
@@ -124,7 +124,7 @@ def upright_size(encoded: bytes, where: str) -> tuple[int, int]:
     """
     try:
         picture = Image.open(io.BytesIO(encoded))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise DataError(f"{where}: not a picture that can be decoded, {len(encoded)} bytes ({error})") from error
     turn = _TURNS.get(_orientation(picture))
     return (picture.width, picture.height) if turn in _QUARTERS else (picture.height, picture.width)
