@@ -120,6 +120,13 @@ def num_frames(picture: Image.Image, encoded: bytes) -> int:
         return 1
 
 
+def bits_of(picture: Any, encoded: bytes) -> int:
+    """Bits of a sample in a PNG or TIFF, of which Pillow reads 16 as 8 in three channels; 8 for other formats."""
+    if picture.format == "TIFF":
+        return int(max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+    return encoded[_PNG_DEPTH] if picture.format == "PNG" else 8
+
+
 def _lossy_format(picture: Image.Image, encoded: bytes) -> str:
     """What changed the pixels; "" where nothing did."""
     if picture.format == "TIFF":

@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.labels import LabelSpace
 from pipeline.base.errors import MaskError
-from pipeline.pictures.codec import _PNG_DEPTH, decode_mask, open_mask
+from pipeline.pictures.codec import bits_of, decode_mask, open_mask
 
 MaskKind = Literal["auto", "ids", "colours"]
 """What the pixels of masks are: class ids, or colours; "auto" takes colours where a picture has three channels."""
@@ -74,7 +74,7 @@ class Colours:
         picture = open_mask(encoded, where)
         has_channels = picture.mode in ("RGB", "RGBA", "LA", "PA", "CMYK")
         if self.kind == "colours" or (self.kind == "auto" and has_channels):
-            if picture.format == "PNG" and encoded[_PNG_DEPTH] > 8:
+            if bits_of(picture, encoded) > 8:
                 raise MaskError(f"{where}: colours of 16 bits a channel; save the mask with 8")
             return self._ids_of(picture, where)
         if has_channels:
