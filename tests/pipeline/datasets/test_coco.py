@@ -78,6 +78,15 @@ def test_or_the_smaller_one_where_asked_for(tmp_path):
     np.testing.assert_array_equal(mask, painted((PERSON, LARGE), (CAT, SMALL)))
 
 
+@pytest.mark.parametrize("area", [{}, {"area": 0}, {"area": float("nan")}])
+def test_an_object_without_an_area_is_as_large_as_its_pixels(tmp_path, area):
+    root = save_coco(tmp_path, [one(17, [box(*SMALL)], area=6.0), one(1, [box(*LARGE)], **area)])
+
+    mask = read_all(COCO(root, "train", overlap="area"))["000000000001"]["mask"]
+
+    assert (mask == painted((PERSON, LARGE), (CAT, SMALL))).all()
+
+
 def test_crowds_are_ignored_below_all_objects_or_painted_like_any_other(tmp_path):
     crowd = run_lengths(painted((1, LARGE)))
     root = save_coco(tmp_path, [one(17, [box(*SMALL)]), one(1, crowd, iscrowd=1)])
