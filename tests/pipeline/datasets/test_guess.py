@@ -40,6 +40,17 @@ def test_pictures_and_masks_anywhere(tmp_path):
     assert found.root == str(tmp_path) and found.keys["folder_layout"]["images"] == "x/photos"
 
 
+@pytest.mark.parametrize(("mask", "suffix"), [("x/masks/a.png", ""), ("x/a_mask.png", "_mask")])
+def test_masks_among_the_pictures(tmp_path, mask, suffix):
+    save_picture(tmp_path / "x/a.png")
+    save_mask(tmp_path / mask, mask_of(3))
+
+    found = guess("", str(tmp_path / "x"), str((tmp_path / mask).parent))
+
+    assert (found.num_pictures, found.num_masks, found.keys["folder_layout"]["mask_suffix"]) == (1, 1, suffix)
+    assert values_in(found.root, found.keys["folder_layout"]) == ({0: 52, 3: 8}, {})
+
+
 def test_labelme_and_yolo_are_known(tmp_path):
     save_labelme(tmp_path / "one", "a", [])
     save_yolo(tmp_path / "two")
