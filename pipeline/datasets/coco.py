@@ -73,7 +73,7 @@ class COCO:
     def entries(self) -> pa.Table:
         try:
             return self._entries(self._instances)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             what = f"something has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
                 f"{self._path}: not in COCO's form, {what}; images need id, file_name, height and width, annotations "
@@ -278,7 +278,11 @@ def label_space_of(names: Mapping[Any, str]) -> LabelSpace:
     """COCO's label space where the categories (id -> name) are all of COCO's, else one of their names in the order of
     their ids."""
     coco = LabelSpace.named("coco")
-    classes = tuple(dict.fromkeys(name for number, name in sorted(names.items()) if not is_background(number, name)))
+    try:
+        ordered = sorted(names.items())
+    except TypeError as error:
+        raise DataError(f"categories of the annotations: their ids are not alike ({error}); number them") from error
+    classes = tuple(dict.fromkeys(name for number, name in ordered if not is_background(number, name)))
     if set(classes) == set(coco.classes[1:]):
         return coco
     try:

@@ -364,3 +364,17 @@ def test_a_split_of_images_alone_is_read(tmp_path, caplog):
         DataError, match="image_info_unlabeled2017.json: lists pictures without masks; say --labelled none"
     ):
         COCO(str(tmp_path), "unlabeled2017").entries()
+
+
+def test_ids_of_categories_that_are_not_alike_are_told(tmp_path):
+    root = save_coco(tmp_path, [], categories=[{"id": 1, "name": "x"}, {"id": "2", "name": "y"}])
+
+    with pytest.raises(DataError, match="their ids are not alike"):
+        _ = COCO(root, "train", labelled="none").labels
+
+
+def test_an_area_beyond_all_numbers_is_told(tmp_path):
+    root = save_coco(tmp_path, [one(1, [box(*SMALL)], area=10**400)])
+
+    with pytest.raises(DataError, match="not in COCO's form"):
+        COCO(root, "train", overlap="area").entries()
