@@ -74,13 +74,18 @@ def guess(root: str, images: str = "", masks: str = "", image_suffix: str = "", 
         pictures = files_below(root, beside=frozenset({".txt", ".yaml", ".cache"}))
         texts = sum(1 for one in top.rglob("*.txt") if "labels" in one.parts)
         return Guess("yolo", root, num_pictures=len(pictures), num_masks=texts, splits=splits)
-    first = next((one for one in sorted(top.rglob("*.json")) if not one.name.startswith(".")), None)
-    if first and isinstance(found := read_json(str(first), ""), dict):
+    for path in (one for one in sorted(top.rglob("*.json")) if not one.name.startswith(".")):
+        try:
+            found = read_json(str(path), "")
+        except DataError:  # notes of something else; a damaged one of the set is told as it is read
+            continue
+        if not isinstance(found, dict):
+            continue
         if "shapes" in found:
             outlines = files_below(root, suffixes=JSON, rarer=frozenset(), beside=PICTURES | RARER)
             return Guess("labelme", root, num_pictures=len(files_below(root, beside=JSON)), num_masks=len(outlines))
         if "annotations" in found and "categories" in found:
-            raise DataError(f"{first}: annotations in COCO's form; ingest them by --dataset coco (docs/data.md)")
+            raise DataError(f"{path}: annotations in COCO's form; ingest them by --dataset coco (docs/data.md)")
     there = {one.name: one for one in top.iterdir() if one.is_dir()}
     own = [
         given or next((str(there[name]) for name in names if name in there), "")

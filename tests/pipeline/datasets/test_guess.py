@@ -55,6 +55,8 @@ def test_labelme_and_yolo_are_known(tmp_path):
     save_labelme(tmp_path / "one", "a", [])
     save_yolo(tmp_path / "two")
 
+    save_json(tmp_path / "one/_captions.json", {"a": "a street"})
+    (tmp_path / "one/_notes.json").write_text('{"a": 1}\n{"a": 2}\n')
     assert guess(str(tmp_path / "one")).dataset == "labelme"
     found = guess(str(tmp_path / "two"))
     assert (found.dataset, found.splits, found.num_pictures, found.num_masks) == ("yolo", ("train",), 1, 1)
