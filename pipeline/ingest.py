@@ -300,6 +300,8 @@ def plan_of(entries: pa.Table, labels: LabelSpace, config: IngestConfig) -> pa.T
     if config.dataset == "coco" and labels.name != "coco" and not config.name:
         raise ConfigError("name: these annotations are not COCO's, so give the data set a name of its own")
     known = DATASETS[config.dataset]
+    if config.dataset == "huggingface" and config.columns.subset and not config.name:
+        name += f"/{config.columns.subset}"  # rows are known by their numbers, from 0 in each subset
     if known.is_made:
         name += f"/{config.split}/{config.seed}/{config.size_px}"
         name += f"/{config.rarest:g}" if config.rarest != 1 else ""

@@ -48,7 +48,8 @@ class COCO:
         split: "train2017" (or "train"), "val2017" (or "val"), ...
         crowd: what regions of crowds become: the ignore index, below all objects; or their class, as in the paper's
             code.
-        overlap: which object is on top: the later one in the file, as in the paper's code, or the smaller one.
+        overlap: which object is on top: the later one in the file, as in the paper's code, or the smaller one, by its
+            `area`, or by its pixels where it has none.
         captions: JSON file by name; empty takes captions_<split>.json, if it is there.
         given: label space by which categories get their class ids, by name. Without one it is COCO's own where the
             names are COCO's, else the categories in the order of their ids.
@@ -72,7 +73,7 @@ class COCO:
     def entries(self) -> pa.Table:
         try:
             return self._entries(self._instances)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             what = f"something has no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
                 f"{self._path}: not in COCO's form, {what}; images need id, file_name, height and width, annotations "
@@ -98,7 +99,7 @@ class COCO:
         rows = []
         for image in found["images"]:
             key = without_suffix(files[image["id"]])
-            # What is painted, in its order: numbers and regions, so that reading needs nothing but this.
+            # What is painted: numbers and regions, so that reading needs nothing but this.
             has_mask = self.labelled == "all" or image["id"] in objects
             painted = [image.get("height"), image.get("width"), objects.pop(image["id"], [])]
             mask = json.dumps(painted, separators=(",", ":")) if has_mask else ""
@@ -120,22 +121,20 @@ class COCO:
             size = size_of(height, width)
         except ValueError as error:
             raise PairError("wrong_mask", f"{where}: {error}; correct it in the annotations") from error
-        mask = np.zeros(size, np.uint16)
-        for value, segmentation, number in objects:
-            if not segmentation:
-                raise PairError(
-                    "wrong_mask",
-                    f"{where}: annotation {number} has no segmentation, and a box alone does not say which pixels are "
-                    "its; segment it, or remove it if its pixels are background",
+        if self.overlap == "area":  # many files give no area, or 0
+            objects = [
+                (
+                    is_object,
+                    -(area or int(covered(segmentation, number, size, where).sum())),
+                    value,
+                    segmentation,
+                    number,
                 )
-            try:
-                mask[region(segmentation, *size)] = value
-            except ValueError as error:
-                raise PairError(
-                    "wrong_mask",
-                    f"{where}: the segmentation of annotation {number} is neither polygons nor run lengths that "
-                    f"fit ({error})",
-                ) from error
+                for is_object, area, value, segmentation, number in objects
+            ]
+        mask = np.zeros(size, np.uint16)
+        for _, _, value, segmentation, number in sorted(objects, key=lambda one: one[:2]):  # the lowest first
+            mask[covered(segmentation, number, size, where)] = value
         return Found(image, mask, list(entry["captions"]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,8 +142,9 @@ class COCO:
             name: value for name, value in self.__dict__.items() if name not in ("_instances", "_names")
         }  # gigabytes
 
-    def _objects(self, found: dict[str, Any]) -> dict[Any, list[tuple[int, Any, Any]]]:
-        """Image id -> value in the mask, region and number of each object, the lowest first."""
+    def _objects(self, found: dict[str, Any]) -> dict[Any, list[tuple[bool, float, int, Any, Any]]]:
+        """Image id -> of each object in the order of the file: whether it is above what is ignored, its area (0 where
+        that is not known or does not matter), value in the mask, region and number."""
         labels = self.labels
         class_ids = self._class_ids(labels)
         objects: dict[Any, list[tuple[bool, float, int, Any, Any]]] = defaultdict(list)
@@ -154,13 +154,11 @@ class COCO:
                     f"{self._path}: annotation {one.get('id')} has an unlisted category {one['category_id']!r}"
                 )
             ignored = bool(one.get("iscrowd")) and self.crowd == "ignore"
-            area = float(one.get("area") or 0) if self.overlap == "area" else 0.0
+            area = max(0.0, float(one.get("area") or 0)) if self.overlap == "area" else 0.0
             value = labels.ignore_index if ignored else class_ids[one["category_id"]]
             outline = one.get("segmentation")
-            objects[one["image_id"]].append((not ignored, -area, value, outline, one.get("id")))
-        return {
-            image: [one[2:] for one in sorted(of_image, key=lambda one: one[:2])] for image, of_image in objects.items()
-        }
+            objects[one["image_id"]].append((not ignored, area, value, outline, one.get("id")))
+        return objects
 
     @cached_property
     def _path(self) -> str:
@@ -255,11 +253,36 @@ class COCO:
         return captions
 
 
+def covered(segmentation: Any, number: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """The pixels of annotation `number`, (H, W) bool.
+
+    Raises:
+        PairError: it has no segmentation, or a damaged one.
+    """
+    if not segmentation:
+        raise PairError(
+            "wrong_mask",
+            f"{where}: annotation {number} has no segmentation, and a box alone does not say which pixels are its; "
+            "segment it, or remove it if its pixels are background",
+        )
+    try:
+        return region(segmentation, *size)
+    except (ValueError, OverflowError) as error:
+        raise PairError(
+            "wrong_mask",
+            f"{where}: the segmentation of annotation {number} is neither polygons nor run lengths that fit ({error})",
+        ) from error
+
+
 def label_space_of(names: Mapping[Any, str]) -> LabelSpace:
     """COCO's label space where the categories (id -> name) are all of COCO's, else one of their names in the order of
     their ids."""
     coco = LabelSpace.named("coco")
-    classes = tuple(dict.fromkeys(name for number, name in sorted(names.items()) if not is_background(number, name)))
+    try:
+        ordered = sorted(names.items())
+    except TypeError as error:
+        raise DataError(f"categories of the annotations: their ids are not alike ({error}); number them") from error
+    classes = tuple(dict.fromkeys(name for number, name in ordered if not is_background(number, name)))
     if set(classes) == set(coco.classes[1:]):
         return coco
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,8 @@ class FolderLayout(Config):
     images: str = "images"
     """Folder of pictures, below `root`."""
     masks: str = "masks"
-    """Folder of masks, below `root`."""
+    """Folder of masks, below `root`. It may lie in that of the pictures, or be the same where a suffix tells them
+    apart."""
     image_suffix: str = ""
     """What the name of a picture ends with and its mask's does not, before the dot: "_image" of x_image.jpg and
     x_mask.png. Other pictures are passed over."""
@@ -76,7 +78,8 @@ class Folder:
                 f"{next(iter(images))} and {next(iter(masks))}); correct `folder_layout.images`, `.masks`, "
                 "`.image_suffix` or `.mask_suffix`; pictures alone are read with --labelled none"
             )
-        if self.labelled == "some" and (lost := sorted(drawn.keys() - in_all_forms(dict.fromkeys(wanted)).keys())):
+        known = in_all_forms(dict.fromkeys(wanted)).keys() | ({*images} if self.images == self.masks else set())
+        if self.labelled == "some" and (lost := sorted(drawn.keys() - known)):
             log.warning(
                 "%s: %s belong to no picture in %s/, such as %s; if they should, correct folder_layout.mask_suffix",
                 root, f"{len(lost):,} masks in {self.masks}/", self.images, lost[0],
@@ -98,13 +101,9 @@ class Folder:
     def _pictures(self, folder: str) -> dict[str, str]:
         """Paths of the pictures by what their names share with those of their masks."""
         found = files_below(folder)
+        chosen = without_masks(found, self.images, self.masks, self.image_suffix, self.mask_suffix)
         if not self.image_suffix:
-            return found
-        chosen = {
-            name.removesuffix(self.image_suffix): path
-            for name, path in found.items()
-            if name.endswith(self.image_suffix)
-        }
+            return chosen
         if not chosen:
             raise DataError(
                 f"{folder}: no picture's name ends with {self.image_suffix!r} (such as {next(iter(found))}); correct "
@@ -115,3 +114,18 @@ class Folder:
                 "%s: %s pictures that do not end with %r are passed over", folder, f"{others:,}", self.image_suffix
             )
         return chosen
+
+
+def without_masks(
+    found: Mapping[str, str], images: str, masks: str, image_suffix: str, mask_suffix: str
+) -> dict[str, str]:
+    """Files of the folder `images`, by name -> those that are pictures, by what their names share with those of their
+    masks; masks may lie among them, in a folder of theirs or under the names of pictures and more."""
+    place = posixpath.relpath(masks or ".", images or ".")
+    if place != ".":
+        found = {name: path for name, path in found.items() if not name.startswith(f"{place}/")}
+    pictures = {name.removesuffix(image_suffix): path for name, path in found.items() if name.endswith(image_suffix)}
+    if place != "." or image_suffix == mask_suffix:
+        return pictures
+    drawn = {f"{name}{mask_suffix}" for name in pictures}
+    return {name: path for name, path in pictures.items() if f"{name}{image_suffix}" not in drawn}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.base.errors import DataError, MaskError
+from pipeline.datasets.folder import without_masks
 from pipeline.datasets.labelme import JSON
 from pipeline.datasets.registry import DatasetName
 from pipeline.datasets.source import PICTURES, RARER, files_below, in_all_forms, read_file, read_json
@@ -73,13 +74,18 @@ def guess(root: str, images: str = "", masks: str = "", image_suffix: str = "", 
         pictures = files_below(root, beside=frozenset({".txt", ".yaml", ".cache"}))
         texts = sum(1 for one in top.rglob("*.txt") if "labels" in one.parts)
         return Guess("yolo", root, num_pictures=len(pictures), num_masks=texts, splits=splits)
-    first = next((one for one in sorted(top.rglob("*.json")) if not one.name.startswith(".")), None)
-    if first and isinstance(found := read_json(str(first), ""), dict):
+    for path in (one for one in sorted(top.rglob("*.json")) if not one.name.startswith(".")):
+        try:
+            found = read_json(str(path), "")
+        except DataError:  # notes of something else; a damaged one of the set is told as it is read
+            continue
+        if not isinstance(found, dict):
+            continue
         if "shapes" in found:
             outlines = files_below(root, suffixes=JSON, rarer=frozenset(), beside=PICTURES | RARER)
             return Guess("labelme", root, num_pictures=len(files_below(root, beside=JSON)), num_masks=len(outlines))
         if "annotations" in found and "categories" in found:
-            raise DataError(f"{first}: annotations in COCO's form; ingest them by --dataset coco (docs/data.md)")
+            raise DataError(f"{path}: annotations in COCO's form; ingest them by --dataset coco (docs/data.md)")
     there = {one.name: one for one in top.iterdir() if one.is_dir()}
     own = [
         given or next((str(there[name]) for name in names if name in there), "")
@@ -94,9 +100,10 @@ def guess(root: str, images: str = "", masks: str = "", image_suffix: str = "", 
 
 
 def _folder(root: str, images: str, masks: str, image_suffix: str, mask_suffix: str) -> Guess:
-    drawn = files_below(masks)
-    pictures = [one.removesuffix(image_suffix) for one in files_below(images) if one.endswith(image_suffix)]
-    mask_suffix = mask_suffix or usual_suffix(pictures, list(drawn))
+    drawn, found = files_below(masks), files_below(images)
+    names = list(without_masks(found, images, masks, image_suffix, image_suffix))
+    mask_suffix = mask_suffix or usual_suffix(names, list(drawn))
+    pictures = without_masks(found, images, masks, image_suffix, mask_suffix)
     layout = {
         "images": os.path.relpath(images, root), "masks": os.path.relpath(masks, root), "mask_suffix": mask_suffix,
     }  # fmt: skip
@@ -106,10 +113,12 @@ def _folder(root: str, images: str, masks: str, image_suffix: str, mask_suffix: 
 
 
 def usual_suffix(pictures: list[str], masks: list[str]) -> str:
-    """What the names of most masks have more than those of their pictures; "" where they are the same, or unlike."""
+    """What the names of most masks have more than those of their pictures; "" where they are the same, or unlike.
+    Where both are of one folder, a name does not belong to itself."""
     known, counts = set(pictures), Counter[str]()
+    are_same = known == set(masks)
     for name in masks:
-        cuts = [name[:end] for end in range(len(name), 0, -1)]
+        cuts = [name[:end] for end in range(len(name) - are_same, 0, -1)]
         if found := next((cut for cut in cuts if cut in known), ""):
             counts[name[len(found) :]] += 1
     return counts.most_common(1)[0][0] if counts else ""
@@ -124,7 +133,8 @@ def values_in(root: str, layout: dict[str, str], kind: MaskKind = "auto") -> tup
     reader = Colours(kind=kind)
     values: Counter[int] = Counter()
     colours: Counter[str] = Counter()
-    paths = list(files_below(f"{root.rstrip('/')}/{layout['masks']}").values())
+    drawn = files_below(f"{root.rstrip('/')}/{layout['masks']}")
+    paths = [path for name, path in drawn.items() if name.endswith(layout.get("mask_suffix", ""))]
     for path in paths[:: max(1, len(paths) // NUM_OPENED)]:
         try:
             found, counts = np.unique(reader.decode(read_file(path, "mask"), path), return_counts=True)

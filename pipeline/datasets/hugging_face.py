@@ -65,15 +65,18 @@ class HuggingFace:
         rows = self._rows
         texts = rows[self.caption] if self.caption else [[]] * len(rows)
         keys = map(str, range(len(rows)))
+        without = [self.labelled == "none"] * len(rows)
+        if self.labelled == "some":  # of whole columns this reads no pictures
+            without = rows.data.column(self.mask).is_null().to_pylist()
         return entry_table(
-            (key, key, "" if self.labelled == "none" else key, _listed(text))
-            for key, text in zip(keys, texts, strict=True)
+            (key, key, "" if is_bare else key, _listed(text))
+            for key, is_bare, text in zip(keys, without, texts, strict=True)
         )
 
     def read(self, entry: Mapping[str, Any]) -> Found:
         row = self._rows[int(entry["image"])]
         image, captions = _bytes(row[self.image], f"{self.image} of row {entry['image']}"), list(entry["captions"])
-        if not entry["mask"] or (self.labelled == "some" and row[self.mask] is None):
+        if not entry["mask"]:
             return Found(image, None, captions)
         where = f"{self.mask} of row {entry['image']}"
         return Found(image, remapped(self.colours.decode(_bytes(row[self.mask], where), where), self.values), captions)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
 from pipeline.base.log import log
-from pipeline.datasets.regions import Overlap, painted, region, size_of
+from pipeline.datasets.regions import MAX_OUTLINE_PX, Overlap, painted, region, size_of
 from pipeline.datasets.source import (
     PICTURES,
     RARER,
@@ -100,7 +100,7 @@ class LabelMe:
             found = json.loads(read_file(where, "JSON file"))
             size = size_of(found["imageHeight"], found["imageWidth"])
             shapes = list(map(dict, found["shapes"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PairError("wrong_mask", f"{where}: not a file of labelme ({error})") from error
         objects = [(self._value(shape, where), covered(shape, size, where)) for shape in shapes]
         return Found(image, painted(objects, size, self.overlap), list(entry["captions"]))
@@ -154,6 +154,8 @@ def covered(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> np.n
     kind, label = shape.get("shape_type") or "polygon", shape.get("label")
     try:
         points = np.array(shape["points"], float).reshape(-1, 2)
+        if not (np.abs(points) <= MAX_OUTLINE_PX).all():  # nor is NaN
+            raise ValueError("a corner is no finite number, or far outside the picture")
         if kind == "polygon":
             return region([points.ravel().tolist()], *size)
         if kind == "rectangle":
@@ -166,7 +168,7 @@ def covered(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> np.n
             return inside
         if kind == "mask":
             return _pasted(str(shape["mask"]), points, size, where)
-    except (ValueError, KeyError, TypeError, binascii.Error, DataError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, binascii.Error, DataError) as error:
         raise PairError("wrong_mask", f"{where}: the {kind} of {label!r} is damaged ({error})") from error
     raise PairError(
         "wrong_mask", f"{where}: a {kind} of {label!r} covers no area; draw a polygon, or remove it from the file"

@@ -26,7 +26,7 @@ def size_of(height: Any, width: Any) -> tuple[int, int]:
     Raises:
         ValueError: something else, or too large for a picture.
     """
-    sides = [int(side) for side in (height, width) if type(side) in (int, float) and math.isfinite(side) and side >= 1]
+    sides = [int(side) for side in (height, width) if type(side) in (int, float) and 1 <= side <= MAX_PIXELS]
     if len(sides) < 2 or sides != [height, width] or math.prod(sides) > MAX_PIXELS:
         raise ValueError(f"its size is {width!r} x {height!r}, not whole numbers of pixels that a picture can have")
     return sides[0], sides[1]

@@ -196,7 +196,14 @@ def files_below(
 
 
 def _walked(folder: str) -> Iterator[str]:
-    for place, _, names in os.walk(folder, followlinks=True):
+    """Files in a folder, those in it, and linked ones; but no folder within itself, however it is linked."""
+    real = os.path.realpath(folder)
+    above = {folder: {real, *map(str, PurePosixPath(real).parents)}}
+    for place, inner, names in os.walk(folder, followlinks=True):
+        way = above.pop(place)
+        reals = {name: os.path.realpath(f"{place}/{name}") for name in inner}
+        inner[:] = [name for name in inner if reals[name] not in way]
+        above |= {f"{place}/{name}": way | {reals[name]} for name in inner}
         yield from (f"{place}/{name}" for name in names)
 
 
@@ -247,8 +254,9 @@ def read_captions(path: str) -> dict[str, list[str]]:
     found = read_json(path, "it should hold the captions")
     if not isinstance(found, dict):
         raise DataError(f'{path}: captions are {{"name of picture": "text", ...}}, found a {type(found).__name__}')
-    captions = {without_suffix(name): list(_texts(texts, path)) for name, texts in found.items()}
-    return in_all_forms({**{without_suffix(name, RARER): texts for name, texts in captions.items()}, **captions})
+    captions = {name: list(_texts(texts, path)) for name, texts in found.items()}
+    rarer = {key: texts for name, texts in captions.items() if (key := without_suffix(name, RARER)) != name}
+    return in_all_forms({**rarer, **{without_suffix(name): texts for name, texts in captions.items()}})
 
 
 def entry_table(rows: Iterable[tuple[str, str, str, Sequence[str]]]) -> pa.Table:

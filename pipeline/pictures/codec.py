@@ -20,6 +20,8 @@ _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "jpeg": {"quality": 95, "subsampling": 0},
 }
 
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, Image.DecompressionBombError)
+"""By these Pillow reports broken files; SyntaxError is its word for a chunk of a PNG, RuntimeError for an AVIF."""
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a sample has."""
 _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE = 254, 258
@@ -118,12 +120,30 @@ def num_frames(picture: Image.Image, encoded: bytes) -> int:
         return 1
 
 
+def bits_of(picture: Any, encoded: bytes) -> int:
+    """Bits of a sample in a PNG or TIFF, of which Pillow reads 16 as 8 in three channels; 8 for other formats."""
+    if picture.format == "TIFF":
+        return int(max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+    return encoded[_PNG_DEPTH] if picture.format == "PNG" else 8
+
+
 def _lossy_format(picture: Image.Image, encoded: bytes) -> str:
     """What changed the pixels; "" where nothing did."""
     if picture.format == "TIFF":
-        return "JPEG (in a TIFF)" if picture.info.get("compression") == "jpeg" else ""
-    is_lossy = picture.format in ("JPEG", "MPO") or (picture.format == "WEBP" and b"VP8L" not in encoded[:4096])
-    return str(picture.format) if is_lossy else ""
+        return "JPEG (in a TIFF)" if picture.info.get("compression") in ("jpeg", "tiff_jpeg") else ""
+    if picture.format == "WEBP":
+        return "" if _is_lossless_webp(encoded) else "WEBP"
+    # AVIF can be without loss, but hardly any is, and nothing in its file says so plainly.
+    return picture.format if picture.format in ("AVIF", "JPEG", "MPO") else ""
+
+
+def _is_lossless_webp(encoded: bytes) -> bool:
+    """By its first chunk of pixels; colour profiles of any length go before it."""
+    place = len("RIFF....WEBP")
+    while (kind := encoded[place : place + 4]) and kind not in (b"VP8 ", b"VP8L"):
+        size = int.from_bytes(encoded[place + 4 : place + 8], "little")
+        place += 8 + (16 if kind == b"ANMF" else size + size % 2)  # a frame holds the chunks of its pixels
+    return kind == b"VP8L"
 
 
 def _is_whole_page(picture: Any, page: int) -> bool:
@@ -180,8 +200,7 @@ def _open(encoded: bytes, where: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(encoded))
         picture.load()
-    # Pillow reports broken files by all of these; SyntaxError is its word for a broken PNG chunk.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
             f"{where}: not a picture that can be decoded, {len(encoded)} bytes ({reason}); replace it or leave it out"

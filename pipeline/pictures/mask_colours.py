@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.labels import LabelSpace
 from pipeline.base.errors import MaskError
-from pipeline.pictures.codec import _PNG_DEPTH, decode_mask, open_mask
+from pipeline.pictures.codec import bits_of, decode_mask, open_mask
 
 MaskKind = Literal["auto", "ids", "colours"]
 """What the pixels of masks are: class ids, or colours; "auto" takes colours where a picture has three channels."""
@@ -74,7 +74,7 @@ class Colours:
         picture = open_mask(encoded, where)
         has_channels = picture.mode in ("RGB", "RGBA", "LA", "PA", "CMYK")
         if self.kind == "colours" or (self.kind == "auto" and has_channels):
-            if picture.format == "PNG" and encoded[_PNG_DEPTH] > 8:
+            if bits_of(picture, encoded) > 8:
                 raise MaskError(f"{where}: colours of 16 bits a channel; save the mask with 8")
             return self._ids_of(picture, where)
         if has_channels:
@@ -125,14 +125,14 @@ class Colours:
         return class_ids[places]
 
     def _refuse_two_meanings(self, picture: Image.Image, where: str) -> None:
-        """Raises MaskError where all colours of a palette picture are written down, but for other classes than its
-        indices."""
+        """Raises MaskError where colours of a palette picture are written down for other classes than its indices;
+        those that are no class's, such as that of VOC's border, say nothing."""
         palette = np.array(picture.getpalette("RGB"), np.int64).reshape(-1, 3)
         counted: Any = picture.getcolors() or []
         used = [int(index) for _, index in counted if index < len(palette)]
-        meant = {index: self.ids.get(name_of(palette[index])) for index in used}
-        if used and None not in meant.values() and any(index != class_id for index, class_id in meant.items()):
-            index, class_id = next((index, class_id) for index, class_id in meant.items() if index != class_id)
+        meant = [(index, self.ids[name]) for index in used if (name := name_of(palette[index])) in self.ids]
+        if wrong := [(index, class_id) for index, class_id in meant if index != class_id]:
+            index, class_id = wrong[0]
             raise MaskError(
                 f"{where}: index {index} of its palette has the colour {name_of(palette[index])} of class {class_id}; "
                 "say which is meant: --mask-kind ids (the indices) or --mask-kind colours"

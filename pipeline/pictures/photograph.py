@@ -6,13 +6,13 @@ import io
 import struct
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.base.errors import DataError
-from pipeline.pictures.codec import _PNG_DEPTH, _open, _rgb, _save, num_frames
+from pipeline.pictures.codec import BROKEN, _open, _rgb, _save, bits_of, num_frames
 from pipeline.pictures.colour import in_srgb
 
 Transparency = Literal["white", "refuse"]
@@ -34,6 +34,8 @@ _TURNS = {
 _QUARTERS = frozenset(
     {Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270}
 )
+_SIZE = 256, 257
+"""Tags of TIFF: width and height as stored."""
 _LONGEST_WEBP_PX = 16_383
 
 
@@ -85,15 +87,16 @@ def read_photograph(encoded: bytes, where: str, transparency: Transparency = "wh
             is named.
     """
     picture = _open(encoded, where)
-    # Pillow reads the 16 bits of a PNG as 8 where there are three channels.
-    if picture.mode in _TOO_DEEP or (picture.format == "PNG" and encoded[_PNG_DEPTH] > 8):
+    if picture.mode in _TOO_DEEP or bits_of(picture, encoded) > 8:
         raise DataError(
             f"{where}: a picture of mode {picture.mode} with more than 8 bits a channel; scale it to 8 bits first"
         )
     opacity = _opacity(picture)
     if opacity and transparency == "refuse":
         raise DataError(f"{where}: transparent somewhere; lay it on a background, or say --transparency white")
-    frames, turn, coloured = num_frames(picture, encoded), _TURNS.get(_orientation(picture)), in_srgb(picture)
+    frames, to_turn, coloured = num_frames(picture, encoded), _TURNS.get(_orientation(picture)), in_srgb(picture)
+    # Pillow turns a TIFF as it loads it, and forgets that it did.
+    turn = _TURNS.get(_orientation(Image.open(io.BytesIO(encoded)))) if picture.format == "TIFF" else to_turn
     is_plain = picture.mode == "RGB" and not picture.has_transparency_data
     if coloured is picture and is_plain and picture.format in _KEPT_FORMATS and turn is None:
         digest = content_digest(np.asarray(picture))
@@ -101,8 +104,8 @@ def read_photograph(encoded: bytes, where: str, transparency: Transparency = "wh
     upright = _rgb(coloured, where)
     if opacity:
         upright = Image.composite(upright, Image.new("RGB", upright.size, "white"), opacity)
-    if turn is not None:
-        upright = upright.transpose(turn)
+    if to_turn is not None:
+        upright = upright.transpose(to_turn)
     format = "webp" if max(upright.size) <= _LONGEST_WEBP_PX else "png"
     saved, digest = _save(upright, format), content_digest(np.asarray(upright))
     return Photograph(saved, upright.height, upright.width, turn, frames, opacity is not None, digest)
@@ -123,11 +126,12 @@ def upright_size(encoded: bytes, where: str) -> tuple[int, int]:
         DataError: no picture; `where` is named.
     """
     try:
-        picture = Image.open(io.BytesIO(encoded))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        picture: Any = Image.open(io.BytesIO(encoded))
+    except BROKEN as error:
         raise DataError(f"{where}: not a picture that can be decoded, {len(encoded)} bytes ({error})") from error
-    turn = _TURNS.get(_orientation(picture))
-    return (picture.width, picture.height) if turn in _QUARTERS else (picture.height, picture.width)
+    # Pillow's size of a TIFF is that of the turned picture.
+    width, height = [picture.tag_v2[tag] for tag in _SIZE] if picture.format == "TIFF" else picture.size
+    return (width, height) if _TURNS.get(_orientation(picture)) in _QUARTERS else (height, width)
 
 
 def _opacity(picture: Image.Image) -> Image.Image | None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.datasets.source import entry_table
 from pipeline.ingest import IngestConfig, find_todo, ingest, look, open_source, plan_of
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
@@ -315,3 +316,13 @@ def test_parts_of_a_set_hold_each_picture_once_and_keep_it_when_others_come(tmp_
             config(tmp_path, part=wrong, **FOLDER)
     with pytest.raises(ConfigError, match="built-in sets have splits"):
         todo_of(IngestConfig(run="a", runs=str(tmp_path), dataset="builtin", part="0:50"))
+
+
+def test_rows_of_two_subsets_of_a_hub_set_are_two_pairs():
+    def ids(**settings):
+        config = IngestConfig(run="x", dataset="huggingface", root="someone/set", labels="voc", **settings)
+        return plan_of(entry_table([("0", "0", "0", [])]), VOC, config)["pair_id"].to_pylist()
+
+    plain, named = ids(), ids(name="mine")
+    assert plain != ids(columns={"subset": "a"}) != ids(columns={"subset": "b"})
+    assert named == ids(name="mine", columns={"subset": "a"}), "ids of named sets stay"

@@ -78,6 +78,15 @@ def test_or_the_smaller_one_where_asked_for(tmp_path):
     np.testing.assert_array_equal(mask, painted((PERSON, LARGE), (CAT, SMALL)))
 
 
+@pytest.mark.parametrize("area", [{}, {"area": 0}, {"area": float("nan")}])
+def test_an_object_without_an_area_is_as_large_as_its_pixels(tmp_path, area):
+    root = save_coco(tmp_path, [one(17, [box(*SMALL)], area=6.0), one(1, [box(*LARGE)], **area)])
+
+    mask = read_all(COCO(root, "train", overlap="area"))["000000000001"]["mask"]
+
+    assert (mask == painted((PERSON, LARGE), (CAT, SMALL))).all()
+
+
 def test_crowds_are_ignored_below_all_objects_or_painted_like_any_other(tmp_path):
     crowd = run_lengths(painted((1, LARGE)))
     root = save_coco(tmp_path, [one(17, [box(*SMALL)]), one(1, crowd, iscrowd=1)])
@@ -355,3 +364,17 @@ def test_a_split_of_images_alone_is_read(tmp_path, caplog):
         DataError, match="image_info_unlabeled2017.json: lists pictures without masks; say --labelled none"
     ):
         COCO(str(tmp_path), "unlabeled2017").entries()
+
+
+def test_ids_of_categories_that_are_not_alike_are_told(tmp_path):
+    root = save_coco(tmp_path, [], categories=[{"id": 1, "name": "x"}, {"id": "2", "name": "y"}])
+
+    with pytest.raises(DataError, match="their ids are not alike"):
+        _ = COCO(root, "train", labelled="none").labels
+
+
+def test_an_area_beyond_all_numbers_is_told(tmp_path):
+    root = save_coco(tmp_path, [one(1, [box(*SMALL)], area=10**400)])
+
+    with pytest.raises(DataError, match="not in COCO's form"):
+        COCO(root, "train", overlap="area").entries()

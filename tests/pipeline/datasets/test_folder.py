@@ -64,6 +64,24 @@ def test_masks_may_have_a_suffix_and_lie_among_the_pictures_of_another_folder(tr
     np.testing.assert_array_equal(row["mask"], mask_of(1))
 
 
+@pytest.mark.parametrize(
+    ("mask", "layout"),
+    [
+        ("images/masks/a.png", {"masks": "images/masks"}),
+        ("images/a_mask.png", {"masks": "images", "mask_suffix": "_mask"}),
+    ],
+)
+@pytest.mark.parametrize("labelled", ["all", "some"])
+def test_masks_among_the_pictures_are_no_pictures(tree, caplog, monkeypatch, mask, layout, labelled):
+    monkeypatch.setattr(log, "propagate", True)
+    save_mask(tree / mask, mask_of(1))
+
+    row = only(tree, **layout, labelled=labelled)
+
+    np.testing.assert_array_equal(row["mask"], mask_of(1))
+    assert "belong to no picture" not in caplog.text
+
+
 def test_pictures_may_have_a_suffix_that_their_masks_lack(tree, caplog):
     """As IDD has them: x_image.jpg and x_label.png; what else lies beside them is no picture of the set."""
     save_picture(tree / "images/7/1_image.png")

@@ -40,10 +40,23 @@ def test_pictures_and_masks_anywhere(tmp_path):
     assert found.root == str(tmp_path) and found.keys["folder_layout"]["images"] == "x/photos"
 
 
+@pytest.mark.parametrize(("mask", "suffix"), [("x/masks/a.png", ""), ("x/a_mask.png", "_mask")])
+def test_masks_among_the_pictures(tmp_path, mask, suffix):
+    save_picture(tmp_path / "x/a.png")
+    save_mask(tmp_path / mask, mask_of(3))
+
+    found = guess("", str(tmp_path / "x"), str((tmp_path / mask).parent))
+
+    assert (found.num_pictures, found.num_masks, found.keys["folder_layout"]["mask_suffix"]) == (1, 1, suffix)
+    assert values_in(found.root, found.keys["folder_layout"]) == ({0: 52, 3: 8}, {})
+
+
 def test_labelme_and_yolo_are_known(tmp_path):
     save_labelme(tmp_path / "one", "a", [])
     save_yolo(tmp_path / "two")
 
+    save_json(tmp_path / "one/_captions.json", {"a": "a street"})
+    (tmp_path / "one/_notes.json").write_text('{"a": 1}\n{"a": 2}\n')
     assert guess(str(tmp_path / "one")).dataset == "labelme"
     found = guess(str(tmp_path / "two"))
     assert (found.dataset, found.splits, found.num_pictures, found.num_masks) == ("yolo", ("train",), 1, 1)

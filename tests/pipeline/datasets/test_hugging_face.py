@@ -111,6 +111,7 @@ def test_rows_without_masks_are_pictures_alone_where_that_is_asked_for(rows, tmp
     some = read_all(opened(tmp_path / "some", caption="", labelled="some"))
     none = read_all(opened(tmp_path / "none", labelled="none"))
 
+    assert opened(tmp_path / "some", caption="", labelled="some").entries()["mask"].to_pylist() == ["0", "", ""]
     assert [row["error"] for row in strict.values()] == ["", "missing_file", "missing_file"]
     assert [row["mask"] is None for row in some.values()] == [False, True, True]
     assert [row["mask"] for row in none.values()] == [None] * 3 and none["0"]["captions"] == ["a wall"]

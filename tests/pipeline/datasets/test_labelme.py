@@ -67,6 +67,8 @@ def test_every_kind_of_shape(tmp_path):
         ({"label": "car"}, "damaged"),
         (shape("dog", [], "mask", mask="iVBORw0KGgo="), "it has no corner"),
         ("car", "not a file of labelme"),
+        (shape("car", [[5, 3], [float("inf"), 3]], "circle"), "the circle of 'car' is damaged"),
+        (shape("car", [[10**400, 3], [7, 3], [8, 4]]), "the polygon of 'car' is damaged"),
     ],
 )
 def test_what_cannot_be_painted_is_an_error_of_its_pair(tmp_path, wrong, told):
@@ -75,6 +77,16 @@ def test_what_cannot_be_painted_is_an_error_of_its_pair(tmp_path, wrong, told):
     row = read_all(LabelMe(str(tmp_path), LABELS))["a"]
 
     assert row["error"] == "wrong_mask" and told in row["error_detail"] and "a.json" in row["error_detail"]
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, f'{{"imageHeight": 1{"0" * 400}, "imageWidth": 8, "shapes": []}}'])
+def test_files_that_break_python_s_own_limits_are_errors_of_their_pairs(tmp_path, text):
+    save(tmp_path, "a", [])
+    (tmp_path / "a.json").write_text(text)
+
+    row = read_all(LabelMe(str(tmp_path), LABELS))["a"]
+
+    assert row["error"] == "wrong_mask" and "not a file of labelme" in row["error_detail"]
 
 
 def test_outlines_of_a_picture_of_another_size(tmp_path):

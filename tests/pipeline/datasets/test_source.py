@@ -142,6 +142,30 @@ def test_a_list_that_is_not_utf_8_is_told(tmp_path, encoding):
         read_lines(str(tmp_path / "list.txt"), "")
 
 
+def test_of_a_name_with_two_suffixes_one_is_its_format(tmp_path):
+    path = save_json(tmp_path / "captions.json", {"x.gif.png": "a gif", "y.gif": "also", "z.jpg": "none"})
+
+    assert read_captions(str(path)) == {"x.gif": ["a gif"], "y.gif": ["also"], "y": ["also"], "z": ["none"]}
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../images"])
+def test_a_link_to_a_folder_above_itself_is_not_followed(tmp_path, target):
+    save_picture(tmp_path / "set/images/x/a.png")
+    for place in ("set/images/again", "set/images/x/again"):
+        (tmp_path / place).symlink_to(target)
+
+    assert list(files_below(str(tmp_path / "set/images"))) == ["x/a"]
+
+
+def test_linked_folders_that_link_to_each_other_end(tmp_path):
+    save_picture(tmp_path / "one/a.png")
+    save_picture(tmp_path / "two/b.png")
+    (tmp_path / "one/two").symlink_to(tmp_path / "two")
+    (tmp_path / "two/one").symlink_to(tmp_path / "one")
+
+    assert list(files_below(str(tmp_path / "one"))) == ["a", "two/b"]
+
+
 def test_captions_that_are_not_utf_8_are_told(tmp_path):
     (tmp_path / "captions.json").write_bytes('{"a": "straße"}'.encode("latin-1"))
 

@@ -14,7 +14,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from models.labels import VOC
 from pipeline.base.errors import DataError, MaskError
-from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask
+from pipeline.pictures.codec import ImageFormat, decode_image, decode_mask, encode_image, encode_mask, open_mask
+from pipeline.pictures.photograph import upright_size
 
 
 @pytest.fixture
@@ -174,6 +175,18 @@ def test_a_jpeg_within_a_tiff_is_lossy_too() -> None:
         decode_mask(buffer.getvalue(), "m")
 
 
+def test_a_webp_is_lossless_behind_any_profile_and_metadata() -> None:
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.dstack([SAMPLES] * 3))
+    picture.save(buffer, "webp", lossless=True, icc_profile=bytes(8001), exif=bytes(501))
+    assert open_mask(buffer.getvalue(), "m").size == picture.size
+    for options in ({}, {"icc_profile": b"VP8L"}):
+        lossy = io.BytesIO()
+        picture.save(lossy, "webp", **options)
+        with pytest.raises(MaskError, match="WEBP is lossy"):
+            open_mask(lossy.getvalue(), "m")
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "LA"])
 def test_images_of_any_mode_become_rgb(image: np.ndarray, mode: str) -> None:
     picture = Image.fromarray(image).convert(mode)
@@ -196,6 +209,19 @@ def test_cut_files_are_refused_wherever_they_are_cut(image: np.ndarray, format: 
     for length in range(0, len(encoded) - 21, 17):
         with pytest.raises(DataError, match=r"a\.png: not a picture"):
             decode_image(encoded[:length], "a.png")
+
+
+def test_a_damaged_avif_is_refused_by_name(image: np.ndarray) -> None:
+    whole = _encoded(Image.fromarray(image), "avif")
+    num_refused = 0
+    for place in range(0, len(whole), 3):
+        damaged = whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        for read in (decode_image, upright_size):
+            try:
+                read(damaged, "a.avif")
+            except DataError as error:
+                num_refused += "a.avif: not a picture" in str(error)
+    assert num_refused
 
 
 def test_bytes_that_are_no_picture_are_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.labels import LabelSpace
+from models.labels import VOC, LabelSpace, voc_palette
 from pipeline.base.errors import MaskError
 from pipeline.pictures.mask_colours import ColourError, Colours, checked_colour
 
@@ -111,7 +111,23 @@ def test_a_palette_whose_colours_and_indices_differ_is_asked_about():
     assert (colours(kind="colours").decode(encoded(picture), "m") == IDS).all()
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_so_is_one_with_a_colour_that_is_no_class_s_beside_them():
+    picture = Image.fromarray(np.array([[0, 1, 2], [2, 2, 3]], np.uint8)).convert("P")
+    picture.putpalette([0, 0, 0, 0, 255, 0, 255, 0, 0, 255, 255, 255])
+
+    with pytest.raises(MaskError, match=r"index 1 .* #00ff00 of class 2.*--mask-kind"):
+        colours().decode(encoded(picture), "m")
+
+
+def test_masks_of_voc_are_ids_with_the_border_that_is_no_class_s():
+    ids = np.array([[0, 15, 255], [20, 255, 1]], np.uint8)
+    picture = Image.fromarray(ids).convert("P")
+    picture.putpalette([value for colour in voc_palette(256) for value in colour])
+
+    assert (Colours.of(VOC, True, {}).decode(encoded(picture), "m") == ids).all()
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp", "avif"])
 def test_lossy_colours_are_refused(format):
     with pytest.raises(MaskError, match="lossy"):
         colours().decode(encoded(LABELS.colours(IDS), format), "m")

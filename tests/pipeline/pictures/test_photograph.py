@@ -123,3 +123,33 @@ def test_the_size_is_that_of_the_upright_picture() -> None:
     assert upright_size(saved(RED, format="jpeg", exif=exif), "here") == (4, 2)
     with pytest.raises(DataError, match="here: not a picture"):
         upright_size(b"no", "here")
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg", "tiff", "avif"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pictures_of_all_formats_are_turned_alike_and_their_masks_with_them(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = saved(RED, format=format, exif=exif)
+    stored = np.arange(8, dtype=np.uint8).reshape(2, 4)
+
+    photograph = read_photograph(encoded, "here")
+
+    assert (photograph.height, photograph.width) == upright_size(encoded, "here") == ((2, 4), (4, 2))[orientation == 6]
+    assert (photograph.turned(stored, as_stored=True) == np.rot90(stored, 2 if orientation == 3 else -1)).all()
+    assert decode_image(photograph.encoded, "here").shape[:2] == (photograph.height, photograph.width)
+
+
+def test_sixteen_bits_in_three_channels_are_refused() -> None:
+    pixels = np.full((2, 4, 3), 4095, "<u2").tobytes()
+    end = 8 + 2 + 9 * 12 + 4
+    values = {256: 4, 257: 2, 258: end, 259: 1, 262: 2, 273: end + 6, 277: 3, 278: 2, 279: len(pixels)}
+    tags = b"".join(
+        struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, value)
+        for tag, value in values.items()
+    )
+    tiff = b"II*\0" + struct.pack("<IH", 8, 9) + tags + bytes(4) + struct.pack("<3H", 16, 16, 16) + pixels
+
+    assert Image.open(io.BytesIO(tiff)).mode == "RGB"
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        read_photograph(tiff, "here")
