@@ -113,6 +113,17 @@ def start(config: StartConfig) -> None:
         "start: %s: %s pictures, %s with masks, as %s", found.root, f"{found.num_pictures:,}", f"{found.num_masks:,}",
         found.dataset,
     )  # fmt: skip
+    is_new = not (out / LABELS).is_file()
+    try:
+        write_way(config, found, name, out)
+    except BaseException:
+        if is_new:  # without what was answered of values and colours of masks it would mean something else
+            (out / LABELS).unlink(missing_ok=True)
+        raise
+
+
+def write_way(config: StartConfig, found: Guess, name: str, out: Path) -> None:
+    """Writes the label space, the configs of all steps and their commands, and tells them."""
     labels, keys = label_space(config, found, name, out)
     ingests = ingests_of(config, found, name, labels, keys)
     plans = {split: planned(values) for split, values in ingests.items()}  # none of them may be empty

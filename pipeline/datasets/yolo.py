@@ -175,4 +175,4 @@ class YOLO:
 def _with_labels(folder: str) -> str:
     """Where the text files of a folder of pictures are: the last folder called images is called labels there."""
     before, images, after = f"{folder}/".rpartition("/images/")
-    return f"{before}/labels/{after}".rstrip("/") if images else f"{folder}/../labels"
+    return f"{before}/labels/{after}".rstrip("/") if images else f"{folder.rpartition('/')[0]}/labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
 from PIL import Image
 
@@ -36,6 +37,14 @@ def test_both_usual_layouts(tmp_path, images, labels, facts):
 
     assert source.labels.classes == ("background", "car", "dog")
     assert (row["mask"] == 2).sum() == 28 and row["mask"][1, 1] == 2
+
+
+def test_labels_beside_a_folder_of_another_name_are_found_on_a_store_too(tmp_path):
+    save(tmp_path, images="train", labels="labels", facts="train: train")
+    fsspec.filesystem("memory").put(str(tmp_path), "/yolo", recursive=True)
+
+    for root in (str(tmp_path), "memory://yolo"):
+        assert (read_all(YOLO(root, "train"))["a"]["mask"] == 2).sum() == 28
 
 
 def test_overlaps_go_by_the_file_or_by_size(tmp_path):
