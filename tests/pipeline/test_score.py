@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +23,15 @@ from pipeline.curate import CurateConfig, curate
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.export import ExportConfig, export
 from pipeline.reader import PairDataset
-from pipeline.score import ScoreConfig, cover, score
+from pipeline.score import SCORERS, ScoreConfig, Scorer, cover, score
 from pipeline.stages import score_nearest
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.scores import copies_in, read_coverage, read_scores
 from pipeline.tables.selection import write_selection
-from pipeline.tables.shards import list_shards, write_table
+from pipeline.tables.shards import FAILED, MADE, list_shards, write_table
 from pipeline.training import proving
+from pipeline.training.order import ids_of
 from tests.pipeline.fabricated import fit_at_once
 from tests.tiny import save_pairs
 
@@ -267,3 +270,31 @@ def test_pairs_that_are_not_scored_yet_are_not_kept_in_silence(place, tmp_path):
     more = {"run": "more", "runs": str(tmp_path), "pairs": str(place / "real"), "scores": str(place / "scores")}
     with pytest.raises(DataError, match="40 of 40 pairs have no scores of the kind plain yet; run the same jobs.score"):
         curate(CurateConfig.model_validate(more))
+
+
+def test_a_pair_that_kills_what_scores_it_is_given_up_and_the_others_are_scored(tmp_path, ray_session, monkeypatch):
+    pairs = save_pairs(tmp_path / "pairs", 6, size_px=32)
+    bad = min(ids_of(str(pairs)))
+    usual = SCORERS["plain"]
+
+    def deadly(*args: Any) -> Scorer:
+        scorer = usual(*args)
+
+        def make() -> Any:
+            stage = scorer.make()
+
+            def killed(rows: pa.Table) -> pa.Table:
+                if bad in rows["pair_id"].to_pylist():
+                    os._exit(1)
+                return stage(rows)
+
+            return killed
+
+        return replace(scorer, make=make)
+
+    monkeypatch.setitem(SCORERS, "plain", deadly)
+    score(ScoreConfig(run="scores", runs=str(tmp_path), pairs=str(pairs), kinds=("plain",)))
+
+    folder = tmp_path / "scores" / "plain"
+    assert len(read_ids(str(folder), kinds=[MADE])) == 5
+    assert read_ids(str(folder), kinds=[FAILED]).to_pylist() == [bad]
