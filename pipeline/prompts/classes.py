@@ -15,14 +15,14 @@ SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonit
 """Class names that are no words, and what a text encoder knows them by."""
 IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
 
-BEFORE_PHRASES = """
+_BEFORE = """
 a an the this that these those some any no each every another other his her its their my your our one two three four
 five six seven eight nine ten several many few of in on at by with without and or to from for as into onto near under
 over above below beside behind between through around left right next up down off out is are was were has have there
 while who which
 """
+BEFORE_PHRASES = frozenset(_BEFORE.split())
 """Words that a name's own adjectives begin after."""
-_ENDS = frozenset(BEFORE_PHRASES.split())
 PHRASE = re.compile(r"[^\W\d_][\w'-]*|\S")
 
 
@@ -66,7 +66,7 @@ def phrases_of(texts: Iterable[str], labels: LabelSpace) -> dict[int, str]:
 
 
 def _ends_phrase(word: str) -> bool:
-    return word in _ENDS or word.endswith("ing") or not word[0].isalpha()
+    return word in BEFORE_PHRASES or word.endswith("ing") or not word[0].isalpha()
 
 
 def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
