@@ -105,7 +105,7 @@ class Encoders:
         self.image_vae.save_pretrained(folder / "image_vae")
         save_net(self.annotation_vae, folder / "annotation_vae")
         for part, name in (("image_vae", "config.json"), ("tokenizer", "tokenizer_config.json")):
-            _forget_origin(folder / part / name)
+            forget_origin(folder / part / name)
 
     def to(self, device: torch.device) -> Encoders:
         """Moves every net, in place."""
@@ -335,7 +335,7 @@ def digest(folder: str | Path, parts: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-def _forget_origin(path: Path) -> None:
+def forget_origin(path: Path) -> None:
     """Drops where the libraries read a part from: the path of one machine, and a digest that would change with it."""
     values = json.loads(path.read_text())
     kept = {key: value for key, value in values.items() if key not in ("_name_or_path", "is_local", "local_files_only")}

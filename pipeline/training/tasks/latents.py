@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.draws import Draws
-from pipeline.storage.files import is_local
+from pipeline.base.errors import ConfigError
+from pipeline.base.places import Folder, as_given
+from pipeline.storage.files import is_file, is_local
 from pipeline.tables.label_space import common_labels
 from pipeline.training.config import TrainingConfig
 
@@ -32,11 +34,29 @@ class VAEConfig(TrainingConfig):
     """Decode a draw from the posterior in training, as the paper does for masks, rather than its mean."""
     edge_weight: float = Field(0.0, ge=0)
     """Weight of the absolute error of the Laplacian in the loss of images: edges come out sharper. 0 leaves it out."""
+    texture_weight: float = Field(0.0, ge=0)
+    """Weight of how far images are from the real ones in local texture, the strength of edges over 4 x 4 pixels: what a
+    latent cannot say comes out as rough as it was, not blurred. 0 leaves it out."""
+    decoder_of: Folder = ""
+    """Folder of an image VAE (AutoencoderKL with safetensors, such as `image_vae` of a bundle) whose decoder is trained
+    on. Its encoder and latents stay, so that what has learned on these goes on with the new decoder; `widths` and
+    `latent_channels` are its own. Empty trains a new VAE."""
     latent_noise: float = Field(0.0, ge=0)
     """Further noise on latents in training, up to this share of their spread: decoders then forgive what diffusion gets
     slightly wrong. The paper uses none."""
 
+    @model_validator(mode="after")
+    def _of_images(self) -> VAEConfig:
+        if self.net == "annotation" and (self.decoder_of or self.texture_weight or self.edge_weight):
+            raise ValueError("decoder_of, texture_weight and edge_weight are of --net image; leave them out for masks")
+        return self
+
     def check_inputs(self) -> None:
+        if self.decoder_of and not is_file(f"{self.decoder_of}/config.json"):
+            raise ConfigError(
+                f"decoder_of: {as_given(self.decoder_of)} holds no config.json; give the folder of an image VAE, such "
+                "as image_vae in that of a bundle"
+            )
         super().check_inputs()
         folders = [*self.train, self.validation]
         if self.net == "annotation" and all(map(is_local, folders)):
