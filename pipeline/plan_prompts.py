@@ -20,7 +20,15 @@ from pipeline.base.places import FileOrFolder, Folder, LabelsOrPlace
 from pipeline.prompts.balance import balance, shares
 from pipeline.prompts.hardness import by_hardness, failing
 from pipeline.prompts.read import prompts_digest
-from pipeline.prompts.sources import PLAN, add_up, from_captions, from_file, from_templates, without_empty
+from pipeline.prompts.sources import (
+    PLAN,
+    add_up,
+    from_captions,
+    from_file,
+    from_templates,
+    of_few_objects,
+    without_empty,
+)
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.publish import write_bytes
@@ -47,6 +55,10 @@ class PromptsConfig(RunConfig):
     """Further prompts, whatever jobs.generate reads: one a line, .jsonl or .parquet; a path or a URL."""
     labels: LabelsOrPlace = ""
     """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
+    most_objects: int = Field(0, ge=0)
+    """Leave out prompts that ask for more objects than this, each that is named counted. Generators mix up what stands
+    side by side, so with copy-paste prompts for one object may teach most ("What pays" in docs/prompts.md). 0 takes
+    all."""
     balance: Folder = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
     target_share: float = Field(0.05, gt=0, lt=1)
@@ -84,12 +96,14 @@ def plan_prompts(config: PromptsConfig) -> pa.Table:
     )
     if not rows:
         raise ConfigError("no prompts to plan with: give `pairs`, `templates` or a `file`")
+    num_all, rows = len(rows), of_few_objects(rows, config.most_objects, labels)
     plan = add_up(rows)
     report: dict[str, Any] = {
         "prompts": plan.num_rows,
         "prompts_by_kind": dict(Counter(plan["kind"].to_pylist())),
         "prompts_without_known_classes": plan["class_ids"].null_count,
         "empty_captions_dropped": num_empty,
+        "of_more_objects_dropped": num_all - len(rows),
     }
     if config.hardness:
         plan, report["hardness"] = harder(plan, labels, config)
@@ -206,6 +220,9 @@ def tell(report: dict[str, Any], config: PromptsConfig) -> None:
     """Logs what the plan holds, and what to do about classes that it does not ask for often enough."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["prompts_by_kind"].items())
     log.info("prompts: %s; %d empty ones dropped", kinds, report["empty_captions_dropped"])
+    if config.most_objects:
+        dropped = report["of_more_objects_dropped"]
+        log.info("prompts: %d that ask for more than %d objects dropped", dropped, config.most_objects)
     if "hardness" in report:
         fails = ", ".join(f"{name} {value:.2f}" for name, value in report["hardness"]["fails"].items())
         log.info("prompts: 1 - IoU by class, the hardest first: %s", fails)

@@ -39,6 +39,13 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     return tuple(sorted({ids[group] for group in found if group is not None}))
 
 
+def objects_in_prompt(prompt: str, labels: LabelSpace) -> int:
+    """How often `prompt` names a foreground class, as `classes_in_prompt` finds them: 3 for "a dog, two dogs and a
+    cat"."""
+    pattern, _ = _matcher(labels.classes)
+    return sum(match.lastgroup is not None for match in pattern.finditer(prompt.lower()))
+
+
 def phrases_of(texts: Iterable[str], labels: LabelSpace) -> dict[int, str]:
     """What captions of one picture call each class, by class id: its name with the adjectives before it ("yellow
     sandal", "small white dog"), in lower case.

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from models.labels import LabelSpace
 from pipeline.base.errors import ConfigError, DataError
-from pipeline.prompts.classes import classes_in_prompt, spoken
+from pipeline.prompts.classes import classes_in_prompt, objects_in_prompt, spoken
 from pipeline.prompts.files import PROMPTS
 from pipeline.prompts.read import check_class_ids, distinct, read_prompts
 from pipeline.tables.rows import read_texts
@@ -118,6 +118,25 @@ def from_file(file: str, labels: LabelSpace | None) -> Iterator[Asked]:
         if class_ids is None and labels:
             class_ids = list(classes_in_prompt(row["prompt"], labels))
         yield Asked(row["prompt"], row["weight"], class_ids, "file")
+
+
+def of_few_objects(rows: Sequence[Asked], most: int, labels: LabelSpace | None) -> list[Asked]:
+    """The prompts that ask for at most so many objects: those that they name, or the classes of a pair's mask where
+    these are more; 0 takes all.
+
+    Raises:
+        ConfigError: no label space, or none is left.
+    """
+    if not most or not rows:
+        return [*rows]
+    if labels is None:
+        raise ConfigError("most_objects: name the `labels` of the prompts, so that what they name can be counted")
+    kept = [row for row in rows if max(objects_in_prompt(row.prompt, labels), len(row.class_ids or ())) <= most]
+    if not kept:
+        raise ConfigError(
+            f"most_objects: all {len(rows):,} prompts ask for more than {most}; raise it or add templates"
+        )
+    return kept
 
 
 def without_empty(rows: Iterable[Asked]) -> tuple[list[Asked], int]:

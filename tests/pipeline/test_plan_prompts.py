@@ -215,3 +215,19 @@ def test_what_a_segmenter_fails_at_is_asked_for_more_often(tmp_path, pairs):
     (tmp_path / "prompts.txt").write_text("a street\n")
     with pytest.raises(ConfigError, match="hardness: name the `labels`"):
         plan_prompts(hard.model_copy(update={"run": "none", "pairs": (), "file": str(tmp_path / "prompts.txt")}))
+
+
+def test_prompts_of_few_objects_are_taken_alone_where_that_is_asked_for(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("a bus\ntwo buses and a bus\na bus left of a traffic light\na street\n")
+    masks = save_set(tmp_path / "set", [("a picture", None, [0, 2, 3]), ("a picture", None, [0, 2])])
+    values = {"file": str(file), "pairs": (masks,), "labels": masks}
+    assert plan_prompts(config(tmp_path, **values))["prompt"].to_pylist()[0] == "a picture"
+    found = plan_prompts(config(tmp_path, most_objects=1, **values).model_copy(update={"run": "few"}))
+    assert {*found["prompt"].to_pylist()} == {"a picture", "a bus", "a street"}
+    assert json.loads((tmp_path / "runs/few/prompts.json").read_text())["of_more_objects_dropped"] == 3
+    file.write_text("a bus and a bus\n")
+    with pytest.raises(ConfigError, match="most_objects: all 1 prompts ask for more than 1"):
+        plan_prompts(config(tmp_path, file=str(file), labels=masks, most_objects=1))
+    with pytest.raises(ConfigError, match="most_objects: name the `labels`"):
+        plan_prompts(config(tmp_path, file=str(file), most_objects=1))
