@@ -45,12 +45,13 @@ class DemoTrainConfig(Config):
 def main(config: DemoTrainConfig) -> None:
     set_up_logging()
     log.info(
-        "demo-train: four trainings and a teacher, a proof with %d seeds, a bundle in %s", config.seeds, config.bundle
+        "demo-train: five trainings and a teacher, a proof with %d seeds, a bundle in %s", config.seeds, config.bundle
     )
     log.info("demo-train: this takes about twelve hours on two cores; stop it at any time and start it again")
     with cluster():
         _read_pictures()
         train_vae(load(VAEConfig, CONFIGS / "image_vae.yaml"))
+        train_vae(load(VAEConfig, CONFIGS / "image_decoder.yaml"))
         train_clip(load(ClipConfig, CONFIGS / "clip.yaml"))
         label(load(LabelConfig, CONFIGS / "label.yaml"))
         train_vae(load(VAEConfig, CONFIGS / "annotation_vae.yaml"))

@@ -12,7 +12,8 @@ from pipeline.evaluation.results import Proof
 from pipeline.pages.proof_table import markdown
 from pipeline.tables.label_space import load_labels
 
-TRAININGS = ("annotation-vae", "image-vae", "text", "joint")
+TRAININGS = ("annotation-vae", "image-vae", "image-decoder", "text", "joint")
+OPTIONAL = "image-decoder"
 
 
 def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> Path:
@@ -21,7 +22,8 @@ def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> 
     Args:
         bundle: folder of weights.
         name: what the card calls it.
-        runs: folder of the runs annotation-vae (with `test.json`), image-vae, text and joint that trained them.
+        runs: folder of the runs annotation-vae (with `test.json`), image-vae, text and joint that trained them, and
+            image-decoder where the image VAE's was trained on.
         proof: `proof.json` of an evaluate run.
         about: Markdown on the data, the licence and the recipe.
 
@@ -29,7 +31,8 @@ def write_card(bundle: Path, name: str, runs: Path, proof: Path, about: str) -> 
         DataError: a run has not finished.
     """
     labels = load_labels(str(bundle))
-    scores = {name: _read(runs / name / "scores.json") for name in TRAININGS}
+    trained = [name for name in TRAININGS if name != OPTIONAL or (runs / name).exists()]
+    scores = {name: _read(runs / name / "scores.json") for name in trained}
     masks = _read(runs / "annotation-vae" / "test.json")
     unsure = "the ignore index" if labels.uncertain == "ignore" else "background"
     text = f"""# Bundle `{name}`
@@ -126,12 +129,12 @@ What holds for the teacher's licence and data holds for this bundle.
 
 def _rows(scores: dict[str, dict[str, float]]) -> str:
     lines = []
-    for name in TRAININGS:
-        seconds = scores[name].get("training_s", 0.0)
+    for name, found in scores.items():
+        seconds = found.get("training_s", 0.0)
         facts = ("examples", "training_s")
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in scores[name].items() if key not in facts)
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in found.items() if key not in facts)
         minutes = f"{seconds / 60:.{0 if seconds >= 600 else 1}f}"
-        lines.append(f"| {name} | {scores[name]['examples']:,} | {minutes} min | {shown} |")
+        lines.append(f"| {name} | {found['examples']:,} | {minutes} min | {shown} |")
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ def test_every_job_finds_its_config_and_reads_what_was_made_before_it(jobs):
     main(DemoTrainConfig(bundle="made/garments", pairs=100, seeds=2))
 
     assert [config.run for config in jobs.configs] == [
-        *("pictures", "train", "validation", "test", "image-vae", "text", "labels", "annotation-vae"),
+        *("pictures", "train", "validation", "test", "image-vae", "image-decoder", "text", "labels", "annotation-vae"),
         *("latents-labelled", "latents-labels", "latents-validation", "joint", "synthetic", "few-labels"),
     ]
     assert {config.folder.parent for config in jobs.configs} == {Path("runs/garments").absolute()}

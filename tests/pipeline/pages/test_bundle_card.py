@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def test_the_card_says_what_the_runs_say(bundle: Path, runs: Path) -> None:
     assert path == bundle / "README.md"
     assert digest(bundle, ENCODERS + JOINT) in text and "About **it**." in text
     assert rows_of(text)["image-vae"] == ["2,000", "2.0 min", "miou 0.9"]
-    assert rows_of(text)["joint"] == ["4,000", "4.0 min", "miou 0.9"]
+    assert rows_of(text)["joint"] == ["5,000", "5.0 min", "miou 0.9"]
+    shutil.rmtree(runs / "image-decoder")  # where the decoder was not trained on
+    assert "image-decoder" not in write_card(bundle, "garments", runs, runs / "proof.json", "").read_text()
     for fact in ("mIoU 0.9877, 0.9123 in the worst", "512 real", "2 seeds", "0.6140, 93.1 %", "97.2 % of the masks"):
         assert fact in text
 
