@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 from mlflow import MlflowClient
 
@@ -44,7 +45,7 @@ def test_mlflow_shows_the_numbers_of_the_latest_start_however_long_the_one_befor
     config = RunConfig(run="a", runs=str(tmp_path))
     for already, made, errors, seconds in ((0, 500, 7, 3600.0), (500, 300, 0, 5.0)):
         stages = {"sample": StageTime(rows=made), "write": StageTime(rows=made)}
-        shared = SimpleNamespace(snapshot=lambda stages=stages, errors=errors: (stages, Counter(x=errors)))
+        shared: Any = SimpleNamespace(snapshot=lambda stages=stages, errors=errors: (stages, Counter(x=errors)))
         with Run.open(config, "generate") as run, monkeypatch.context() as patch:
             began = time.monotonic()
             watch = Watch("generate", run, shared, {"sample": 1, "write": 1}, already, 1000, "pairs", 0, 0, 10.0)
