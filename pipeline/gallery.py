@@ -25,15 +25,13 @@ from pipeline.pages import gallery_pictures
 from pipeline.pages.gallery_index import Index
 from pipeline.pages.gallery_page import assets_digest, write_assets, write_page
 from pipeline.pages.gallery_pictures import PICTURES, Part, Sizes, bytes_of_pair, make_part, read_record
-from pipeline.pages.gallery_rows import Rows, read_rows
+from pipeline.pages.gallery_rows import Rows, read_rows, table_digest
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
 from pipeline.storage.files import filesystem_of, is_file, is_local, names_in
-from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
 from pipeline.tables.label_space import common_labels
-from pipeline.tables.scores import COLUMNS
-from pipeline.tables.shards import list_shards, map_shards
+from pipeline.tables.shards import map_shards
 
 SECONDS_BETWEEN_LINES = 10.0
 MAX_NAMED = 20
@@ -45,7 +43,7 @@ class GalleryConfig(RunConfig):
     """Writes a page to look through pairs into <run>/gallery: static files for any web server, or to open from disk."""
 
     pairs: tuple[Folder, ...] = Field(min_length=1)
-    """Runs or selections; several can be compared side by side, pair by pair of one seed."""
+    """Runs or selections; several can be compared side by side, pair by pair of one seed or picture."""
     scores: tuple[Folder, ...] = ()
     """Runs of jobs.score of these pairs: to sort and filter by, and the real pair that each is most like."""
     title: str = ""
@@ -53,8 +51,9 @@ class GalleryConfig(RunConfig):
     tile_px: int = Field(64, ge=16, le=256)
     """Longer side of the small pictures, in pixels."""
     large_pairs: int = Field(20_000, ge=0)
-    """Pairs that are kept large too, evenly from all; the others are shown at tile_px when one looks closer. For more
-    of those that matter, mark them, curate, and make a gallery of the selection."""
+    """Pairs that are kept large too, at most; of more pairs the half, or quarter and so on, that these hold, drawn by
+    their ids. The others are shown at tile_px when one looks closer. For more of those that matter, mark them, curate,
+    and make a gallery of the selection."""
     large_px: int = Field(1024, ge=16)
     """Longer side of large pictures at most, in pixels; smaller ones stay as they are, byte by byte."""
     workers: Workers = Workers(num=2)
@@ -114,7 +113,8 @@ def gallery(config: GalleryConfig) -> str:
         run.tracker.metrics({"pairs": rows.table.num_rows})
         num = f"{rows.table.num_rows:,}"
         log.info("gallery: %s pairs%s; open %s", num, rows.beside, page)
-        log.info("gallery: or, from here or elsewhere: python -m http.server --directory %s", quote(plan.folder))
+        serve = "python -m http.server --bind 127.0.0.1 --directory"  # without: for whoever reaches this machine
+        log.info("gallery: or, on this machine: %s %s, and open http://127.0.0.1:8000", serve, quote(plan.folder))
         return page
 
 
@@ -179,9 +179,8 @@ def index(plan: Plan, config: GalleryConfig, asked: threading.Event) -> str:
         "per_large": gallery_pictures.LARGE,
         "labels": {"classes": labels.classes, "palette": labels.palette, "ignore_index": labels.ignore_index},
     }
-    kinds = [f"{one}/{kind}" for one in config.scores for kind in COLUMNS if list_shards(f"{one}/{kind}")]
-    scored = [DataDigest.of(kind).digest for kind in kinds]
-    into = f"{INDEX}{text_digest([assets_digest(), meta, scored, [vars(one) for one in plan.rows.sources]])}"
+    known = [table_digest(plan.rows.table), plan.rows.scores, [vars(one) for one in plan.rows.sources]]
+    into = f"{INDEX}{text_digest([assets_digest(), meta, *known])}"
     made = Index(folder, into, plan.rows, labels, asked.is_set)
     if not is_file(f"{folder}/{into}/meta.js"):
         write_assets(f"{folder}/{into}")

@@ -134,7 +134,7 @@ class Watch:
             numbers["cost"] = cost
         if ended or self.seconds - self._logged_s >= self.every_s:
             self._logged_s = self.seconds
-            self.run.tracker.metrics(numbers, step=round(self.seconds))
+            self.run.tracker.metrics(numbers, step=int(time.time()))  # a run that goes on does not begin at 0 again
         return line(done, self.planned, self.noun, rate, written, errors, cost), done / self.planned
 
     def _show_lines(self, finished: threading.Event) -> None:

@@ -120,13 +120,14 @@ class Index:
             values = _as_numbers(self.rows.table[name]) if name not in (SHARD, PLACE, RUN, NEAREST) else None
             if values is None or not (known := np.isfinite(values) & shown).any():
                 continue
-            if np.ptp(some := values[known]):
+            if np.ptp(some := values[known]) or name in self.rows.scores:
                 whole = bool((some == np.round(some)).all() and np.ptp(some) < BINS)
                 low, high = (some.min(), some.max()) if whole else np.quantile(some, EDGES)
                 if low == high:
                     low, high = some.min(), some.max()
-                bins = int(high - low) + 1 if whole else BINS
-                edges = (low - 0.5, high + 0.5) if whole else (low, high)
+                around = max(0.5, 0.01 * abs(float(low))) if low == high else 0.5  # as much as float32 can tell
+                bins = int(high - low) + 1 if whole or low == high else BINS
+                edges = (float(low) - around, float(high) + around) if bins == 1 or whole else (low, high)
                 counts = np.histogram(np.clip(some, low, high), bins, edges)[0].tolist()
                 yield {
                     "name": name, "file": self._column(values), "low": float(edges[0]), "high": float(edges[1]),
@@ -171,18 +172,26 @@ class Index:
             if held >= POSTINGS or number == len(words) - 1:
                 self._put(f"words/{len(starts) - 1}", np.concatenate(content).astype("<u4").tobytes())
                 content, held = [], 0
+        blank = bool(len(texts)) and not texts[0].as_py()  # no prompt; it sorts last
         known = {"words": words, "counts": [len(postings[word]) for word in words], "starts": starts}
         file = self._column(pc.index_in(prompts, texts).to_numpy().astype(np.uint32))
-        return {"file": file, "num": len(texts), "words": self._put("words/all", as_json(known))}
+        return {"file": file, "num": len(texts), "blank": blank, "words": self._put("words/all", as_json(known))}
 
     def _match(self) -> str:
         """Numbers that pairs of several runs share where they are to be compared: those of one seed, or without seeds
-        (real pictures) of one name in one data set. "" where nothing can be."""
+        (real pictures) of one content, or where that is not known of one name in one split of one data set. "" where
+        nothing can be."""
         if sum(not one.hidden for one in self.rows.sources) < 2:
             return ""
-        keys = pc.cast(self.rows.table["seed"], pa.string())
-        named = [self.rows.table[name].cast(pa.string()) for name in ("dataset", "key")]
-        keys = pc.coalesce(keys, pc.binary_join_element_wise(*named, "/"))
+        table = self.rows.table
+        dataset, split, key = (table[name].cast(pa.string()) for name in ("dataset", "split", "key"))
+        names = pc.binary_join_element_wise("name", dataset, pc.fill_null(split, ""), key, "\0")
+        seen = table["image_digest"] if "image_digest" in table.column_names else pa.nulls(len(names), pa.string())
+        known = pa.table({"name": names, "seen": seen}).filter(pc.is_valid(seen)).combine_chunks()
+        if known.num_rows:  # the same name elsewhere, in a run of an earlier release, is the same picture
+            seen = pc.coalesce(seen, known["seen"].take(pc.index_in(names, known["name"].combine_chunks())))
+        seeds = pc.binary_join_element_wise("seed", table["seed"].cast(pa.string()), "\0")
+        keys = pc.coalesce(seeds, seen, names)
         codes = keys.combine_chunks().dictionary_encode().indices
         return self._column(pc.fill_null(codes.cast(pa.uint32()), NO_CODE).to_numpy())
 

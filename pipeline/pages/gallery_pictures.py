@@ -55,6 +55,7 @@ class Part:
         places: (N,) int64 rows there, ascending.
         large: (N,) bool, which of them are kept large as well.
         first: number in the gallery of the first of them.
+        content: a digest of what is known of their pictures and masks.
     """
 
     shard: str
@@ -62,10 +63,11 @@ class Part:
     places: np.ndarray
     large: np.ndarray
     first: int
+    content: str
 
     def name(self, sizes: Sizes) -> str:
         """What is in it, as 16 hex digits."""
-        shard = [self.shard.rpartition("/")[2], self.shard_bytes]
+        shard = [self.shard.rpartition("/")[2], self.shard_bytes, self.content]
         return text_digest([VERSION, *shard, *sizes, self.places.tolist(), np.flatnonzero(self.large).tolist()])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,8 @@ from pipeline.tables.shards import list_shards, map_shards, open_shard, shard_by
 SHARD, PLACE, RUN, NEAREST = "_shard", "_place", "_run", "_nearest"
 """Columns beside those of the pairs: number of the shard, row in it, number of the run, and number in the gallery of
 the real pair that is most like it (null where that is not known or not at hand)."""
+SHOWN_BY = ("pair_id", "class_ids", "class_pixels", "image_digest")
+"""Columns that are others where a picture or mask is another, although its shard has the same name and size."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,9 @@ class Rows:
         return f" (of these {num:,} real ones that others are most like)" if num else ""
 
     def parts(self, num_large: int) -> list[Part]:
-        """What is made one by one; `num_large` pairs, evenly from all, are kept large."""
-        total = self.table.num_rows
-        large = np.zeros(total, bool)
-        large[np.linspace(0, total - 1, min(num_large, total)).round().astype(np.int64)] = True
+        """What is made one by one; at most `num_large` pairs are kept large (`drawn`)."""
+        large = drawn(self.table["pair_id"], num_large)
+        content = self.table.select([name for name in SHOWN_BY if name in self.table.column_names])
         shards, places = (self.table[name].to_numpy() for name in (SHARD, PLACE))
         ends = np.flatnonzero(np.diff(shards, prepend=-1, append=-1))
         sizes = dict(zip(self.shards, map_shards(shard_bytes, self.shards), strict=True))
@@ -81,8 +84,37 @@ class Rows:
             shard = self.shards[int(shards[begin])]
             for first in range(begin, end, ROWS_PER_PART):
                 here = slice(first, min(first + ROWS_PER_PART, end))
-                parts.append(Part(shard, sizes[shard], places[here], large[here], first))
+                digest = table_digest(content.slice(first, here.stop - first))
+                parts.append(Part(shard, sizes[shard], places[here], large[here], first, digest))
         return parts
+
+
+def drawn(ids: pa.ChunkedArray, most: int) -> np.ndarray:
+    """(N,) bool, which of N pairs are kept where at most `most` can be: all, or the half, quarter and so on, by a hash
+    of their ids, that is not above. So what is kept of a set stays until the set has about twice as many pairs."""
+    if len(ids) <= most or not most:
+        return np.full(len(ids), bool(most))
+    hashes = np.fromiter((zlib.crc32(one.encode()) for chunk in ids.chunks for one in chunk.to_pylist()), np.uint32)
+    kept = np.ones(len(hashes), bool)
+    for bit in range(32):
+        if kept.sum() <= most:
+            break
+        kept &= (hashes >> bit) & 1 == 0
+    return kept
+
+
+def table_digest(table: pa.Table) -> str:
+    """16 hex digits of what a table holds; columns that are null throughout count as not there."""
+    found = blake2b(digest_size=8)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if column.null_count == len(column):
+            continue
+        if pa.types.is_dictionary(column.type):
+            found.update(repr(column.dictionary.to_pylist()).encode())
+            column = column.indices
+        found.update(name.encode() + pa.record_batch([column], [name]).serialize())
+    return found.hexdigest()
 
 
 def read_rows(pairs: Sequence[str], scores: Sequence[str], labels: LabelSpace) -> Rows:

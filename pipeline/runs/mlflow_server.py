@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from filelock import FileLock
 
 from pipeline.base.config import holds_credentials
 from pipeline.base.errors import ConfigError
-from pipeline.runs.config import RunConfig
-from pipeline.runs.outbox import AwayError, Point
+from pipeline.runs.config import CONFIG, RunConfig
+from pipeline.runs.outbox import MAX_NUMBERS, AwayError, Point
+from pipeline.storage.files import is_file, is_local
 from pipeline.tables.digest import DataDigest
+
+log = logging.getLogger("jodiffusion")
 
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -31,10 +36,16 @@ UPLOAD_TIMEOUT_S = 600
 """The answer to a file of gigabytes comes when the server has stored it."""
 ALIAS = "newest"  # MLflow keeps "latest" to itself
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
+LONGEST_NAME, LONGEST_PARAMETER, LONGEST_TAG = 250, 6_000, 8_000
+"""Characters that MLflow takes."""
+EARLIER_LONGEST_PARAMETER = 500
+"""Where earlier releases cut values, whose runs go on."""
+NOT_SET = "(not set)"
 
 
-def find_or_create(config: RunConfig, folder: Path, job: str) -> str:
-    """Id of the MLflow run whose tag is `folder`, new where there is none.
+def find_or_create(config: RunConfig, folder: Path, job: str, known_id: str) -> str:
+    """Id of the MLflow run of a folder: the one that the folder itself knows (`known_id`), where that is still there;
+    else, if it knows one, the newest whose tag is `folder`; else, as in a new folder (""), a new one.
 
     Raises:
         AwayError: the server does not answer.
@@ -45,14 +56,14 @@ def find_or_create(config: RunConfig, folder: Path, job: str) -> str:
 
     try:
         with answering(), making_database(config.mlflow_uri) as client:
-            return _find_or_create(client, config, folder, job)
+            return _find_or_create(client, config, folder, job, known_id)
     except MlflowException as error:
         raise ConfigError(
             f"MLflow at {where(config.mlflow_uri)} refuses: {shown(error)}; check tracking_uri"
         ) from error
 
 
-def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str) -> str:
+def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str, known_id: str) -> str:
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment:
         experiment_id = experiment.experiment_id
@@ -60,12 +71,30 @@ def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str) -> s
         database = database_here(config.mlflow_uri)
         artifacts = (database.parent / "mlflow-artifacts").as_uri() if database else None
         experiment_id = client.create_experiment(config.experiment, artifact_location=artifacts)
-    quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
-    found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
-    if found:
-        return found[0].info.run_id
+    if known_id and _is_of(client, known_id, experiment_id, folder):
+        return known_id
+    if known_id:  # of another server or experiment, or of the folder that this one is a copy of
+        quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
+        found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
+        if found:
+            return found[0].info.run_id
     tags = {"folder": str(folder), "job": job}
     return client.create_run(experiment_id, run_name=config.run, tags=tags).info.run_id
+
+
+def _is_of(client: Any, run_id: str, experiment_id: str, folder: Path) -> bool:
+    """Whether an MLflow run is there, in an experiment, and that of a folder, which may have been moved since."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in AWAY:
+            raise
+        return False
+    before = run.data.tags.get("folder", str(folder))
+    is_copy = before != str(folder) and (not is_local(before) or is_file(f"{before}/{CONFIG}"))
+    return run.info.experiment_id == experiment_id and run.info.lifecycle_stage == "active" and not is_copy
 
 
 @contextmanager
@@ -166,7 +195,33 @@ def send_points(uri: str, points: list[Point]) -> None:
 
     metrics = [Metric(key, value, one.time_ms, one.step) for one in points for key, value in one.values.items()]
     with answering():
-        client.log_batch(points[0].run_id, metrics)
+        _log_all(client, points[0].run_id, "metrics", metrics, MAX_NUMBERS)
+
+
+def _log_all(client: Any, run_id: str, kind: str, some: Sequence[Any], most: int) -> None:
+    """Logs metrics, params or tags, `most` at once. Those of a batch that is refused are sent again name by name, so
+    that none is lost with another; raises the last refusal."""
+    from mlflow.exceptions import MlflowException
+
+    refused = None
+    for start in range(0, len(some), most):
+        batch = some[start : start + most]
+        try:
+            client.log_batch(run_id, **{kind: batch})
+        except MlflowException as error:
+            if error.error_code in AWAY:
+                raise
+            refused = error
+            names = dict.fromkeys(one.key for one in batch)
+            for name in names if len(names) > 1 else ():
+                try:
+                    client.log_batch(run_id, **{kind: [one for one in batch if one.key == name]})
+                except MlflowException as alone:
+                    if alone.error_code in AWAY:
+                        raise
+                    refused = alone
+    if refused:
+        raise refused
 
 
 def set_defaults() -> None:
@@ -217,21 +272,38 @@ def answering() -> Iterator[None]:
         raise
 
 
-def log_parameters(client: Any, run_id: str, values: Mapping[str, str]) -> None:
-    """Logs those that the run does not have yet."""
+def log_parameters(client: Any, run_id: str, values: Mapping[str, str], whole: bool) -> None:
+    """Logs those that the run does not have yet. MLflow never changes one: what is another now becomes a tag
+    `config.<name>`, and is warned of. `whole`: these are all but `data.*`, and others are not set any more."""
     from mlflow.entities import Param
 
-    known = client.get_run(run_id).data.params
-    new = [Param(key, value) for key, value in values.items() if key not in known]
-    for start in range(0, len(new), 100):
-        client.log_batch(run_id, params=new[start : start + 100])
+    data = client.get_run(run_id).data
+    gone = [key for key in data.params if key not in values and not key.startswith("data.")] if whole else []
+    latest = {legal(f"config.{key}"): (key, value) for key, value in {**values, **dict.fromkeys(gone, NOT_SET)}.items()}
+    changed = {
+        tag: value
+        for tag, (key, value) in latest.items()
+        if key in data.params and not _is_same(data.tags.get(tag, data.params[key]), value)
+    }
+    if changed:
+        set_tags(client, run_id, changed)
+        log.warning(
+            "MLflow keeps the parameters that a run began with; what is another now is told by its tags: %s",
+            ", ".join(f"{tag} = {shortened(value, 100)}" for tag, value in sorted(changed.items())),
+        )
+    new = [Param(key, value) for key, value in values.items() if key not in data.params]
+    _log_all(client, run_id, "params", new, 100)
+
+
+def _is_same(before: str, value: str) -> bool:
+    return before == value or (len(before) == EARLIER_LONGEST_PARAMETER and value.startswith(before))
 
 
 def set_tags(client: Any, run_id: str, values: Mapping[str, str]) -> None:
     """Sets tags; the latest value of each stays."""
     from mlflow.entities import RunTag
 
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+    _log_all(client, run_id, "tags", [RunTag(key, value) for key, value in values.items()], 100)
 
 
 def database_here(uri: str) -> Path | None:
@@ -253,5 +325,18 @@ def shown(error: Exception) -> str:
 
 
 def legal(key: str) -> str:
-    """MLflow refuses other characters in names."""
-    return re.sub(r"[^\w./ -]", "_", key)
+    """A name that MLflow takes. Where it refuses signs, the length, or the path that it makes of the name, these are
+    replaced, and a digest is put behind, since other names may become the same; not for "a + b" and "a, b"."""
+    key = unicodedata.normalize("NFC", key)
+    usual = re.sub(r"(?<=\w) \+ (?=\w)", " _ ", re.sub(r"(?<=\w), (?=\w)", "_ ", key))
+    parts = re.sub(r"[^\w./ -]", "_", usual).split("/")
+    made = "/".join(part for part in parts if part not in ("", ".", ".."))
+    if made and made == usual and len(made) <= LONGEST_NAME and "_ " not in key:
+        return made
+    digest = blake2b(key.encode(errors="surrogatepass"), digest_size=3).hexdigest()
+    return f"{made[: LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def shortened(value: str, longest: int) -> str:
+    """A text of so many characters at most; one that was cut ends in "..."."""
+    return value if len(value) <= longest else f"{value[: longest - 3]}..."

@@ -74,7 +74,7 @@ class Run:
             _check_and_save(folder, config, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
             opening = partial(open_tracker, config, folder, job)
             tracker = opening() if waits else LateTracker(config.mlflow_uri, opening)
-            tracker.parameters({**config.dump(), **facts})
+            tracker.parameters({**config.dump(), **facts}, whole=True)
             try:
                 yield cls(folder, tracker)
             except (KeyboardInterrupt, Stopped):
@@ -111,7 +111,13 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], changeable: frozenset[str]) -> None:
-    saved = {} if _has_made_nothing(folder) else saved_config(folder)  # a first try that failed at once binds nobody
+    binds = not _has_made_nothing(folder)  # a first try that failed at once binds nobody
+    try:
+        saved = saved_config(folder)
+    except ConfigError:
+        if binds:
+            raise
+        saved = {}
     if saved:
         # A key that the run does not know came later: it was begun as if with the default.
         now, known = flat(values), flat(saved)
@@ -120,18 +126,20 @@ def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], cha
             before[key] = _resolved(before[key])
         begun_by = saved.get("job", "another program")
         before["job"] = FORMER_JOBS.get(begun_by, begun_by)
-        if before["job"] != now["job"]:
+        if binds and before["job"] != now["job"]:
             raise ConfigError(f"{folder} is a run of {before['job']}, not of {now['job']}; take another --run name")
         changed = [
             f"  {key}: {_shown(before, key)} -> {_shown(now, key)}"
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key) and not {key, key.split(".")[0]} & changeable
         ]
-        if changed:
+        if changed and binds:
             raise ConfigError(
                 f"{folder} was begun with another config:\n"
                 + "\n".join(changed)
                 + "\nTake another --run name, or undo "
                 "the change to go on with this run."
             )
+        if changed:
+            (folder / KNOWN_RUN).unlink(missing_ok=True)  # its parameters would stand beside the numbers of this one
     write_bytes(f"{folder}/{CONFIG}", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())

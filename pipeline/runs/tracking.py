@@ -19,6 +19,8 @@ import numpy as np
 from pipeline.base.errors import ConfigError
 from pipeline.runs.config import RunConfig
 from pipeline.runs.mlflow_server import (
+    LONGEST_PARAMETER,
+    LONGEST_TAG,
     answering,
     connect,
     dataset_inputs,
@@ -30,6 +32,7 @@ from pipeline.runs.mlflow_server import (
     register_version,
     send_points,
     set_tags,
+    shortened,
     shown,
     where,
 )
@@ -80,14 +83,15 @@ class Tracker:
         """Logs a text as a file."""
         self._post(lambda client: client.log_text(self.run_id, text, name), len(text))
 
-    def parameters(self, values: dict[str, Any]) -> None:
-        """Logs a nested config as flat `a.b` parameters; keys that are there already keep their values."""
-        wanted = {legal(key): str(value)[:500] for key, value in flat(values).items()}
-        self._post(lambda client: log_parameters(client, self.run_id, wanted))
+    def parameters(self, values: dict[str, Any], *, whole: bool = False) -> None:
+        """Logs a nested config as flat `a.b` parameters. Keys that are there already keep their values; the latest
+        ones, where they differ, are tags `config.a.b`. `whole`: keys that are not among these are not set any more."""
+        wanted = {legal(key): shortened(str(value), LONGEST_PARAMETER) for key, value in flat(values).items()}
+        self._post(lambda client: log_parameters(client, self.run_id, wanted, whole))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags; the latest value of each stays."""
-        wanted = {legal(key): str(value)[:5000] for key, value in values.items()}
+        wanted = {legal(key): shortened(str(value), LONGEST_TAG) for key, value in values.items()}
         self._post(lambda client: set_tags(client, self.run_id, wanted))
 
     def inputs(self, sets: Mapping[str, Sequence[DataDigest]]) -> None:
@@ -220,7 +224,7 @@ class LateTracker(Tracker):
 
 
 def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
-    """The MLflow run of a run's folder, found or new.
+    """The MLflow run that a run's folder knows by its file `mlflow.json`; a new one in a folder without.
 
     Raises:
         ConfigError: MLflow does not answer, and the folder knows of no MLflow run to go on with.
@@ -229,7 +233,7 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
     known_by = {"server": where(uri), "experiment": config.experiment}
     known = _known_run(folder)
     try:
-        tracker = Tracker(uri, find_or_create(config, folder, job))
+        tracker = Tracker(uri, find_or_create(config, folder, job, known.get("run_id", "")))
         if known != {**known_by, "run_id": tracker.run_id}:
             write_bytes(f"{folder}/{KNOWN_RUN}", json.dumps({**known_by, "run_id": tracker.run_id}).encode())
     except AwayError as error:
@@ -238,7 +242,7 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
         tracker = Tracker(uri, known["run_id"])
         log.warning("MLflow at %s does not answer; the run goes on without: %s", where(uri), shown(error))
     tracker._post(lambda client: client.update_run(tracker.run_id, status="RUNNING"))
-    tracker.tags(code_tags())
+    tracker.tags({**code_tags(), "folder": str(folder)})
     return tracker
 
 

@@ -67,6 +67,34 @@ def test_more_pairs_make_what_is_new_and_what_is_gone_goes(tmp_path):
     assert not first.exists() and json.loads(content(folder, "meta"))["num"] == 4
 
 
+def test_more_pairs_than_are_kept_large_make_what_is_new_alone(tmp_path):
+    ids = save_set(tmp_path / "a", "a", 48, num_shards=4)
+    folder = make_gallery(tmp_path, tmp_path / "a", large_pairs=20)
+    before = {path.name for path in folder.glob("pictures/*")}
+    save_set(tmp_path / "a", "b", 4, num_shards=1, image_digest=["ab"] * 4)
+    make_gallery(tmp_path, tmp_path / "a", large_pairs=20)
+    with_more = {path.name for path in folder.glob("pictures/*")}
+    assert before < with_more and len(with_more) == 5
+
+    real = save_set(tmp_path / "real", "r", 2, origin=["real"] * 2)
+    save_scores(tmp_path / "scores", "nearest", ids, nearest_id=real * 24)
+    (tmp_path / "scores/config.yaml").write_text(json.dumps({"real": [str(tmp_path / "real")]}))
+    make_gallery(tmp_path, tmp_path / "a", large_pairs=20, scores=(str(tmp_path / "scores"),))
+    assert with_more < {path.name for path in folder.glob("pictures/*")}, "only the real pairs are new"
+
+
+def test_other_scores_in_files_of_the_same_size_are_shown(tmp_path):
+    ids = save_set(tmp_path / "a", "a", 12)
+    seen = []
+    for first in (2.0, 3.0):
+        shutil.rmtree(tmp_path / "scores", ignore_errors=True)
+        save_scores(tmp_path / "scores", "plain", ids, sharpness=[first, *[1.0] * 11])
+        folder = make_gallery(tmp_path, tmp_path / "a", scores=(str(tmp_path / "scores"),))
+        (number,) = [one for one in json.loads(content(folder, "meta"))["numbers"] if one["name"] == "sharpness"]
+        seen.append((number["most"], Path(list_shards(str(tmp_path / "scores/plain"))[0]).stat().st_size))
+    assert seen[0][0] == 2 and seen[1][0] == 3 and seen[0][1] == seen[1][1]
+
+
 def test_a_stop_ends_the_part_that_has_begun_and_leaves_no_page(tmp_path, monkeypatch):
     save_set(tmp_path / "a", "a", 12, num_shards=3)
     made = gallery_pictures.make_part

@@ -8,6 +8,7 @@ const state = {
   values: new Map(), // name of a category -> Set of places in its values
   sources: new Set(), // numbers; none: all that are not hidden
   beside: -1, marked: false, off: new Set(), open: "", ...DEFAULTS,
+  unknown: [], // what the address asks for in vain
 };
 
 function readAddress() {
@@ -18,22 +19,30 @@ function readAddress() {
   const sort = given.get("sort") || "";
   state.descending = sort.startsWith("-");
   state.sort = sortable().includes(sort.replace(/^-/, "")) ? sort.replace(/^-/, "") : "";
+  const unknown = state.sort || !sort ? [] : [`sort=${sort}`];
   state.how = ["any", "none"].find((one) => one === given.get("how")) || "all";
   state.classes = new Set(list("class").filter((one) => known.has(one)));
+  unknown.push(...list("class").filter((one) => !known.has(one)).map((one) => `class=${one}`));
   state.off = new Set(list("off"));
   state.ranges.clear();
   state.values.clear();
+  const columns = new Set([...meta.numbers.map((one) => `n.${one.name}`), ...meta.categories.map((one) => `c.${one.name}`)]);
+  unknown.push(...new Set([...given.keys()].filter((name) => /^[nc]\./.test(name) && !columns.has(name))));
   for (const { name } of meta.numbers) {
     const [least, most] = (given.get(`n.${name}`) || "").split("~").map((one) => (one === "" ? NaN : Number(one)));
     if (least <= most) state.ranges.set(name, [least, most]);
   }
   for (const { name, values } of meta.categories) {
     const places = given.getAll(`c.${name}`).map((one) => values.indexOf(one)).filter((one) => one >= 0);
+    if (places.length < given.getAll(`c.${name}`).length) unknown.push(`c.${name}`);
     if (places.length) state.values.set(name, new Set(places));
   }
   const named = (name) => meta.sources.findIndex((one) => one.name === name);
   state.sources = new Set(given.getAll("run").map(named).filter((one) => one >= 0));
   state.beside = meta.match ? named(given.get("beside")) : -1;
+  unknown.push(...given.getAll("run").filter((one) => named(one) < 0).map((one) => `run=${one}`));
+  if (given.get("beside") && state.beside < 0) unknown.push(`beside=${given.get("beside")}`);
+  state.unknown = unknown;
   state.marked = given.get("marked") === "1";
   state.mask = within01(given.get("mask"), DEFAULTS.mask);
   state.tile = Math.min(320, Math.max(48, Number(given.get("tile")) || DEFAULTS.tile));

@@ -66,8 +66,9 @@ async function keepWords(keep, query) {
   vocabulary ??= json(meta.prompts.words);
   const codes = await column(meta.prompts.file, "id");
   const { words, counts, starts: firsts } = await vocabulary;
-  const good = new Uint8Array(meta.prompts.num).fill(1);
-  for (const { word, without, exact } of termsOf(query)) {
+  const terms = termsOf(query);
+  const good = new Uint8Array(meta.prompts.num).fill(terms.length || !/[^\s"-]/.test(query) ? 1 : 0); // signs alone are in no index
+  for (const { word, without, exact } of terms) {
     const has = new Uint8Array(good.length);
     for (let number = words.length && lowest(words, word); number < words.length; number++) {
       if (exact ? words[number] !== word : !words[number].startsWith(word)) break;
@@ -99,7 +100,7 @@ function comesBefore(one, other) {
   return a.length < b.length;
 }
 
-// Of a pair, the one of the run beside that has its seed, or -1.
+// Of a pair, the one of the run beside that has its seed, or shows the same picture, or -1.
 let mateTable = { beside: -1 };
 async function mates() {
   const keys = await column(meta.match, "id");
@@ -118,7 +119,8 @@ async function mates() {
 async function sortKeys() {
   if (state.sort === "prompt") {
     const codes = await column(meta.prompts.file, "id");
-    return state.descending ? codes.map((one) => ~one) : codes;
+    const key = state.descending ? (one) => ~one : (one) => one;
+    return codes.map((one) => (meta.prompts.blank && one === 0 ? 0xffffffff : key(one)));
   }
   const values = await column(meta.numbers.find((one) => one.name === state.sort).file, "number");
   const bits = new Uint32Array(values.buffer);

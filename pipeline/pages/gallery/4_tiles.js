@@ -6,6 +6,7 @@ const tiles = new Map(); // place in the order -> its element
 let above = 0; // what is seen begins so many pixels below the first row
 let lastScroll = 0;
 let focused = 0; // the place that Tab comes to
+let topmost = 0; // the place at the upper left, as it was scrolled to: tiles of another size begin there as well
 
 // Tiles of about the size that is asked for, as many as fill the width.
 function layout() {
@@ -29,9 +30,23 @@ function onScroll() {
   if (full <= MOST_HEIGHT) above = bar;
   else if (Math.abs(moved) < 2 * seen) above = Math.min(most, Math.max(0, above + moved));
   else above = (bar / (MOST_HEIGHT - seen)) * most;
+  if (moved) topmost = placeAbove();
   render();
   clearTimeout(onScroll.later);
   if (full > MOST_HEIGHT) onScroll.later = setTimeout(() => moveTo(above), 250);
+}
+
+function placeAbove() {
+  const { columns, high } = layout();
+  return Math.max(0, Math.floor(above / (high + GAP))) * columns;
+}
+
+// Draws all anew where the size of tiles, or of the window, has changed, from the same place on.
+function arrange() {
+  for (const one of tiles.values()) one.remove();
+  tiles.clear();
+  const { columns, high } = layout();
+  moveTo(Math.floor(topmost / columns) * (high + GAP));
 }
 
 function moveTo(pixels) {
@@ -172,8 +187,10 @@ function focusTile(place) {
   focused = Math.min(chosen - 1, Math.max(0, place));
   const { columns, high, seen } = layout();
   const y = Math.floor(focused / columns) * (high + GAP);
+  const before = above;
   if (y < above) moveTo(y);
   else if (y + high + 2 * GAP > above + seen) moveTo(y + high + 2 * GAP - seen);
   else render();
+  if (above !== before) topmost = placeAbove();
   tiles.get(focused)?.firstChild.focus({ preventScroll: true });
 }

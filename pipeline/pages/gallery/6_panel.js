@@ -26,7 +26,7 @@ function sources() {
     () => { toggled(state.sources, number); update(); },
     make("span", { class: "name" }, source.name), tally(source.num),
   ));
-  const beside = meta.match && make("label", { class: "line" }, "compare by seed with ", make(
+  const beside = meta.match && make("label", { class: "line" }, "compare by seed, or picture, with ", make(
     "select", { onchange: (event) => { state.beside = Number(event.target.value); update(); } },
     make("option", { value: -1 }, "no other run"),
     ...meta.sources.map((source, number) => !source.hidden

@@ -22,12 +22,12 @@ async function openLarge(where, pair = pairAt(where)) {
   for (const [other, title] of others) if (opened === pair) views.append(await view(other, await row(other), title, true));
 }
 
-// Pairs to compare with: those of its seed in other runs, and the real one that it is most like.
+// Pairs to compare with: the one of its seed, or picture, in another run, and the real one that it is most like.
 async function beside(pair, found) {
   const others = [];
   if (meta.match && state.beside >= 0) {
     const mate = (await mates())(pair);
-    if (mate >= 0) others.push([mate, `${meta.sources[state.beside].name}, the same seed`]);
+    if (mate >= 0) others.push([mate, `${meta.sources[state.beside].name}, the same ${(found.seed ?? null) === null ? "picture" : "seed"}`]);
   }
   if (found._nearest !== null && found._nearest !== undefined) {
     const ratio = found.nearest_ratio === undefined || found.nearest_ratio === null ? "" : `, ratio ${short(found.nearest_ratio)}`;

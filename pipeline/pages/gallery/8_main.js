@@ -13,7 +13,7 @@ async function update() {
     [order, chosen] = [found.order, found.num];
     for (const element of tiles.values()) element.remove();
     tiles.clear();
-    focused = 0;
+    focused = topmost = 0;
     moveTo(0);
     const all = shownAtFirst();
     by("status").textContent = chosen === all ? `${count(all)} pairs` : `${count(chosen)} of ${count(all)} pairs`;
@@ -35,6 +35,11 @@ function tell(error) {
   by("trouble").hidden = false;
 }
 const say = (words) => { by("said").textContent = words; };
+
+// Of an address that was kept for, or sent from, another gallery.
+function sayUnknown() {
+  if (state.unknown.length) tell(new Error(`the address asks for what this gallery does not have: ${state.unknown.join(", ")}`));
+}
 
 function setMask(strength) {
   state.mask = strength;
@@ -60,11 +65,11 @@ function clearFilters() {
 function showFilters(on = !document.body.classList.contains("filtering")) {
   document.body.classList.toggle("filtering", on);
   by("toggle").setAttribute("aria-expanded", on);
-  moveTo(above);
+  arrange();
 }
 
 const KEYS = {
-  m: () => { const pair = by("large").open ? opened : tiles.get(focused)?.pair; if (pair >= 0) toggleMark(pair).then(paintLargeMark); },
+  m: () => { const pair = by("large").open ? opened : document.activeElement?.closest("#tiles li")?.pair; if (pair >= 0) toggleMark(pair).then(paintLargeMark); },
   o: () => setMask(state.mask ? 0 : setMask.before || DEFAULTS.mask),
   f: () => showFilters(),
   "/": () => by("query").focus(),
@@ -102,7 +107,7 @@ function listen() {
     sortBy(by("sort").value, number ? number.better > 0 : false);
   });
   on("direction", "click", () => sortBy(state.sort, !state.descending));
-  on("size", "input", () => { state.tile = Number(by("size").value); const seen = focused; update().then(() => focused = seen); });
+  on("size", "input", () => { state.tile = Number(by("size").value); writeAddress(); arrange(); });
   for (const one of document.querySelectorAll("input.strength")) one.addEventListener("input", () => setMask(one.value / 100));
   on("toggle", "click", () => showFilters());
   on("clear", "click", clearFilters);
@@ -117,8 +122,9 @@ function listen() {
   for (const one of document.querySelectorAll("[data-closes]")) one.addEventListener("click", () => one.closest("dialog").close());
   on("ask", "click", () => by("help").showModal());
   document.addEventListener("keydown", onKey);
-  addEventListener("resize", () => { for (const one of tiles.values()) one.remove(); tiles.clear(); moveTo(above); });
-  addEventListener("hashchange", () => { readAddress(); fromState(); update().then(openAsked); });
+  addEventListener("resize", arrange);
+  addEventListener("storage", marksChanged);
+  addEventListener("hashchange", () => { readAddress(); fromState(); update().then(openAsked).then(sayUnknown); });
   addEventListener("unhandledrejection", (event) => tell(event.reason));
 }
 
@@ -141,9 +147,10 @@ async function openAsked() {
     fromState();
     listen();
     showFilters(innerWidth > 800);
-    await Promise.all([update(), readMarks()]);
+    await Promise.all([update(), inTurn(readMarks).catch(tell)]);
     if (state.marked) await update();
     await openAsked();
+    sayUnknown();
   } catch (error) {
     tell(error);
   }

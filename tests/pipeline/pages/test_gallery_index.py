@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -126,6 +127,33 @@ def test_pairs_of_one_seed_share_a_number_and_ids_are_found_by_hashes(made):
     assert match[where[1, None]] == 2**32 - 1
     np.testing.assert_array_equal(read(folder, meta["ids"], "<u4"), hashes([row["pair_id"] for row in rows]))
     assert hashes(["", "a", "foobar", "ä"]).tolist() == [0x811C9DC5, 0xE40C292C, 0xBF9CF968, hash_of("ä")]
+
+
+def test_real_pairs_are_matched_by_picture_and_else_by_name_and_split(tmp_path):
+    real: dict[str, Any] = {"origin": ["real"] * 4, "seed": [None] * 4, "dataset": ["pets"] * 4, "key": list("0123")}
+
+    def save(name: str, split: str, digests: list[str | None]) -> None:
+        save_set(tmp_path / name, name, 4, num_shards=1, split=[split] * 4, image_digest=digests, **real)
+
+    save("train", "train", ["aa", "bb", None, None])
+    save("validation", "validation", ["cc", "bb", None, None])
+    save("labels", "train", [None] * 4)
+    rows = read_rows([str(tmp_path / name) for name in ("train", "validation", "labels")], [], SPACE)
+    Index(str(tmp_path), "index-1", rows, SPACE).write({})
+    match = read(tmp_path, json.loads(content(tmp_path, "meta"))["match"], "<u4").reshape(3, 4).tolist()
+    train, validation, labels = match
+    assert train == labels, "of earlier releases, without digests"
+    assert [train[number] == validation[number] for number in range(4)] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("value", [0.5, 0.0, 3.0, -1e20])
+def test_scores_that_are_the_same_for_all_pairs_are_shown(tmp_path, value):
+    ids = save_set(tmp_path / "a", "a", 6)
+    save_scores(tmp_path / "scores", "plain", ids[1:], sharpness=[value] * 5)
+    rows = read_rows([str(tmp_path / "a")], [str(tmp_path / "scores")], SPACE)
+    Index(str(tmp_path), "index-1", rows, SPACE).write({})
+    (one,) = [one for one in json.loads(content(tmp_path, "meta"))["numbers"] if one["name"] == "sharpness"]
+    assert one["counts"] == [5] and one["known"] == 5 and one["low"] < one["least"] == one["most"] < one["high"]
 
 
 def hash_of(text: str) -> int:

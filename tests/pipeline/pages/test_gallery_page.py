@@ -134,7 +134,8 @@ def test_markup_in_prompts_and_titles_stays_text(page):
             "q=blue&class=1&n.confidence_mean=-Infinity~0.5",
             lambda row: "blue" in row["prompt"] and 1 in row["class_ids"] and row["confidence_mean"] <= 0.5,
         ),
-        ("c.sampler=nonsense&n.nothing=1~2&class=99&sort=nothing", lambda row: True),
+        ("q=%F0%9F%8E%89", lambda row: False),  # signs that are no words
+        ("q=-", lambda row: True),  # as one begins to type
     ],
 )  # fmt: skip
 def test_filters_keep_what_they_say(page, made, view, wanted):
@@ -143,6 +144,15 @@ def test_filters_keep_what_they_say(page, made, view, wanted):
     assert status(page).startswith(f"{expected} of "), status(page)
     assert page.evaluate("document.getElementById('empty').hidden") == (expected > 0)
     assert trouble(page) == ""
+
+
+def test_what_an_address_asks_for_in_vain_is_said(page, made):
+    see(page, made, "#run=first&c.sampler=nonsense&n.nothing=1~2&class=99&sort=-nothing&beside=gone")
+    page.wait_for("!document.getElementById('trouble').hidden")
+    assert status(page).startswith(f"{NUM} of ")
+    assert trouble(page).endswith(
+        "this gallery does not have: sort=-nothing, class=99, n.nothing, c.sampler, beside=gone"
+    )
 
 
 @pytest.mark.parametrize("view", ["rarity", "-rarity", "confidence_mean", "-confidence_mean", "prompt", "-prompt"])

@@ -34,7 +34,7 @@ def part(tmp_path) -> Part:
     (shard,) = list_shards(str(tmp_path / "run"))
     large = np.zeros(num, bool)
     large[[0, 4, SHEET + 5]] = True
-    return Part(shard, shard_bytes(shard), np.arange(num), large, 0)
+    return Part(shard, shard_bytes(shard), np.arange(num), large, 0, "content")
 
 
 def read(folder, key) -> tuple[dict, bytes]:

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from pipeline.base.errors import DataError, ShardError
-from pipeline.pages.gallery_pictures import ROWS_PER_PART
-from pipeline.pages.gallery_rows import NEAREST, PLACE, RUN, SHARD, read_rows
+from pipeline.pages.gallery_pictures import ROWS_PER_PART, Sizes
+from pipeline.pages.gallery_rows import NEAREST, PLACE, RUN, SHARD, drawn, read_rows
 from pipeline.tables.selection import write_selection
 from pipeline.tables.shards import write_table
-from tests.pipeline.pages.gallery_sets import SPACE, save_scores, save_set
+from tests.pipeline.pages.gallery_sets import SPACE, ids_of, save_scores, save_set
 
 
 def test_runs_and_selections_in_the_order_that_is_given(tmp_path):
@@ -105,9 +105,32 @@ def test_parts_are_rows_of_one_shard_and_large_ones_are_spread_over_all(tmp_path
         here = rows.table.slice(part.first, len(part.places))
         assert {rows.shards[one] for one in here[SHARD].to_pylist()} == {part.shard}
         assert here[PLACE].to_pylist() == part.places.tolist()
-    assert np.flatnonzero(np.concatenate([part.large for part in parts])).tolist() == [0, 3, 6, 9]
+    assert np.concatenate([part.large for part in parts]).tolist() == drawn(rows.table["pair_id"], 4).tolist()
     assert sum(int(part.large.sum()) for part in rows.parts(100)) == 10
     assert not any(part.large.any() for part in rows.parts(0))
+
+
+def test_pairs_that_are_kept_large_stay_so_until_a_set_is_about_twice_as_large():
+    ids = pa.chunked_array([ids_of("a", 500), ids_of("b", 500)])
+    assert drawn(ids, 1000).all() and not drawn(ids, 0).any()
+    for most in (1, 10, 400, 999):
+        assert most / 4 <= drawn(ids, most).sum() <= most
+    before, after = drawn(ids.slice(0, 700), 200), drawn(ids.slice(0, 760), 200)
+    np.testing.assert_array_equal(before, after[:700])
+    assert not (drawn(ids, 200)[:700] & ~before).any(), "of the pairs before, only some fewer"
+
+
+def test_pairs_that_were_made_anew_with_other_masks_are_other_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.pages.gallery_rows.shard_bytes", lambda _: 1000)
+
+    def part_of(folder: str, **columns: list) -> tuple[str, str]:
+        save_set(tmp_path / folder, "a", 2, num_shards=1, **columns)
+        (part,) = read_rows([str(tmp_path / folder)], (), SPACE).parts(2)
+        return part.shard.rpartition("/")[2], part.name(Sizes(64, 1024))
+
+    first, again = part_of("first"), part_of("again")
+    other = part_of("other", class_ids=[[0, 3, 255], [0, 1, 255]])
+    assert first == again and first[0] == other[0] and first[1] != other[1]
 
 
 def test_scores_of_other_pairs_are_told(tmp_path):

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.base.errors import ConfigError
 from pipeline.ingest import IngestConfig
+from pipeline.runs.mlflow_server import legal
 from pipeline.runs.run import Run
 from pipeline.runs.tracking import KNOWN_RUN, LateTracker, Tracker
 from pipeline.tables.digest import DataDigest
@@ -68,7 +69,7 @@ def test_points_wait_for_a_server_that_is_away(said):
         assert tracker.flush(20)
         metrics = [metric for request in GOT[port] for metric in request["metrics"]]
     assert [metric["step"] for metric in metrics if metric["key"] == "train/loss"] == list(range(20))
-    assert {metric["key"] for metric in metrics} == {"train/loss", "lr_ peak"}
+    assert {metric["key"] for metric in metrics} == {"train/loss", legal("lr, peak")}
     assert {request["run_id"] for request in GOT[port]} == {"0" * 32}
     assert "does not answer" in said[0] and "lost if the job ends" in said[1]
     assert "20 points were kept" in said[2] and len(said) == 3
