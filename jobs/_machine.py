@@ -109,7 +109,7 @@ def _peak(device: torch.device) -> float:
 def fit_joint(machine: Here) -> dict[str, Any] | None:
     """How the joint network of UniDiffuser's size fits GPUs: batch of 32 in parts, whole or in slices; None: not."""
     values = load_yaml((OWN / "joint.yaml").read_text())
-    num = math.gcd(machine.gpus, 32)
+    num = 2 ** int(math.log2(min(machine.gpus, 32)))  # a batch of 32 is shared evenly
     kinds: list[tuple[str, bool]] = [("ddp", False), ("ddp", True), *([("fsdp", True)] if num > 1 else [])]
     for strategy, recompute in kinds:
         workers = {"num": num, "cpus": 4, "gpus": 1}

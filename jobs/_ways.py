@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-import torch
-
+from jobs import _takes
 from jobs._machine import GIB, OWN, Here, Step, Way, fit_joint, joint_needs, joint_task
-from models.labels import LabelSpace
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
+from pipeline.base.places import is_seen_by_all
 from pipeline.base.strict_yaml import load_yaml
 from pipeline.caption import RULES, CaptionConfig
+from pipeline.cluster.sink import SHARD_BYTES
 from pipeline.encode import EncodeConfig
 from pipeline.evaluate import EvaluateConfig
 from pipeline.generate import GenerateConfig
 from pipeline.ingest import IngestConfig
 from pipeline.label import LabelConfig
-from pipeline.training.needs import training_work
-from pipeline.training.task import Task
-from pipeline.training.tasks.annotation_vae import AnnotationTask
 from pipeline.training.tasks.clip import ClipConfig
-from pipeline.training.tasks.image_vae import ImageTask
 from pipeline.training.tasks.joint import JointConfig
 from pipeline.training.tasks.latents import VAEConfig
 
 DEMO = OWN.parent / "demo"
-ANY_LABELS = LabelSpace.custom("any", tuple(map(str, range(20))))
 NUM_TOKENS = 48
 """Of sentences, where their encoder learns from nothing: people's are longer than the demo's."""
 LEAST_SHARE = 0.7
@@ -48,6 +43,7 @@ def steps_of(
     num_pictures: int,
     num_labelled: int,
     has_captions: bool,
+    row_bytes: float = 0.0,
     way: Literal["auto", "weights", "small"] = "auto",
 ) -> Way:
     """All commands from pictures to a page about generated pairs.
@@ -60,6 +56,7 @@ def steps_of(
         labels: name or file of the label space.
         num_pictures, num_labelled: of all splits.
         has_captions: pictures come with them.
+        row_bytes: of a pair as it is read.
         way: "auto" takes what fits.
 
     Raises:
@@ -71,7 +68,7 @@ def steps_of(
             f"way: UniDiffuser's network does not fit {machine}: plan for larger ones (--gpus 1 --gpu-gib 80) "
             "or say --way small"
         )
-    plan = _Plan(name, runs, machine, fitted, num_pictures > num_labelled, has_captions, labels)
+    plan = _Plan(name, runs, machine, fitted, num_pictures, num_labelled, has_captions, labels, row_bytes)
     # Fewer than there will be: a batch must not be larger than its set.
     return plan.way(ingests, max(2, int(LEAST_SHARE * num_pictures)), max(1, int(LEAST_SHARE * num_labelled)))
 
@@ -84,10 +81,16 @@ class _Plan:
     runs: str
     machine: Here
     fitted: Mapping[str, Any] | None
-    some: bool
-    """Whether some pictures have no masks."""
+    num_pictures: int
+    num_labelled: int
     has_captions: bool
     labels: str
+    row_bytes: float
+
+    @property
+    def some(self) -> bool:
+        """Whether some pictures have no masks."""
+        return self.num_pictures > self.num_labelled
 
     def run(self, ending: str = "") -> str:
         """The folder of a run."""
@@ -102,16 +105,38 @@ class _Plan:
         return "" if self.has_captions else "-captioned"
 
     @property
+    def size_px(self) -> int:
+        """Side of all that is trained and generated; pictures of several sizes are brought to it."""
+        return 512 if self.fitted else 64
+
+    @property
+    def bundle(self) -> str:
+        """Where the imported weights go: to the runs, where other machines see these."""
+        return self.run("-bundle") if is_seen_by_all(self.runs) else f"bundles/{self.name}"
+
+    @property
     def workers(self) -> dict[str, Any]:
+        """Of one training."""
         return {"cpus": 4, "gpus": 1} if self.machine.gpus else {"threads": self.machine.cpus}
 
-    def hours(self, work: float) -> float:
-        num = self.fitted["workers"]["num"] if self.fitted else 1
-        return work / (self.machine.tflops * 1e12 * num) / 3600
+    @property
+    def at_once(self) -> dict[str, Any]:
+        """Of jobs with many trainings: one on each GPU."""
+        return {"at_once": self.machine.gpus} if self.machine.gpus > 1 else {}
+
+    def each(self, cpu: Mapping[str, Any]) -> dict[str, Any]:
+        """Processes of a job without a training: one on each GPU, or those for CPUs."""
+        return {"num": self.machine.gpus, "cpus": 2, "gpus": 1} if self.machine.gpus else dict(cpu)
+
+    def _sharded(self, values: Mapping[str, Any], **workers: int) -> dict[str, Any]:
+        """The values of a job that writes whole pictures: where these are large, fewer of them wait for a shard."""
+        most = int(SHARD_BYTES / max(self.row_bytes, 1))
+        few = {"rows_per_shard": max(1, most)} if most < IngestConfig.model_fields["rows_per_shard"].default else {}
+        return {**values, **few, "workers": workers}
 
     def way(self, ingests: Mapping[str, Mapping[str, Any]], num_train: int, num_labelled: int) -> Way:
         steps = [
-            Step("ingest", f"ingest-{split}.yaml", f"Read the {kind}", IngestConfig, {**values, "workers": {"num": 2}})
+            Step("ingest", f"ingest-{split}.yaml", f"Read the {kind}", IngestConfig, self._sharded(values, num=2))
             for (split, values), kind in zip(
                 ingests.items(), ("pictures to train on", "pairs to choose on", "pairs to test on"), strict=True
             )
@@ -123,12 +148,18 @@ class _Plan:
         if self.some:
             steps += [self._label()]
         steps += self._networks(num_train)
-        steps += self._pairs(min(10_000, max(1_000, 10 * num_labelled)))
         joint = next(step for step in steps if step.job == "train_joint")
-        config = JointConfig.model_validate(joint.values)
+        config = JointConfig.model_validate({**joint.values, "initial": ""})
+        steps += self._pairs(min(10_000, max(1_000, 10 * num_labelled)), config)
         latent = 2.0 * sum(math.prod(one.shape[1:]) for one in joint_task(config)[1].values())
-        side = config.image_size_px if not self.fitted else 512
-        disk = 3 * joint_needs(config).checkpoint + 2 * num_train * latent + 10 * num_labelled * side * side * 2
+        side = self.size_px
+        disk = 3 * joint_needs(config).checkpoint + 2 * num_train * latent
+        disk += 10 * num_labelled * _takes.PIXEL_BYTES * side**2
+        disk += _takes.pairs_bytes(
+            self.num_pictures, self.row_bytes, copies=1 if self.has_captions else 2,
+            to_label=self.num_pictures - self.num_labelled,
+            label=next((step.values for step in steps if step.job == "label"), None),
+        )  # fmt: skip
         if self.fitted:
             why = (
                 f"At 512 px, from UniDiffuser's weights: they fit {self.machine} with "
@@ -145,62 +176,52 @@ class _Plan:
     def _captions(self, file: str, ending: str, why: str) -> Step:
         values = load_yaml((OWN / "caption.yaml").read_text())
         values |= {"run": f"{self.name}{ending}-captioned", "runs": self.runs, "pairs": [self.run(ending)]}
+        values = self._sharded(values, **self.each({"num": 1, "cpus": 1}))
         if not self.machine.gpus and not self.some:
             values |= {"model": RULES, "workers": {"num": 1}}
             why += ", by rules, from its mask"
         elif not self.machine.gpus:
-            values |= {"workers": {"num": 1, "cpus": 1}}
             why += " (a network of 15 GB, slow without a GPU; give --captions where you have sentences)"
         return Step("caption", file, why, CaptionConfig, values)
 
     def _segmenter(self) -> dict[str, Any]:
-        return {} if self.fitted else {"segmenter": "unet_small", "pretrained": "", "size_px": 64}
+        network = {} if self.fitted else {"segmenter": "unet_small", "pretrained": ""}
+        return {**network, "size_px": self.size_px, "workers": self.workers, **self.at_once}
 
     def _tried(self) -> dict[str, Any]:
-        return {} if self.fitted else {"try_steps": [768, 1_536, 3_072], "try_augmentations": ["usual", "copy_paste"]}
+        if not self.fitted:
+            return {"try_steps": [768, 1_536, 3_072], "try_augmentations": ["usual", "copy_paste"]}
+        values = load_yaml((OWN / "baseline.yaml").read_text())
+        return {key: values[key] for key in ("try_steps", "try_augmentations")}
 
     def _baseline(self) -> Step:
         values = load_yaml((OWN / "baseline.yaml").read_text()) | self._segmenter() | self._tried()
         values |= {
             "run": f"{self.name}-baseline", "runs": self.runs, "sets": {"real": [self.run(self.captioned)]},
-            "test": self.run("-test"), "validation": self.run("-validation"), "workers": self.workers,
+            "test": self.run("-test"), "validation": self.run("-validation"),
         }  # fmt: skip
-        steps = sum(values["try_steps"]) + len(values["try_augmentations"]) * max(values["try_steps"])
-        steps += values["seeds"] * max(values["try_steps"])
         return Step(
             "evaluate", "baseline.yaml", "What the masks that you have reach alone", EvaluateConfig, values,
-            hours=self._segmenting(values, steps),
+            hours=self._evaluating(values),
         )  # fmt: skip
 
-    def _segmenting(self, values: Mapping[str, Any], steps: int) -> float | None:
-        """Hours of so many steps of a segmenter."""
-        config = EvaluateConfig.model_validate(values)
-        chosen = next(iter(config.sets.values()))
-        terms = config.terms(chosen) if config.steps else config.model_copy(update={"steps": 1}).terms(chosen)
-        side = config.size_px or config.crop_px
-        pictures = {
-            "image": torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta"),
-            "mask": torch.empty(1, side, side, dtype=torch.uint8, device="meta"),
-        }
-        net = config.model_copy(update={"pretrained": ""}).task(ANY_LABELS)
-        return self._reckoned(lambda: training_work(net, pictures) * steps * terms.optimisation().batch_size)
-
-    def _reckoned(self, work: Callable[[], float]) -> float | None:
-        """Hours; None where the network cannot run on sizes alone."""
-        try:
-            return self.hours(work())
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            return None
+    def _evaluating(self, values: Mapping[str, Any]) -> float | None:
+        return _takes.segmenter_hours(
+            self.machine, EvaluateConfig.model_validate(values), _takes.evaluate_groups(values)
+        )
 
     def _label(self) -> Step:
         values = load_yaml((OWN / "label.yaml").read_text()) | self._segmenter()
         values |= {
             "run": f"{self.name}-labels", "runs": self.runs, "pairs": self.run(self.captioned),
-            "validation": self.run("-validation"), "workers": self.workers,
+            "validation": self.run("-validation"),
         }  # fmt: skip
+        config = LabelConfig.model_validate(values)
         return Step(
-            "label", "label.yaml", "Masks for the other pictures, where that is shown to help (stop here if it is not)",
-            LabelConfig, values,
+            "label", "label.yaml",
+            "Masks for the other pictures, where that is shown to help (stop here if it is not). Give the `steps` that "
+            f"{self.run('-baseline')}/proof.md found best (--steps N)",
+            LabelConfig, values, hours=_takes.segmenter_hours(self.machine, config, _takes.label_groups(config)),
         )  # fmt: skip
 
     def _training(self, folder: Path, file: str, ending: str, **changes: Any) -> dict[str, Any]:
@@ -218,22 +239,20 @@ class _Plan:
             values["workers"] = self.fitted["workers"]
             values["optimisation"] |= {"accumulation": max(1, 8 // num)}
             values |= {} if self.some else {"shares": []}
-            work = self._vae_hours(values)
-            steps.append(Step("train_vae", "annotation_vae.yaml", "A network for masks", VAEConfig, values, hours=work))
+            hours = _takes.vae_hours(self.machine, VAEConfig.model_validate(values))
+            steps.append(
+                Step("train_vae", "annotation_vae.yaml", "A network for masks", VAEConfig, values, hours=hours)
+            )
             steps.append(
                 Step(
                     "import_weights", "", "A bundle with UniDiffuser's weights", Config, {},
                     f" --base thu-ml/unidiffuser-v1 --annotation-vae {self.typed('-annotation-vae', '/weights')} "
-                    f"--label-space {quote(self.labels)} --bundle {quote(f'bundles/{self.name}')}",
+                    f"--label-space {quote(self.labels)} --bundle {quote(self.bundle)}",
                 )
             )  # fmt: skip
-            bundle = f"bundles/{self.name}"
-            encoders = {
-                "text": bundle,
-                "image_vae": f"{bundle}/image_vae",
-                "annotation_vae": f"{bundle}/annotation_vae",
-            }
-            joint = self._training(OWN, "joint.yaml", "-joint", initial=bundle, **self.fitted)
+            vaes = {name: f"{self.bundle}/{name}" for name in ("image_vae", "annotation_vae")}
+            encoders = {"text": self.bundle, **vaes}
+            joint = self._training(OWN, "joint.yaml", "-joint", initial=self.bundle, **self.fitted)
         else:
             pictures = {"train": [real], "validation": self.run(f"-validation{self.captioned}"), "size_px": 64}
             for job, file, ending, why, kind, changes in (
@@ -244,40 +263,29 @@ class _Plan:
                 values = self._training(DEMO, file, ending, **{**changes, "slices": [], "size_px": 64})
                 values |= {} if "shares" in changes or "shares" not in values else {"shares": []}
                 values |= {"num_tokens": NUM_TOKENS} if job == "train_clip" else {}
-                _in_batches_of(values, num_train)
-                work = self._vae_hours(values) if job == "train_vae" else None
-                steps.append(Step(job, file, why, kind, values, hours=work))
+                _takes.in_batches_of(values, num_train)
+                reckoned = job == "train_vae"
+                hours = _takes.vae_hours(self.machine, VAEConfig.model_validate(values)) if reckoned else None
+                steps.append(Step(job, file, why, kind, values, hours=hours))
             names = {"text": "-text", "image_vae": "-image-vae", "annotation_vae": "-annotation-vae"}
             encoders = {key: f"{self.run(ending)}/weights" for key, ending in names.items()}
             joint = self._training(DEMO, "joint.yaml", "-joint", preview_prompts=[""])
             joint["net"] |= {"num_text_tokens": NUM_TOKENS}
-            _in_batches_of(joint, num_train)
+            _takes.in_batches_of(joint, num_train)
         steps += self._latents(encoders)
         sets = {"-latents-labelled": 1, **({"-latents-labels": 3} if self.some else {})}
         joint |= {
             "train": [self.run(ending) for ending in sets], "shares": list(sets.values()) if self.some else [],
             "validation": self.run("-latents-validation"),
         }  # fmt: skip
-        config = JointConfig.model_validate({**joint, "initial": ""})
-        work = self._reckoned(lambda: training_work(*joint_task(config)) * config.optimisation.num_examples)
+        hours = _takes.joint_hours(self.machine, JointConfig.model_validate({**joint, "initial": ""}))
         why = "The joint network: stop it (Ctrl-C saves) when the held-out loss of masks rises"
-        return [*steps, Step("train_joint", "joint.yaml", why, JointConfig, joint, hours=work)]
-
-    def _vae_hours(self, values: Mapping[str, Any]) -> float | None:
-        config = VAEConfig.model_validate(values)
-        side = config.size_px
-        if config.net == "image":
-            task: Task = ImageTask(config)
-            example = {"image": torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")}
-        else:
-            task = AnnotationTask(ANY_LABELS, config)
-            example = {"mask": torch.empty(1, side, side, dtype=torch.uint8, device="meta")}
-        return self._reckoned(lambda: training_work(task, example) * config.optimisation.num_examples)
+        return [*steps, Step("train_joint", "joint.yaml", why, JointConfig, joint, hours=hours)]
 
     def _latents(self, encoders: Mapping[str, str]) -> list[Step]:
         common = load_yaml((OWN / "encode.yaml").read_text())
-        common |= {"runs": self.runs, "encoders": dict(encoders), "size_px": 512 if self.fitted else 64}
-        common["workers"] = {"cpus": 2, "gpus": 1} if self.machine.gpus else {"num": 1}
+        common |= {"runs": self.runs, "encoders": dict(encoders), "size_px": self.size_px}
+        common["workers"] = self.each({"num": 1})
         wanted: list[tuple[str, dict[str, Any]]] = [
             ("labelled", {"pairs": [self.run(self.captioned)], "pictures": "labelled"}),
             *([("labels", {"pairs": [self.run("-labels")]})] if self.some else []),
@@ -294,25 +302,26 @@ class _Plan:
             for kind, values in wanted
         ]  # fmt: skip
 
-    def _pairs(self, num_pairs: int) -> list[Step]:
+    def _pairs(self, num_pairs: int, joint: JointConfig) -> list[Step]:
         real, made = self.run(self.captioned), self.run("-synthetic")
         generate = load_yaml((OWN / "generate.yaml").read_text())
         generate |= {
             "run": f"{self.name}-synthetic", "runs": self.runs, "bundle": f"{self.run('-joint')}/weights",
-            "prompts": real, "pairs": num_pairs,
-            "workers": {"num": self.machine.gpus, "cpus": 2, "gpus": 1} if self.machine.gpus else {"threads": 1},
+            "prompts": real, "pairs": num_pairs, "workers": self.each({"threads": 1}),
         }  # fmt: skip
         sets: dict[str, Any] = {"real": [real]}
         labels = [real, self.run("-labels")] if self.some else [real]
         sets |= {"labels": labels} if self.some else {}
         sets["real + synthetic"] = {"train": [real, made], "shares": [1, 1]}
         sets |= {"labels + synthetic": [*labels, made]} if self.some else {"synthetic": [made]}
-        evaluate = load_yaml((OWN / "evaluate.yaml").read_text()) | self._segmenter()
-        steps = 4_000 if self.fitted else 3_072
+        evaluate = load_yaml((OWN / "evaluate.yaml").read_text()) | self._segmenter() | self._tried()
+        del evaluate["steps"]  # chosen, with the augmentation, for the first set as for the baseline
         evaluate |= {
-            "run": f"{self.name}-proof", "runs": self.runs, "sets": sets, "test": self.run("-test"), "steps": steps,
-            "generator_train": labels, "judged": made, "workers": self.workers,
+            "run": f"{self.name}-proof", "runs": self.runs, "sets": sets, "test": self.run("-test"),
+            "validation": self.run("-validation"), "generator_train": labels, "judged": made,
         }  # fmt: skip
+        num = max(1, self.machine.gpus)
+        hours = _takes.generating_hours(self.machine, joint, generate["preset"], num_pairs, num)
         runs, pairs = quote(self.runs), self.typed("-synthetic")
         score = (
             f" --run {quote(f'{self.name}-scores')} --runs {runs} --pairs {pairs} "
@@ -324,23 +333,14 @@ class _Plan:
         )
         scored = f"--runs {runs} --pairs {pairs} --scores {self.typed('-scores')}"
         look, keep = (f" --run {quote(f'{self.name}{ending}')} {scored}" for ending in ("-look", "-chosen"))
-        trainings = len(sets) * evaluate["seeds"] * steps
         return [
-            Step("generate", "generate.yaml", f"{num_pairs:,} pairs", GenerateConfig, generate),
+            Step("generate", "generate.yaml", f"{num_pairs:,} pairs", GenerateConfig, generate, hours=hours),
             Step("score", "", "What each is worth, and whether it is a copy", Config, {}, score),
             Step(
                 "evaluate", "evaluate.yaml", "What they are worth to a segmenter", EvaluateConfig, evaluate,
-                hours=self._segmenting(evaluate, trainings),
+                hours=self._evaluating(evaluate),
             ),
             Step("report", "", "The page", Config, {}, page),
             Step("gallery", "", f"All pairs, to look at in {self.run('-look')}/gallery/index.html", Config, {}, look),
             Step("curate", "", "A selection: no copies, one of what looks alike (docs/curation.md)", Config, {}, keep),
         ]  # fmt: skip
-
-
-def _in_batches_of(values: dict[str, Any], num_rows: int) -> None:
-    """A batch that is no larger than the set."""
-    largest = 2 ** int(math.log2(max(2, num_rows)))
-    values["optimisation"] = {
-        **values["optimisation"], "batch_size": min(values["optimisation"]["batch_size"], largest)
-    }  # fmt: skip

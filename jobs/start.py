@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from pydantic import Field
 
@@ -16,17 +18,21 @@ from jobs import command
 from jobs._classes import LABELS, ClassKeys, answer, is_asked, label_space
 from jobs._machine import Here, Step, Way, here
 from jobs._ways import steps_of
+from models.labels import LabelSpace
 from pipeline.base.command_line import load
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import each_once, log
+from pipeline.base.places import is_seen_by_all
 from pipeline.datasets.guess import Guess, guess
 from pipeline.datasets.parts import num_labelled
 from pipeline.datasets.regions import Overlap
 from pipeline.datasets.registry import open_source
 from pipeline.ingest import IngestConfig, captioned_of, listed, look
 from pipeline.pictures.photograph import Transparency
+from pipeline.prompts.classes import never_named
 from pipeline.runs.config import checked_name
 from pipeline.stages.read import Void
+from pipeline.training.order import LEAST_HELD_OUT
 
 COMMANDS = "README.md"
 READ_AS = ("overlap", "void", "exif", "transparency")
@@ -35,6 +41,15 @@ HELD_OUT = 50
 """Labelled pictures that are held out to choose on, and to test on, where there are enough."""
 FEW = 200
 """Labelled pictures below which little can be learned."""
+
+
+FLOOR = ", and of small networks from what a GPU waits for its host"
+CLUSTER = (
+    "On a cluster write `python -m jobs.submit JOB` for `python -m jobs.JOB` (docs/cluster.md). Configs are sent with "
+    "a job where they lie under `jobs/` of the checkout (`--out jobs/configs/NAME`). `import_weights` runs here, and "
+    "`ingest` too, unless pictures, captions and labels.yaml have URLs or paths that all machines see; both write "
+    "where the runs are."
+)
 
 
 class StartConfig(ClassKeys):
@@ -126,32 +141,60 @@ def write_way(config: StartConfig, found: Guess, name: str, out: Path) -> None:
     """Writes the label space, the configs of all steps and their commands, and tells them."""
     labels, keys = label_space(config, found, name, out)
     ingests = ingests_of(config, found, name, labels, keys)
-    plans = {split: planned(values) for split, values in ingests.items()}  # none of them may be empty
-    page = look(IngestConfig.model_validate({**ingests["train"], "look": config.look}))
-    if found.num_masks < FEW:
-        log.warning(
-            "start: %d labelled pictures are few: figures on %d held-out ones say little",
-            found.num_masks,
-            num_labelled(plans["test"]),
-        )
+    plans = {split: planned(values, split) for split, values in ingests.items()}  # none of them may be empty
+    tell_few({split: num_labelled(plan) for split, plan in plans.items()})
+    page, row_bytes = look(IngestConfig.model_validate({**ingests["train"], "look": config.look}))
+    tell_unnamed(plans["train"], open_source(IngestConfig.model_validate(ingests["train"])).labels)
     machine = here(config.gpus, config.gpu_gib, config.tflops)
     way = steps_of(
         name, config.runs, ingests, machine, labels=labels or f"{config.runs}/{name}/label_space.json",
-        num_pictures=found.num_pictures, num_labelled=found.num_masks, way=config.way,
-        has_captions=captioned_of(plans["train"]) == plans["train"].num_rows,
+        num_pictures=found.num_pictures, num_labelled=found.num_masks, way=config.way, row_bytes=row_bytes,
+        has_captions=all(captioned_of(plans[one]) == plans[one].num_rows for one in ("train", "validation")),
     )  # fmt: skip
     write(way.steps, out)
-    text = commands(way, out, told(way, name, page, machine))
+    text = commands(way, out, told(way, name, page, machine, config.runs))
     (out / COMMANDS).write_text(text, encoding="utf-8")
     sys.stdout.write(f"{text}\n")
     log.info("start: all of this is in %s", out / COMMANDS)
 
 
-def planned(values: dict[str, Any]) -> pa.Table:
-    """What an ingest would read."""
+def planned(values: dict[str, Any], split: str) -> pa.Table:
+    """What an ingest would read. Captions go from its values where they are of pictures of other splits alone: those of
+    the pictures to train on are enough."""
     config = IngestConfig.model_validate(values)
     config.check_inputs()
-    return listed(open_source(config), config)
+    source = open_source(config)
+    if split != "train" and config.captions and not captioned_of(source.entries()):
+        del values["captions"]
+        return planned(values, split)
+    return listed(source, config)
+
+
+def tell_few(labelled: Mapping[str, int]) -> None:
+    """Says where there are few masks, by part.
+
+    Raises:
+        DataError: a part has none.
+    """
+    told = f"{labelled['train']} to train on, {labelled['validation']} to choose on, {labelled['test']} to test on"
+    if bare := [part for part, num in labelled.items() if not num]:
+        raise DataError(
+            f"no mask falls into the part for {' and '.join(bare)} (labelled pictures: {told}); label more pictures, "
+            "or hold out another share by --held-out"
+        )
+    held_out = min(labelled["validation"], labelled["test"])
+    if sum(labelled.values()) < FEW or held_out < LEAST_HELD_OUT:
+        log.warning(
+            "start: labelled pictures are few: %s; figures on fewer than %d say little, on one or two nothing", told,
+            LEAST_HELD_OUT,
+        )  # fmt: skip
+
+
+def tell_unnamed(plan: pa.Table, labels: LabelSpace) -> None:
+    """Warns of classes that no caption names, where there are captions."""
+    texts = pc.list_flatten(plan["captions"]).unique().to_pylist()
+    if texts and (names := never_named(texts, labels)):
+        log.warning("start: %s", names)
 
 
 def asked(config: StartConfig) -> StartConfig:
@@ -218,19 +261,23 @@ def write(steps: tuple[Step, ...], out: Path) -> None:
             load(step.kind, out / step.file)
 
 
-def told(way: Way, name: str, page: str, machine: Here) -> str:
+def told(way: Way, name: str, page: str, machine: Here, runs: str) -> str:
     """What is said of the whole way."""
     hours = [step for step in way.steps if step.hours is not None]
+    others = dict.fromkeys(step.job for step in way.steps if step.hours is None)
     lines = [
         f"# From the pictures of {name} to pairs",
         "",
         f"{way.why} Look at {page} first: are the classes where they should be?",
         "",
-        f"For {machine}. About {sum(step.hours or 0 for step in hours):.1f} hours for the steps that are reckoned, "
-        f"{way.disk_gib:.1f} GiB of disk for checkpoints, latents and pairs{way.further}. Hours are reckoned from the "
-        f"operations of each network at {machine.tflops:.3g} TFLOP/s for {machine.each} ({machine.how}), not "
-        "measured: reading, writing and waiting come on top.",
+        f"For {machine}. At most about {sum(step.hours or 0 for step in hours):.1f} hours for the steps that are "
+        f"reckoned (all but {', '.join(others)}), {way.disk_gib:.1f} GiB of disk for pictures, checkpoints, latents "
+        f"and pairs{way.further}. Hours are reckoned from the operations of each network at {machine.tflops:.3g} "
+        f"TFLOP/s for {machine.each} ({machine.how}){FLOOR * bool(machine.gpus)}, not measured: "
+        "reading, writing and waiting come on top.",
     ]
+    if is_seen_by_all(runs):
+        lines += ["", CLUSTER]
     return "\n".join(lines)
 
 

@@ -141,9 +141,9 @@ def ingest(config: IngestConfig) -> Manifest:
         return manifest
 
 
-def look(config: IngestConfig) -> str:
-    """Reads `config.look` pairs, most of them with masks, and writes the page of what was understood; returns its path.
-    Needs no Ray, and leaves no run.
+def look(config: IngestConfig) -> tuple[str, float]:
+    """Reads `config.look` pairs, most of them with masks, and writes the page of what was understood; returns its path,
+    and the bytes that a pair takes in a shard. Needs no Ray, and leaves no run.
 
     Raises:
         ConfigError, DataError: as `ingest`.
@@ -179,7 +179,7 @@ def look(config: IngestConfig) -> str:
     path = f"{config.folder}/{LOOK}"
     write_bytes(path, render(f"{config.dataset_name}/{config.split}", rows, errors, labels, facts).encode())
     log.info("ingest: look at %s", path)
-    return path
+    return path, float(np.mean([len(row["image"]) + len(row["mask"]) for row in rows])) if rows else 0.0
 
 
 def graph(work: ray.data.Dataset, stage: ReadPairs, workers: Workers, shared: Shared) -> ray.data.Dataset:
@@ -215,14 +215,15 @@ def listed(source: Source, config: IngestConfig) -> pa.Table:
     Raises:
         DataError: nothing to read, or captions of other pictures.
     """
-    plan = plan_of(source.entries(), source.labels, config)
+    entries = source.entries()
+    plan = plan_of(entries, source.labels, config)
     if not plan.num_rows:
         part = f", or so few that none falls into the part {config.part}" if config.part else ""
         raise DataError(f"{config.root}: no pairs in the split {config.split!r}{part}; check `root` and `split`")
-    if config.captions and not captioned_of(plan):
+    if config.captions and not captioned_of(entries):  # those of a part alone may have none
         raise DataError(
-            f"{config.captions}: none of its names belongs to a picture (named like {plan['key'][0].as_py()}); "
-            "correct `captions`"
+            f"{config.captions}: none of its names belongs to a picture of the split {config.split!r} (named like "
+            f"{plan['key'][0].as_py()}); correct `captions`, or leave it out for this split"
         )
     return plan
 

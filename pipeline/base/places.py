@@ -26,6 +26,11 @@ def absolute(path: str) -> str:
     return found
 
 
+def is_seen_by_all(place: str) -> bool:
+    """Whether every machine of a cluster may find a place that was given so: a URL or an absolute path."""
+    return "://" in place or os.path.isabs(place)
+
+
 class Located(str):
     """A place as every worker finds it, whatever its working folder.
 

@@ -32,8 +32,9 @@ class ShardSink(Datasink):
 
     Args:
         folder: the run's, a path that every node sees or an fsspec URL.
-        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer. 0 goes
-            by `shard_bytes`, give or take a third.
+        rows_per_shard: rows that a shard holds, give or take half of it; the last ones of a run may hold fewer, and so
+            do those of rows so large that it would hold more than `shard_bytes`. 0 goes by `shard_bytes`, give or take
+            a third.
         schema: of the rows that were made.
         shard_bytes: bytes of a shard.
         shared: is told what was written.
@@ -84,7 +85,9 @@ class ShardSink(Datasink):
         if not table.num_rows:
             return []
         # Even pieces near the wanted size: what Ray bundles is a little over it, and the rest would be a tiny shard.
-        wanted = table.num_rows / self.rows_per_shard if self.rows_per_shard else table.nbytes / self.shard_bytes
+        # Ray bundles by rows or by bytes, not by both; a file is bounded by both.
+        by_rows = table.num_rows / self.rows_per_shard if self.rows_per_shard else 0.0
+        wanted = max(by_rows, table.nbytes / self.shard_bytes)
         num_pieces = min(table.num_rows, max(1, round(wanted)))
         cuts = [table.num_rows * piece // num_pieces for piece in range(num_pieces + 1)]
         return [write_table(table.slice(a, b - a), f"{self.folder}/{kind}") for a, b in pairwise(cuts)]

@@ -21,7 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.base.config import holds_credentials
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import Sent, as_given, places
+from pipeline.base.places import Sent, as_given, is_seen_by_all, places
 from pipeline.runs.config import RunConfig
 from pipeline.runs.provenance import REVISION, revision
 from pipeline.storage.files import describe
@@ -135,8 +135,7 @@ class Submission:
 
 def _is_seen(place: str) -> bool:
     """Whether every machine of a cluster may find a place that was given so."""
-    given = as_given(place)
-    return "://" in given or os.path.isabs(given)
+    return is_seen_by_all(as_given(place))
 
 
 def _bytes_below(path: Path) -> int:

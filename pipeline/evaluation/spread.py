@@ -91,7 +91,7 @@ def least_gains(differences: Sequence[Difference], num_units: int) -> list[float
 
     Args:
         differences: of each way to the same baseline, over at least two seeds, with `unit_error`.
-        num_units: of the test.
+        num_units: of the test; of fewer than two nothing is known of other ones, and every gain is above -inf alone.
 
     Raises:
         ValueError: one seed alone.
@@ -99,6 +99,8 @@ def least_gains(differences: Sequence[Difference], num_units: int) -> list[float
     seeds = len(differences[0].miou)
     if seeds < 2:
         raise ValueError("one seed says nothing of how much trainings differ")
+    if num_units < 2:
+        return [-math.inf] * len(differences)
     ways = len(differences)
     values = np.array([one.miou for one in differences])  # ways, seeds
     in_common = values.mean(0)

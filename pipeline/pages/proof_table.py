@@ -21,7 +21,7 @@ class Row(NamedTuple):
         ratio: of its mIoU to the first row's; None where they may not be compared, having other steps.
         difference: mean and spread over seeds of the difference to the first row; None for that row and as `ratio`.
         least: what the difference is above with 97.5 % certainty, for other seeds and other test pictures; None of one
-            seed.
+            seed or of one picture.
         ious: mean IoU by class, None where no seed has one.
         rare: mean and standard deviation of the mean IoU of the rare classes; None where none are named.
     """
@@ -61,7 +61,7 @@ def rows_of(proof: Proof) -> list[Row]:
 
 
 def _least(difference: Difference, proof: Proof) -> float | None:
-    return least_gains([difference], proof.test.units)[0] if len(difference.miou) > 1 and proof.test.units else None
+    return least_gains([difference], proof.test.units)[0] if len(difference.miou) > 1 and proof.test.units > 1 else None
 
 
 def _of_rare(one: TrainedSet, rare: Sequence[str]) -> list[float]:

@@ -14,6 +14,10 @@ from pipeline.tables.schema import captions_of
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
 IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
+SHORTEST = 3
+"""Letters of a singular at least: "to" is none of "toes"."""
+MOST_TOLD = 8
+"""Classes that are told by name."""
 
 _BEFORE = """
 a an the this that these those some any no each every another other his her its their my your our one two three four
@@ -29,8 +33,9 @@ PHRASE = re.compile(r"[^\W\d_][\w'-]*|\S")
 def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     """Ids of the foreground classes whose names occur in `prompt` as whole words, ascending, each once.
 
-    Case does not matter, plurals count ("two buses", "people", "knives"), and the words of a longer name may be joined
-    by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
+    Case does not matter, plurals count ("two buses", "people", "knives"), and so does the singular of a name that is a
+    plural ("a tree" for "trees"), unless another class is called so. The words of a longer name may be joined by
+    spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
     "a hot dog" names no dog. What people write instead of a name counts too: "potted plant" for VOC's "pottedplant", "a
     man on a bike" for person and bicycle (`pipeline.prompts.synonyms`). Class 0, the background, is never named.
     """
@@ -82,6 +87,18 @@ def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
     return set(asked) if asked else {one for text in captions_of(row) for one in classes_in_prompt(text, labels)}
 
 
+def never_named(texts: Iterable[str], labels: LabelSpace) -> str:
+    """Says which classes none of these captions names; "" where there are none."""
+    named = {one for text in texts for one in classes_in_prompt(text, labels)}
+    if not (left := [name for number, name in enumerate(labels.classes) if number and number not in named]):
+        return ""
+    return (
+        f"no caption names {', '.join(left[:MOST_TOLD])}{' ...' * (len(left) > MOST_TOLD)} ({len(left)} of "
+        f"{labels.num_classes} classes): a teacher that is held to captions answers none of them in pictures whose "
+        "captions name others, and no prompt asks for them. Are they called something else in the captions?"
+    )
+
+
 def spoken(name: str) -> str:
     """A class's name as people write it."""
     return SPOKEN.get(name, name.replace("_", " "))
@@ -94,10 +111,38 @@ def _matcher(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, int]]
     own = {name: number for number, one in enumerate(classes) if number for name in (one, spoken(one))}
     others = ((word, number) for number, one in enumerate(classes) if number for word in SYNONYMS.get(one, ()))
     named = [*own.items(), *((word, number) for word, number in dict(others).items() if word not in own)]
+    known = {_joined(word) for word, _ in named}
+    for name, number in own.items():
+        single = [word for word in singulars(name) if _joined(word) not in known]
+        meant = [*single, *(word for one in single for word in SYNONYMS.get(one, ()) if _joined(word) not in known)]
+        known |= set(map(_joined, meant))
+        named += [(word, number) for word in meant]
     longest_first = sorted(named, key=lambda pair: (-len(pair[0]), pair))
     ids = {f"name_{place}": number for place, (_, number) in enumerate(longest_first)}
     names = "|".join(f"(?P<{group}>{_name_pattern(name)})" for group, (name, _) in zip(ids, longest_first, strict=True))
     return re.compile(rf"(?<!\w)(?:{names})(?!\w)"), ids
+
+
+def singulars(name: str) -> tuple[str, ...]:
+    """What a name may be in the singular, if it is a plural, by its last word: "fire trucks" -> ("fire truck",). Some
+    are no words ("leafe"), which nobody writes."""
+    name = name.lower().strip()
+    last = re.split(r"[\s_-]+", name)[-1]
+    first = name.removesuffix(last)
+    found = [one for one, several in IRREGULAR_PLURALS.items() if several == last]
+    if re.search(r"[^aeiou]ies$", last):
+        found.append(f"{last[:-3]}y")
+    if last.endswith("ves"):
+        found += [f"{last[:-3]}f", f"{last[:-3]}fe"]
+    if re.search(r"(?:[sxzo]|ch|sh)es$", last):
+        found.append(last[:-2])
+    if re.search(r"[^sui]s$", last):  # no grass, cactus, tennis
+        found.append(last[:-1])
+    return tuple(f"{first}{one}" for one in found if len(one) >= SHORTEST)
+
+
+def _joined(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.lower().strip()))
 
 
 def _name_pattern(name: str) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
-from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
 from pipeline.base.places import Folder, as_given
 from pipeline.evaluation.agreement import agreement_with_truth
@@ -19,8 +18,8 @@ from pipeline.evaluation.units import units_of
 from pipeline.runs.run import Run
 from pipeline.tables.rows import Which, read_shards
 from pipeline.training.config import require_one_each
-from pipeline.training.labelling import Hold, share_named
-from pipeline.training.order import bounds, cut_behind, ids_of, parted
+from pipeline.training.labelling import Hold, tell_named
+from pipeline.training.order import bounds, cut_behind, ids_of, parted, require_held_out
 from pipeline.training.overlap import tell_same
 from pipeline.training.proving import Proving
 from pipeline.training.sets import (
@@ -181,8 +180,7 @@ class Judging:
             held_out = (folders[0], kept)
         held = set(ids_of(*held_out, "labelled"))
         units = units_of(held_out[0], config.validation_rows, held)
-        if not held:
-            raise ConfigError(f"validation: no picture of {as_given(held_out[0])} has a mask; give another run")
+        require_held_out(as_given(held_out[0]), len(held), len(set(units[1])))
         if not config.validation and units[0] != "pictures":
             log.warning(
                 "label: the pairs that are held out share %s with those learned from: give --validation", units[0]
@@ -227,8 +225,7 @@ class Judging:
         """The best way to label, of all holds with all thresholds, then of as many rounds as help."""
         config = self.config
         holds = [hold for hold in dict.fromkeys(config.holds) if not self.is_as_held(hold)]
-        named = share_named(config.pairs, config.slice, config.pictures, self.proving.task.labels)
-        log.info("label: the captions of %.0f %% of the pictures name a class", 100 * named)
+        named = tell_named(config.pairs, config.slice, config.pictures, self.proving.task.labels)
         if not named and holds != ["free"]:
             log.warning("label: so nothing holds the teacher, and free is all that is tried")
             holds = ["free"]

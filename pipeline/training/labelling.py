@@ -26,7 +26,7 @@ from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import MAX_RETRIES
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.pictures.masks import class_areas, ignore_uncertain
-from pipeline.prompts.classes import named_classes
+from pipeline.prompts.classes import named_classes, never_named
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -37,7 +37,7 @@ from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import Which, read_columns, read_texts, remaining
-from pipeline.tables.schema import PAIR
+from pipeline.tables.schema import PAIR, captions_of
 from pipeline.tables.shards import list_shards, remove_drafts
 from pipeline.training.order import ids_of
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -244,8 +244,9 @@ def _picture(content: bytes) -> dict[str, Any]:
     return {"bytes": content, "path": None}
 
 
-def share_named(folder: str, part: str, which: Which, labels: LabelSpace) -> float:
-    """Of how many pictures the captions, or what their prompt asked for, name a class; in [0, 1].
+def tell_named(folder: str, part: str, which: Which, labels: LabelSpace) -> float:
+    """Of how many pictures the captions, or what their prompt asked for, name a class, in [0, 1]; says so, and which
+    classes none names.
 
     Args:
         folder, part, which: the pictures, as of `ids_of`.
@@ -253,7 +254,12 @@ def share_named(folder: str, part: str, which: Which, labels: LabelSpace) -> flo
     """
     wanted = set(ids_of(folder, part, which))
     rows = [row for row in read_texts([folder]).to_pylist() if row["pair_id"] in wanted]
-    return sum(bool(named_classes(row, labels)) for row in rows) / max(len(rows), 1)
+    named = sum(bool(named_classes(row, labels)) for row in rows) / max(len(rows), 1)
+    log.info("label: the captions of %.0f %% of the pictures name a class", 100 * named)
+    texts = {text for row in rows if not row["prompt_class_ids"] for text in captions_of(row)}
+    if named and (left := never_named(texts, labels)):
+        log.warning("label: %s", left)
+    return named
 
 
 def left_unnamed(folder: str, part: str, labels: LabelSpace) -> float:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base.errors import ConfigError, ShardError
+from pipeline.base.log import log
 from pipeline.base.turns import schedule
 from pipeline.storage.files import is_local
 from pipeline.tables.label_space import load_labels
@@ -116,6 +117,31 @@ def parted(folder: str, part: str, share: float) -> tuple[str, str]:
     cut = cut_behind(folder, part, "labelled", num - max(LEAST_HELD_OUT, round(share * num)))
     end = cut_behind(folder, part, "all", len(ids_of(folder)))
     return f"{int(bounds(part or ':')[0])}:{cut}", f"{cut}:{end}"
+
+
+def require_held_out(folder: str, num: int, units: int) -> None:
+    """Looks whether some labelled pairs are enough to judge on; warns where they are few.
+
+    Args:
+        folder: of their run, for messages.
+        num: of pairs.
+        units: how many of them are independent of each other.
+
+    Raises:
+        ConfigError: fewer than two, of which no gain can be shown.
+    """
+    if not num:
+        raise ConfigError(f"validation: no picture of {folder} has a mask; give another run")
+    if units < 2:
+        raise ConfigError(
+            f"validation: {folder} has {num} labelled pair(s) of one picture, and no gain can be shown on one: give a "
+            f"run of {LEAST_HELD_OUT} at least"
+        )
+    if num < LEAST_HELD_OUT:
+        log.warning(
+            "validation: %s has %d labelled pairs, fewer than %d: hardly any gain will be shown on them", folder, num,
+            LEAST_HELD_OUT,
+        )  # fmt: skip
 
 
 def require_rows(folders: Sequence[str], slices: Sequence[str] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from jobs._machine import GIB, Here, fit_joint
 from jobs.start import StartConfig, main
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.log import log
+from pipeline.datasets.parts import place_of
 from pipeline.ingest import IngestConfig, listed, open_source
 from tests.pipeline.datasets.test_labelme import box, shape
 from tests.pipeline.datasets.test_labelme import save as save_labelme
@@ -334,6 +336,45 @@ def test_too_few_pictures_are_told_before_anything_is_written(tmp_path):
     assert not any(Path("configs/data").iterdir()), (
         "classes without what was said of values and colours mean another thing"
     )
+
+
+def test_few_masks_are_told_by_part_and_none_in_a_part_is_refused(tmp_path, caplog):
+    save_ids(tmp_path / "data", 8, without=4)
+    begin()
+    assert re.search(r"few: \d to train on, \d to choose on, \d to test on; .* fewer than 30", caplog.text)
+
+    save_ids(tmp_path / "more", 6)
+    alone = [number for number in range(6) if 0 <= place_of(str(number)) < 50]
+    for number in alone:
+        (tmp_path / f"more/masks/{number}.png").unlink()
+    with pytest.raises(DataError, match=r"no mask falls into the part for train \(labelled pictures: 0 to train on"):
+        begin(root="more", out="other")
+
+
+def test_captions_of_pictures_without_masks_alone_are_taken_and_classes_that_none_names_told(tmp_path, caplog):
+    save_ids(tmp_path / "data", 8, without=4)
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({str(number): "a bolt" for number in range(8, 12)}))
+
+    begin(captions=str(path))
+
+    assert "no caption names nut (1 of 2 classes)" in caplog.text
+    assert values("ingest-test")["captions"] == str(path) and Path("configs/data/caption-validation.yaml").exists()
+
+
+def test_captions_of_a_split_alone_are_left_out_for_the_others(tmp_path):
+    for split in ("train", "val"):
+        for number in range(8):
+            save_picture(tmp_path / f"data/images/{split}/{split}{number}.jpg")
+            save_lines(tmp_path / f"data/labels/{split}/{split}{number}.txt", ["0 0.1 0.1 0.5 0.1 0.5 0.5"])
+    save_lines(tmp_path / "data/data.yaml", ["names: [person, dog]", "train: images/train", "val: images/val"])
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({f"train{number}": "a dog" for number in range(8)}))
+
+    begin(classes=(), captions=str(path))
+
+    assert "captions" in values("ingest-train") and "captions" not in values("ingest-validation")
+    assert values("encode-validation")["pairs"] == ["runs/data-validation-captioned"]
 
 
 def test_of_yolo_the_pictures_that_are_held_out_already_are_judged_on(tmp_path):

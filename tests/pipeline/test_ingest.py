@@ -11,8 +11,9 @@ from PIL import Image
 
 from models.labels import VOC, LabelSpace
 from pipeline.base.errors import ConfigError, DataError
+from pipeline.datasets.parts import place_of
 from pipeline.datasets.source import entry_table
-from pipeline.ingest import IngestConfig, find_todo, ingest, look, open_source, plan_of
+from pipeline.ingest import IngestConfig, captioned_of, find_todo, ingest, listed, look, open_source, plan_of
 from pipeline.tables.conform import conform
 from pipeline.tables.ids import real_pair_id
 from pipeline.tables.label_space import load_labels
@@ -169,11 +170,23 @@ def test_a_picture_of_voc_is_the_same_pair_in_every_list_that_names_it(tmp_path)
     assert ids["train"].items() <= ids["trainaug"].items()
 
 
+def test_captions_of_another_part_of_the_set_alone_are_captions(tmp_path):
+    captions = save_json(tmp_path / "captions.json", {"0": "a text"})
+    chosen = config(tmp_path, root=save_folder(tmp_path, 12), captions=str(captions), **FOLDER)
+    source = open_source(chosen)
+    place = place_of("0")
+    within, without = (
+        chosen.model_copy(update={"part": part}) for part in (f"0:{place + 0.01}", f"{place + 0.01}:100")
+    )
+
+    assert captioned_of(listed(source, within)) == 1 and captioned_of(listed(source, without)) == 0
+
+
 def test_captions_of_other_pictures_are_told(tmp_path):
     captions = save_json(tmp_path / "captions.json", {"nobody": "a text"})
     chosen = config(tmp_path, root=save_folder(tmp_path, 3), captions=str(captions), **FOLDER)
 
-    with pytest.raises(DataError, match=r"none of its names belongs to a picture \(named like 0\); correct `captions`"):
+    with pytest.raises(DataError, match=r"none of its names belongs to a picture of the split .* \(named like 0\)"):
         find_todo(open_source(chosen), chosen, str(tmp_path / "runs/real"))
 
 
@@ -292,9 +305,11 @@ def test_a_look_says_what_was_understood_and_reads_no_more(tmp_path):
     (tmp_path / "masks/0.png").write_bytes(b"broken")
     settings = {**FOLDER, "look": 4}
 
-    page = Path(look(config(tmp_path, **settings))).read_text()
+    path, row_bytes = look(config(tmp_path, **settings))
+    page = Path(path).read_text()
 
     assert page.count("data:image/png;base64") == 2 * 3 and "3 of 40 pairs; 1 could not be" in page
+    assert (tmp_path / "images/1.png").stat().st_size < row_bytes < 10_000
     assert "masks/0.png" in page and "aeroplane" in page
     assert not (tmp_path / "runs/real/shards").exists() and not (tmp_path / "runs/real/config.yaml").exists()
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.base.errors import ShardError
+from pipeline.cluster.sink import ShardSink
 from pipeline.tables.rows import read_ids, read_shards
 from pipeline.tables.shards import list_shards
 from tests.pipeline.tables.fabricated import IDS, break_write, contents, packed, sink
@@ -27,6 +28,14 @@ def test_a_sink_writes_to_the_same_folder_from_a_worker(tmp_path: Path, monkeypa
 def test_shards_are_near_the_wanted_size(tmp_path: Path, rows: int, sizes: list[int]) -> None:
     names = sink(tmp_path, rows_per_shard=100).write([packed(IDS[:rows])], None)
     assert [pq.read_metadata(tmp_path / "shards" / name).num_rows for name in names] == sizes
+
+
+def test_large_rows_are_bounded_by_bytes_too(tmp_path: Path) -> None:
+    rows = packed(IDS[:64])
+
+    names = ShardSink(str(tmp_path), 100, shard_bytes=rows.nbytes // 4).write([rows], None)
+
+    assert [pq.read_metadata(tmp_path / "shards" / name).num_rows for name in names] == [16] * 4
 
 
 def test_blocks_of_different_types_are_joined(tmp_path: Path) -> None:

@@ -114,3 +114,8 @@ def test_a_gain_that_stands_out_is_seen():
     assert least_gains(gains, 4)[0] < low, "few units say little"
     with pytest.raises(ValueError, match="one seed"):
         least_gains([Difference(miou=[0.1], unit_error=0.01)], 50)
+
+
+def test_on_one_unit_no_gain_is_shown():
+    alike = Difference(miou=[0.05, 0.051, 0.049], unit_error=0.0)  # each draw of one unit is that unit
+    assert least_gains([alike], 1) == [-np.inf] and least_gains([alike] * 3, 0) == [-np.inf] * 3

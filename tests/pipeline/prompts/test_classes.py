@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import GARMENTS, VOC, LabelSpace
-from pipeline.prompts.classes import classes_in_prompt, phrases_of
+from pipeline.prompts.classes import classes_in_prompt, never_named, phrases_of
 
 COCO = LabelSpace.named("coco")
 STREET = LabelSpace.custom(
@@ -30,6 +30,35 @@ STREET = LabelSpace.custom(
 )
 def test_names_in_a_prompt(prompt: str, names: set[str]) -> None:
     assert {STREET.classes[class_id] for class_id in classes_in_prompt(prompt, STREET)} == names
+
+
+MANY = LabelSpace.custom(
+    "many",
+    ("trees", "Fire trucks", "people", "leaves", "cherries", "buses", "glasses", "glass", "grass", "toes", "cars"),
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names"),
+    [
+        ("a tree beside a fire truck", {"trees", "Fire trucks"}),
+        ("trees and fire-trucks", {"trees", "Fire trucks"}),
+        ("a man looks at a person", {"people"}),
+        ("a leaf, a cherry, a bus, a van", {"leaves", "cherries", "buses", "cars"}),
+        ("a glass", {"glass"}),
+        ("two glasses", {"glasses"}),
+        ("gras to cactu", set()),
+        ("carrot street", set()),
+    ],
+)
+def test_names_that_are_plurals_are_found_in_the_singular(prompt: str, names: set[str]) -> None:
+    assert {MANY.classes[class_id] for class_id in classes_in_prompt(prompt, MANY)} == names
+
+
+def test_classes_that_no_caption_names_are_told() -> None:
+    told = never_named(["a traffic light", "people wait"], STREET)
+    assert told.startswith("no caption names dog, hot dog, light, knife, bus, baby, C++ book (7 of 9 classes)")
+    assert not never_named([" ".join(STREET.classes)], STREET)
 
 
 def test_ids_are_ascending_and_unique() -> None:

@@ -19,7 +19,7 @@ from pipeline.pictures.codec import decode_mask, encode_image, encode_mask
 from pipeline.tables.rows import read_shards
 from pipeline.tables.schema import PAIR, PICTURE
 from pipeline.tables.shards import list_shards
-from pipeline.training.labelling import Answers, Labelling, label, labelled, left_unnamed, share_named
+from pipeline.training.labelling import Answers, Labelling, label, labelled, left_unnamed, tell_named
 from pipeline.training.tasks.segmenter import SegmenterTask
 from tests.tiny import save_pairs
 
@@ -145,7 +145,7 @@ def test_pictures_of_which_only_what_their_prompt_asked_for_is_known_count_as_na
     for name, values in (("prompt", [""] * 4), ("prompt_class_ids", [[BAG], [BAG], [], None])):
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, PAIR.field(name).type))
     pq.write_table(rows, shard)
-    assert share_named(folder, ":", "all", GARMENTS) == 0.5
+    assert tell_named(folder, ":", "all", GARMENTS) == 0.5
 
 
 @pytest.mark.ray

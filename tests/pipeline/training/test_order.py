@@ -11,10 +11,11 @@ import pytest
 
 from models.labels import GARMENTS
 from pipeline.base.errors import ConfigError, ShardError
+from pipeline.base.log import set_up_logging
 from pipeline.tables.shards import write_table
 from pipeline.training.feed import Feed
 from pipeline.training.fit import tell_of_unprompted
-from pipeline.training.order import Order, bounds, groups_of, ids_of
+from pipeline.training.order import Order, bounds, groups_of, ids_of, require_held_out
 from tests.tiny import save_pairs
 
 CLASSES = [[0, 1]] * 64 + [[0, 2]] * 16 + [[0, 1, 3]] * 4 + [[0]] * 14 + [[0, 255]] * 2
@@ -152,3 +153,15 @@ def test_rows_without_prompts_are_left_out_where_prompts_are_learned(tmp_path, c
         ShardError, match=r"bare: none of its pictures has a prompt .* caption them first \(jobs.caption"
     ):
         groups_of([some, bare], prompted=True)
+
+
+def test_pairs_to_judge_on_are_two_pictures_at_least_and_few_are_told(capsys):
+    with pytest.raises(ConfigError, match="validation: no picture of runs/one has a mask; give another run"):
+        require_held_out("runs/one", 0, 0)
+    with pytest.raises(ConfigError, match=r"runs/one has 3 labelled pair\(s\) of one picture, .* give a run of 30"):
+        require_held_out("runs/one", 3, 1)
+    set_up_logging()
+    require_held_out("runs/few", 29, 29)
+    assert "runs/few has 29 labelled pairs, fewer than 30" in capsys.readouterr().out
+    require_held_out("runs/mine", 30, 30)
+    assert not capsys.readouterr().out
