@@ -105,6 +105,13 @@ def test_what_it_takes_is_said_before_and_alone_where_that_is_asked_for(place, c
     assert 2 < job.plan(whole, "deeplabv3_r50", job.Trained(steps=20000)) < 10
 
 
+@pytest.mark.parametrize("name", ["deeplabv3_tiny", "mask2former_tiny", "segformer_tiny"])
+def test_what_it_takes_is_known_of_every_kind_of_network(place, name):
+    one = job.Trained(steps=100, batch_size=16)
+    small, large = (job.plan(config(place, 2, crop_px=side), name, one) for side in (64, 128))
+    assert large == pytest.approx(4 * small, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("table", "changes", "told"),
     [
