@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.deeplab import DeepLabSize, DeepLabV3
 from models.pretrained import on_meta, read_pretrained
 from models.published_files import Tensors
-from models.weights import load_tensors
+from models.weights import WeightsError, load_tensors
 
 PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
 CLASSIFIERS = ("fc.", "head.")
@@ -32,6 +32,12 @@ def deeplab(num_outputs: int, size: DeepLabSize, pretrained: str = "", *, deep_s
     if not pretrained:
         return DeepLabV3(num_outputs, size, deep_stem=deep_stem)
     tensors = named(read_pretrained(pretrained))
+    if any(".downsample.2." in name for name in tensors):
+        raise WeightsError(
+            f"{pretrained} is a ResNet-D, whose shortcuts pool before their convolution; DeepLabV3 as published has a "
+            "ResNet with plain ones. Give such a one, timm/resnet50c.gluon_in1k or timm/resnet101c.gluon_in1k on the "
+            "hub, or resnet50_v1c or resnet101_v1c of OpenMMLab"
+        )
     whole = any(name.startswith("decode_head.") for name in tensors)
     net = DeepLabV3(num_outputs, size, deep_stem=has_deep_stem(tensors))
     if not on_meta():
