@@ -113,6 +113,8 @@ def main(config: PaperTableConfig) -> None:
     log.info("%s: about %.0f GPU-hours in all at %g TFLOP/s", title, hours, config.tflops)
     if config.plan_only:
         return
+    for name, one in config.segmenters.items():  # all, before the first is trained: that may take days
+        common_of(config, name, one).check_pretrained(load_labels(config.synthetic[0]))
     with cluster():
         lines = []
         for name, one in config.segmenters.items():
@@ -128,17 +130,15 @@ def num_sets(config: PaperTableConfig) -> int:
 
 def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
     """Says what a training takes; gives its hours of one GPU."""
-    evaluation = EvaluateConfig.model_validate(
-        values_of(config, name, one, {"real": TrainingSet(train=config.synthetic)})
-    )
+    evaluation = common_of(config, name, one)
     batch_size = evaluation.terms(evaluation.sets["real"]).optimisation().batch_size
     outputs = load_labels(config.synthetic[0]).num_classes + 1
     with torch.device("meta"):
         net = build_segmenter(name, outputs).eval()
     # Numbers are never made. Attention is counted as the products that it is; the CPU's own kernel would not be.
-    fake, plain = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH)
+    fake, exact = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
-    with fake, plain, counter, torch.no_grad():
+    with fake, exact, counter, torch.no_grad():
         # On a device: tensors that Mask2Former makes as it looks at a picture do not lie on "meta".
         net.to_empty(device="cpu")(torch.empty(1, 3, config.crop_px, config.crop_px))
     work = PASSES * counter.get_total_flops() * batch_size * one.steps
@@ -148,6 +148,11 @@ def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
         name, num_sets(config), config.seeds, f"{one.steps:,}", batch_size, hours, work / 1e15,
     )  # fmt: skip
     return hours
+
+
+def common_of(config: PaperTableConfig, name: SegmenterName, one: Trained) -> EvaluateConfig:
+    """What all trainings of a network have in common, with a set that stands for all."""
+    return EvaluateConfig.model_validate(values_of(config, name, one, {"real": TrainingSet(train=config.synthetic)}))
 
 
 def figures(config: PaperTableConfig, name: SegmenterName) -> dict[str, float]:

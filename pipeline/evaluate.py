@@ -145,6 +145,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
         unit, units = units_of(config.test, config.test_rows)
         proving = begin(config, run, units)
         refuse_overlap(config)
+        config.check_pretrained(proving.task.labels)
         choices: list[Choice] = []
         warnings: list[str] = []
         if config.try_steps:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
 from models.segmenters import JOINT, SegmenterName
+from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import NameOrPlace
@@ -182,6 +183,18 @@ class SegmenterKeys(RunConfig):
         if self.pretrained and self.segmenter == "unet_small":
             raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
         return self
+
+    def check_pretrained(self, labels: LabelSpace) -> None:
+        """Looks at `pretrained` before anything is trained; bundles are looked at by who reads them.
+
+        Raises:
+            ConfigError: weights that cannot be had, or do not fit the segmenter; lists what does not.
+        """
+        if self.pretrained and self.segmenter not in JOINT:
+            try:
+                self.task(labels).build()
+            except WeightsError as error:
+                raise ConfigError(f"pretrained of {self.segmenter}: {error}") from error
 
     def terms(self, first: TrainingSet) -> Terms:
         """What all rows have in common; the length by `steps`, or by `epochs` of the first set."""

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import torch
 
 import jobs.paper_table as job
 from jobs.paper_table import PaperTableConfig
@@ -123,6 +124,16 @@ def test_what_it_takes_is_known_of_every_kind_of_network(place, name):
 def test_keys_that_are_missing_are_told(place, table, changes, told):
     with pytest.raises(ConfigError, match=told):
         job.main(config(place, table, **changes))
+
+
+def test_weights_of_all_networks_are_looked_at_before_the_first_is_trained(place, monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(job, "evaluate", lambda config: asked.append(config))
+    torch.save({"stem.0.weight": torch.zeros(1)}, place / "odd.pth")
+    two = {"segformer_tiny": {"steps": 2}, "deeplabv3_tiny": {"steps": 3, "pretrained": str(place / "odd.pth")}}
+    with pytest.raises(ConfigError, match=r"pretrained of deeplabv3_tiny: .*odd\.pth does not fit"):
+        job.main(config(place, 2, segmenters=two))
+    assert not asked
 
 
 def test_table_five_takes_parts_of_one_run(place):

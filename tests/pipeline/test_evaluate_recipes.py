@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from models.labels import GARMENTS
-from pipeline.evaluate import EvaluateConfig
+from pipeline.base.errors import ConfigError
+from pipeline.evaluate import EvaluateConfig, evaluate
 from tests.pipeline.fabricated import training_of
 from tests.tiny import save_pairs
 
@@ -59,6 +61,14 @@ def test_a_training_is_named_by_all_that_it_depends_on(pairs):
     ]
     assert len({name(**kind) for kind in kinds}) == len(kinds)
     assert name() == name(crop_px=256) == name(batch_size=32, learning_rate=5e-3)  # which says nothing new of it
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_is_trained(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.evaluate.refuse_overlap", lambda config: None)
+    torch.save({"stem.0.weight": torch.zeros(1)}, tmp_path / "odd.pth")
+    asked = config(pairs, runs=str(tmp_path), segmenter="deeplabv3_tiny", pretrained=str(tmp_path / "odd.pth"))
+    with pytest.raises(ConfigError, match=r"pretrained of deeplabv3_tiny: .*odd\.pth does not fit the network:\n"):
+        evaluate(asked)
 
 
 @pytest.mark.parametrize(
