@@ -9,12 +9,15 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
+from models.pretrained import digest_of, identity
 from models.segmenters import JOINT, SegmenterName
-from models.weights import WeightsError
+from models.weights import ENCODERS, WeightsError
+from models.weights import JOINT as JOINT_PARTS
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import NameOrPlace
 from pipeline.runs.config import RunConfig
+from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_file, names_in
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
@@ -120,7 +123,7 @@ class Terms:
         data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]
         network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
         if self.segmenter != "unet_small":
-            network += [self.pretrained, self.crop_px]
+            network += [self._begun_with(), self.crop_px]
         if self.multi_scale:
             network.append("multi_scale")
         varied = PASTED if chosen.augmentation == "copy_paste" else chosen.augmentation or "usual"
@@ -130,6 +133,21 @@ class Terms:
         content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
         ending = f"-{common.seed}-{content[:8]}"
         return ready.model_copy(update={"run": f"{common.run}/{_finished(common.folder, ending) or name + ending}"})
+
+    def _begun_with(self) -> str:
+        """What tells `pretrained` from other weights at the same place; "" where everything is drawn at random."""
+        if self.segmenter in JOINT:
+            bundle = local_copy(self.pretrained)
+            return digest_of(file for part in (*ENCODERS, *JOINT_PARTS) for file in _files(bundle / part))
+        try:
+            return identity(self.pretrained) if self.pretrained else ""
+        except WeightsError as error:
+            raise ConfigError(f"pretrained of {self.segmenter}: {error}") from error
+
+
+def _files(part: Path) -> list[Path]:
+    """A file, or all files below a folder."""
+    return sorted(one for one in part.rglob("*") if one.is_file()) if part.is_dir() else [part]
 
 
 def _finished(folder: Path, ending: str) -> str:
