@@ -32,6 +32,8 @@ from pipeline.training.worker import SCORES
 
 PROTOCOL = 2
 """Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
+LEAST_KEPT = 20_000
+"""Examples between the checkpoints of a training, at least."""
 
 PASTED = "copy_paste of any row"
 """What "copy_paste" means; it had been of the next row, which is never of the same folder where two come in turns."""
@@ -117,7 +119,8 @@ class Terms:
                 "shares": chosen.shares,
                 "balanced": chosen.balanced,
                 "optimisation": optimisation,
-                "checkpoint_examples": max(1, self.num_examples),
+                # A long one loses a twentieth where it is cut; a short one spends no time on checkpoints.
+                "checkpoint_examples": max(LEAST_KEPT, self.num_examples // 20),
             }
         )
         data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]

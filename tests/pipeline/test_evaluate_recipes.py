@@ -70,6 +70,12 @@ def test_a_training_is_named_by_all_that_it_depends_on(pairs, monkeypatch, tmp_p
     assert name() == name(crop_px=256) == name(batch_size=32, learning_rate=5e-3)  # which says nothing new of it
 
 
+@pytest.mark.parametrize(("steps", "between"), [(100, 20_000), (20_000, 20_000), (160_000, 128_000)])
+def test_a_long_training_is_saved_on_its_way(pairs, steps, between):
+    asked = config(pairs, segmenter="deeplabv3_tiny", steps=steps)
+    assert training_of(asked).checkpoint_examples == between
+
+
 def test_other_weights_under_the_same_name_are_another_training(pairs, tmp_path, monkeypatch):
     def name(pretrained="") -> str:
         kind = {"segmenter": "deeplabv3_tiny", "pretrained": str(pretrained)}
@@ -110,7 +116,7 @@ def test_another_bundle_at_the_same_place_is_another_training(pairs, tmp_path):
 
 
 def test_weights_that_do_not_fit_are_told_before_anything_is_trained(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.evaluate.refuse_overlap", lambda config: None)
+    monkeypatch.setattr("pipeline.evaluate.refuse_overlap", lambda config: [])
     torch.save({"stem.0.weight": torch.zeros(1)}, tmp_path / "odd.pth")
     asked = config(pairs, runs=str(tmp_path), segmenter="deeplabv3_tiny", pretrained=str(tmp_path / "odd.pth"))
     with pytest.raises(ConfigError, match=r"pretrained of deeplabv3_tiny: .*odd\.pth does not fit the network:\n"):
