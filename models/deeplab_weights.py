@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from models.deeplab import DeepLabSize, DeepLabV3
 from models.pretrained import on_meta, read_pretrained
 from models.published_files import Tensors
 from models.weights import WeightsError, load_tensors
 
+log = logging.getLogger("jodiffusion.models")
 PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
 CLASSIFIERS = ("fc.", "head.")
 """What backbones carry from ImageNet, of no use here."""
@@ -22,8 +25,8 @@ def deeplab(num_outputs: int, size: DeepLabSize, pretrained: str = "", *, deep_s
     Args:
         num_outputs: K + 1.
         size: of the network.
-        pretrained: file, folder or name on the hub: a backbone, all else fresh, or a whole network. The stem
-            is that of the weights.
+        pretrained: file, folder or name on the hub: a backbone, all else fresh, or a whole network, whose classes are
+            learned anew where their number is another. The stem is that of the weights.
         deep_stem: of a fresh network.
 
     Raises:
@@ -42,8 +45,14 @@ def deeplab(num_outputs: int, size: DeepLabSize, pretrained: str = "", *, deep_s
     net = DeepLabV3(num_outputs, size, deep_stem=has_deep_stem(tensors))
     if not on_meta():
         target = net if whole else net.backbone
-        counters = {name: value for name, value in target.state_dict().items() if name.endswith("num_batches_tracked")}
-        load_tensors(target, counters | tensors, pretrained)  # old files have no counters
+        own = target.state_dict()
+        counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+        layers = [name for name in own if ".conv_seg." in name]
+        fresh = {name: own[name] for name in layers if name in tensors and tensors[name].shape != own[name].shape}
+        if fresh:
+            log.info("%s is of another number of classes; their layers are learned anew", pretrained)
+            fresh = {name: own[name] for name in layers}
+        load_tensors(target, counters | tensors | fresh, pretrained)  # old files have no counters
     return net
 
 
