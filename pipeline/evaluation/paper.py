@@ -42,6 +42,7 @@ DIFFERENCES = (
     "pictures are whole.",
     "Pixels without a known class count for nothing here, in Mask2Former's loss too, where published code takes them "
     "for negatives of every mask.",
+    "Batch norms of Mask2Former's ResNet learn here; published recipes keep those that the weights come with.",
     "Generated pixels that the model is unsure of are background here, as in the paper, for VOC and COCO, and unknown "
     "for ADE20K.",
 )

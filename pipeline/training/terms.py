@@ -149,8 +149,8 @@ class Terms:
 
 
 def _files(part: Path) -> list[Path]:
-    """A file, or all files below a folder."""
-    return sorted(one for one in part.rglob("*") if one.is_file()) if part.is_dir() else [part]
+    """A file, or all files below a folder; none where it is missing, which whoever reads it tells."""
+    return sorted(one for one in (part, *part.rglob("*")) if one.is_file())
 
 
 def _finished(folder: Path, ending: str) -> str:
