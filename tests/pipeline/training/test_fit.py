@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray.train
@@ -31,9 +32,9 @@ def recipe(**changes) -> Optimisation:
 
 @pytest.mark.parametrize("mistake", [ConfigError("a key"), WeightsError("do not fit")])
 def test_a_mistake_that_one_of_several_workers_meets_is_no_loss_of_workers(mistake):
-    failed = ray.train.WorkerGroupError("one of two", {1: SimpleNamespace(_base_exc=mistake)})
-    assert _mistake(failed) is mistake
-    assert _mistake(ray.train.WorkerGroupError("one of two", {0: OSError("gone")})) is None
+    failed: Any = ray.train.WorkerGroupError  # typed as of Ray's earlier trainer
+    assert _mistake(failed("one of two", {1: SimpleNamespace(_base_exc=mistake)})) is mistake
+    assert _mistake(failed("one of two", {0: OSError("gone")})) is None
 
 
 @pytest.mark.ray
