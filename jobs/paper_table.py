@@ -7,24 +7,28 @@ from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jobs import command
+from models.labels import LabelSpace
 from models.segmenters import SegmenterName, build_segmenter
 from pipeline.base.config import Config, Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import log
-from pipeline.base.places import Folder, NameOrPlace
+from pipeline.base.places import Folder, NameOrPlace, as_given
 from pipeline.cluster.connection import cluster
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.evaluation import paper
 from pipeline.pages.paper_page import render
 from pipeline.refine import RefineConfig, refine
-from pipeline.runs.config import RunConfig
+from pipeline.runs.config import RunConfig, saved_config
 from pipeline.stages.refine import Refine
-from pipeline.storage.files import read_bytes
+from pipeline.storage.files import is_file, read_bytes
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.label_space import load_labels
+from pipeline.tables.label_space import is_same, load_labels
+from pipeline.training.order import ids_of
 from pipeline.training.sets import TrainingSet
 from pipeline.training.worker import SCORES
 
@@ -103,20 +107,72 @@ def main(config: PaperTableConfig) -> None:
     config.needed()
     title = f"Table {config.table}, {config.dataset}"
     if config.table == 1:
-        scores = json.loads(read_bytes(f"{config.annotation_vae}/{SCORES}"))
-        figure = paper.ANNOTATION_VAE.get(config.dataset)
-        write(config, title, [paper.Line("annotation VAE", "masks", figure, (100 * scores["miou"], 0.0), seeds=1)])
+        line, warnings = judged_vae(config)
+        write(config, title, [line], warnings)
         return
+    for folder in (*config.real, *config.synthetic, config.test):
+        require_labels(config, folder)
     hours = sum(config.seeds * num_sets(config) * plan(config, name, one) for name, one in config.segmenters.items())
     log.info("%s: about %.0f GPU-hours in all at %g TFLOP/s", title, hours, config.tflops)
+    warnings = tell_of_pairs(config)
     if config.plan_only:
         return
+    for name, one in config.segmenters.items():  # all, before the first is trained: that may take days
+        common_of(config, name, one).check_pretrained(load_labels(config.synthetic[0]))
     with cluster():
-        lines = []
+        lines: list[paper.Line] = []
         for name, one in config.segmenters.items():
             proof = evaluate(proof_of(config, name, one))
             lines += paper.lines_of(name, proof, figures(config, name))
-            write(config, title, lines)  # after each: it takes days
+            warnings = list(dict.fromkeys([*warnings, *proof.warnings]))
+            write(config, title, lines, warnings)  # after each: it takes days
+
+
+def judged_vae(config: PaperTableConfig) -> tuple[paper.Line, list[str]]:
+    """The row of table 1, and what speaks against it.
+
+    Raises:
+        ConfigError: no run of jobs.train_vae with net annotation, one that has not ended, or of other classes.
+    """
+    folder = config.annotation_vae
+    saved = saved_config(folder)
+    if (saved.get("job"), saved.get("net")) != ("train_vae", "annotation"):
+        raise ConfigError(f"annotation_vae: {as_given(folder)} is no run of jobs.train_vae with net annotation")
+    if not is_file(f"{folder}/{SCORES}"):
+        raise ConfigError(
+            f"annotation_vae: the training {as_given(folder)} has not ended; give its command to jobs.train_vae again"
+        )
+    held_out = saved["validation"]
+    require_labels(config, held_out)
+    scores = json.loads(read_bytes(f"{folder}/{SCORES}"))
+    there, taken = len(ids_of(held_out, saved.get("validation_slice") or ":", "labelled")), saved["validation_rows"]
+    warnings = [
+        f"the annotation VAE was judged on {taken:,} of {there:,} masks of {held_out}: train it with validation_rows "
+        f"{there} to judge it on all"
+    ]
+    figure = paper.ANNOTATION_VAE.get(config.dataset)
+    line = paper.Line("annotation VAE", "masks", figure, (100 * scores["miou"], 0.0), seeds=1)
+    return line, warnings if taken < there else []
+
+
+def require_labels(config: PaperTableConfig, folder: str) -> None:
+    """Raises ConfigError where the masks of a run are not of the classes that the paper's figures are of."""
+    if not is_same(load_labels(folder), LabelSpace.named(config.dataset)):
+        raise ConfigError(
+            f"dataset: the masks of {as_given(folder)} have other classes than {config.dataset}, or another ignore "
+            "index or meaning of 0, so that the paper's figures must not stand beside them; give runs of that data set"
+        )
+
+
+def tell_of_pairs(config: PaperTableConfig) -> list[str]:
+    """Warns where the paper's figures are of another number of generated pairs; returns what it said."""
+    asked = paper.PAIRS.get(config.dataset, 0)
+    num = sum(TrainingSet(train=config.synthetic).sizes())
+    if config.table == 5 or not asked or num == asked:
+        return []
+    told = f"the paper's figures are of {asked:,} generated pairs, these of {num:,}"
+    log.warning("%s; jobs.generate --pairs %d makes as many", told, asked)
+    return [told]
 
 
 def num_sets(config: PaperTableConfig) -> int:
@@ -126,16 +182,17 @@ def num_sets(config: PaperTableConfig) -> int:
 
 def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
     """Says what a training takes; gives its hours of one GPU."""
-    evaluation = EvaluateConfig.model_validate(
-        values_of(config, name, one, {"real": TrainingSet(train=config.synthetic)})
-    )
+    evaluation = common_of(config, name, one)
     batch_size = evaluation.terms(evaluation.sets["real"]).optimisation().batch_size
     outputs = load_labels(config.synthetic[0]).num_classes + 1
     with torch.device("meta"):
         net = build_segmenter(name, outputs).eval()
-        image = torch.empty(1, 3, config.crop_px, config.crop_px)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(image)
+    # Numbers are never made. Attention is counted as the products that it is; the CPU's own kernel would not be.
+    fake, exact = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False)
+    with fake, exact, counter, torch.no_grad():
+        # On a device: tensors that Mask2Former makes as it looks at a picture do not lie on "meta".
+        net.to_empty(device="cpu")(torch.empty(1, 3, config.crop_px, config.crop_px))
     work = PASSES * counter.get_total_flops() * batch_size * one.steps
     hours = work / (config.tflops * 1e12) / 3600
     log.info(
@@ -143,6 +200,11 @@ def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
         name, num_sets(config), config.seeds, f"{one.steps:,}", batch_size, hours, work / 1e15,
     )  # fmt: skip
     return hours
+
+
+def common_of(config: PaperTableConfig, name: SegmenterName, one: Trained) -> EvaluateConfig:
+    """What all trainings of a network have in common, with a set that stands for all."""
+    return EvaluateConfig.model_validate(values_of(config, name, one, {"real": TrainingSet(train=config.synthetic)}))
 
 
 def figures(config: PaperTableConfig, name: SegmenterName) -> dict[str, float]:
@@ -227,9 +289,9 @@ def refined(config: PaperTableConfig, folder: str, area_px: int) -> str:
     return str(changes.folder)
 
 
-def write(config: PaperTableConfig, title: str, lines: list[paper.Line]) -> None:
+def write(config: PaperTableConfig, title: str, lines: list[paper.Line], warnings: list[str]) -> None:
     """The table so far, as Markdown and as a page."""
-    for name, text in ((TABLE, paper.markdown(title, lines)), (PAGE, render(title, lines))):
+    for name, text in ((TABLE, paper.markdown(title, lines, warnings)), (PAGE, render(title, lines, warnings))):
         write_bytes(f"{config.folder}/{name}", f"{text}\n".encode())
     log.info("table: %s/%s, page: %s", config.folder, TABLE, PAGE)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from models.deeplab import DeepLabSize, DeepLabV3
 from models.pretrained import on_meta, read_pretrained
 from models.published_files import Tensors
-from models.weights import load_tensors
+from models.weights import WeightsError, load_tensors
 
+log = logging.getLogger("jodiffusion.models")
 PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
 CLASSIFIERS = ("fc.", "head.")
 """What backbones carry from ImageNet, of no use here."""
@@ -22,8 +25,8 @@ def deeplab(num_outputs: int, size: DeepLabSize, pretrained: str = "", *, deep_s
     Args:
         num_outputs: K + 1.
         size: of the network.
-        pretrained: file, folder or name on the hub: a backbone, all else fresh, or a whole network. The stem
-            is that of the weights.
+        pretrained: file, folder or name on the hub: a backbone, all else fresh, or a whole network, whose classes are
+            learned anew where their number is another. The stem is that of the weights.
         deep_stem: of a fresh network.
 
     Raises:
@@ -32,12 +35,24 @@ def deeplab(num_outputs: int, size: DeepLabSize, pretrained: str = "", *, deep_s
     if not pretrained:
         return DeepLabV3(num_outputs, size, deep_stem=deep_stem)
     tensors = named(read_pretrained(pretrained))
+    if any(".downsample.2." in name for name in tensors):
+        raise WeightsError(
+            f"{pretrained} is a ResNet-D, whose shortcuts pool before their convolution; DeepLabV3 as published has a "
+            "ResNet with plain ones. Give such a one, timm/resnet50c.gluon_in1k or timm/resnet101c.gluon_in1k on the "
+            "hub, or resnet50_v1c or resnet101_v1c of OpenMMLab"
+        )
     whole = any(name.startswith("decode_head.") for name in tensors)
     net = DeepLabV3(num_outputs, size, deep_stem=has_deep_stem(tensors))
     if not on_meta():
         target = net if whole else net.backbone
-        counters = {name: value for name, value in target.state_dict().items() if name.endswith("num_batches_tracked")}
-        load_tensors(target, counters | tensors, pretrained)  # old files have no counters
+        own = target.state_dict()
+        counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+        layers = [name for name in own if ".conv_seg." in name]
+        fresh = {name: own[name] for name in layers if name in tensors and tensors[name].shape != own[name].shape}
+        if fresh:
+            log.info("%s is of another number of classes; their layers are learned anew", pretrained)
+            fresh = {name: own[name] for name in layers}
+        load_tensors(target, counters | tensors | fresh, pretrained)  # old files have no counters
     return net
 
 

@@ -21,6 +21,10 @@ STRIDE = 32
 """Of the coarsest features: pictures are padded to its multiples, as where the published weights come from."""
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 ENCODER = "model.pixel_level_module.encoder"
+LAST_NORM = "swin.layernorm"
+"""Of the encoder, which nothing looks at; files of transformers 4 have none."""
+PLACES = ".attention.self.relative_position_index"
+"""Which of its biases each pair of a window's pixels has: files of transformers 4 have it, it follows from the size."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Mask2Former(Segmenter):
         with quiet():
             self.net = _network(num_outputs, size, pretrained)
         del self.net.criterion
-        if size.backbone == "swin":  # it has a last norm that nothing looks at: workers would wait for its gradient
-            self.net.get_submodule(ENCODER).swin.layernorm.requires_grad_(False)
+        if size.backbone == "swin":  # workers would wait for its gradient
+            self.net.get_submodule(f"{ENCODER}.{LAST_NORM}").requires_grad_(False)
         keep_everything(self.net)
 
     def scores(self, image: Tensor) -> Tensor:
@@ -115,9 +119,10 @@ def _network(num_outputs: int, size: Mask2FormerSize, pretrained: str) -> Any:
     )
     if not pretrained or on_meta():
         return Mask2FormerForUniversalSegmentation(config)
-    tensors = read_pretrained(pretrained)
+    found = read_pretrained(pretrained)
+    tensors = {name: value for name, value in found.items() if not name.endswith(PLACES)}
     if any(name.startswith("model.transformer_module.") for name in tensors):
-        fresh = ("class_predictor.", "criterion.")
+        fresh = ("class_predictor.", "criterion.", f"{ENCODER}.{LAST_NORM}.")
         return filled(Mask2FormerForUniversalSegmentation, config, tensors, pretrained, fresh=fresh)
     kind = SwinBackbone if size.backbone == "swin" else ResNetBackbone
     net = Mask2FormerForUniversalSegmentation(config)

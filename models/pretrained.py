@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from models.published_files import Tensors, locate, read_one, read_tensors
+from models.published_files import Tensors, files_of, locate, read_one, read_tensors
 from models.weights import WeightsError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -23,12 +25,52 @@ def read_pretrained(source: str) -> Tensors:
     Raises:
         WeightsError: nothing there, damaged, or more than tensors.
     """
-    path = Path(source).expanduser()
-    if path.suffix in SUFFIXES and not path.is_dir():
-        if not path.is_file():
-            raise WeightsError(f"{source}: no such file of weights; check the path")
-        return read_one(path)
+    if file := _file(source):
+        return read_one(file)
     return read_tensors(locate(source).folder)
+
+
+def identity(source: str) -> str:
+    """What tells the weights that `read_pretrained` finds from others at the same place: the commit of a name on the
+    hub, else a digest of the files.
+
+    Raises:
+        WeightsError: nothing there.
+    """
+    if file := _file(source):
+        return digest_of([file])
+    folder = Path(source).expanduser()
+    return digest_of(files_of(folder)) if folder.is_dir() else _on_the_hub(source)
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """16 hex digits over the bytes of files, in this order. A process reads a file again only where it has changed."""
+    facts = [(file, file.stat()) for file in files]
+    return _digest(tuple((str(file), one.st_size, one.st_mtime_ns) for file, one in facts))
+
+
+@cache
+def _digest(facts: tuple[tuple[str, int, int], ...]) -> str:
+    total = blake2b(digest_size=8)
+    for file, _, _ in facts:
+        with open(file, "rb") as stream:
+            total.update(file_digest(stream, "blake2b").digest())
+    return total.hexdigest()
+
+
+@cache
+def _on_the_hub(source: str) -> str:
+    return locate(source).name
+
+
+def _file(source: str) -> Path | None:
+    """The file that is meant; None for a folder or a name."""
+    path = Path(source).expanduser()
+    if path.suffix not in SUFFIXES or path.is_dir():
+        return None
+    if not path.is_file():
+        raise WeightsError(f"{source}: no such file of weights; check the path")
+    return path
 
 
 def read_config(source: str) -> Any:

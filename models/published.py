@@ -163,9 +163,9 @@ def build_joint(tensors: Tensors, config: dict[str, Any], where: str) -> JoDiffu
 
 
 def read_annotation_vae(folder: Path) -> AnnotationVAE:
-    """The reference's annotation VAE: flat, or in `vae/` or `label_vae/`; sizes come from its tensors. Or one of our
-    own training, with its statistics."""
-    folder = holder(folder, "vae", "label_vae")
+    """The reference's annotation VAE: flat, or in `label_vae/` or `vae/`, which beside the former is that of images;
+    sizes come from its tensors. Or one of our own training, with its statistics."""
+    folder = holder(folder, "label_vae", "vae")
     config = read_config(folder)
     if "latent_std" in config:
         return load_net(AnnotationVAE, AnnotationVAEConfig, folder).eval()

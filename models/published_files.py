@@ -36,13 +36,22 @@ def read_tensors(folder: Path) -> Tensors:
     Raises:
         WeightsError: no file, a shard missing, or a file that is damaged or holds more than tensors.
     """
+    parts = [_read_file(file) for file in files_of(folder)]
+    return _plain({name: value for part in parts for name, value in part.items()})
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that hold the tensors of a checkpoint folder, one, or the shards of an index.
+
+    Raises:
+        WeightsError: there is none, or a shard is missing.
+    """
     for whole, sharded in zip(FILES, INDEXES, strict=True):
         for stem in STEMS:
             if (index := folder / sharded.format(stem)).exists():
-                parts = [_read_file(file) for file in _shards(index)]
-                return _plain({name: value for part in parts for name, value in part.items()})
+                return _shards(index)
             if (file := folder / whole.format(stem)).exists():
-                return _plain(_read_file(file))
+                return [file]
     raise WeightsError(
         f"{folder}: no weights here; expected {' or '.join(STEMS)}, as .safetensors or .bin, whole or with an index"
     )
@@ -72,7 +81,8 @@ def _read_file(file: Path) -> Tensors:
         if file.suffix == ".safetensors":
             return load_file(file)
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    # The last one is of names in an old kind of checkpoint.
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError, UnicodeDecodeError) as error:
         raise WeightsError(
             f"{file}: damaged, or holds more than tensors, which is never unpickled ({type(error).__name__}); "
             "copy it again, or save it as safetensors where it was made"

@@ -144,7 +144,8 @@ def evaluate(config: EvaluateConfig) -> Proof:
     with Run.open(config, "evaluate", frozenset(EvaluateConfig.model_fields), on_store=True) as run:
         unit, units = units_of(config.test, config.test_rows)
         proving = begin(config, run, units)
-        refuse_overlap(config)
+        same = refuse_overlap(config)
+        config.check_pretrained(proving.task.labels)
         choices: list[Choice] = []
         warnings: list[str] = []
         if config.try_steps:
@@ -176,6 +177,7 @@ def evaluate(config: EvaluateConfig) -> Proof:
             )
         for text in warnings:
             log.warning("%s", text)
+        warnings += same  # which are told already
         proof = Proof(
             test=HeldOut(folder=as_given(config.test), pairs=len(units), units=len(set(units)), unit=unit),
             seeds=list(range(config.seeds)),
@@ -220,8 +222,8 @@ def begin(config: EvaluateConfig, run: Run, units: list[str]) -> Proving:
     )
 
 
-def refuse_overlap(config: EvaluateConfig) -> None:
-    """Refuses pairs that something is tested or chosen on, and trained on.
+def refuse_overlap(config: EvaluateConfig) -> list[str]:
+    """Refuses pairs that something is tested or chosen on, and trained on; returns what it warned of instead.
 
     Raises:
         ConfigError: says which runs share how many pairs.
@@ -238,10 +240,12 @@ def refuse_overlap(config: EvaluateConfig) -> None:
     for key, parts in learners.items():
         chosen_on_them = set().union(*(chosen_on(folder) for folder, _ in parts))
         refuse_common({"test": held_ids["test"]}, {f"what labels in {key} were chosen on": chosen_on_them})
-    tell_same({key: [(folder, ":")] for key, folder in held_out.items()}, learners, config.same_pictures)
+    both = {key: [(folder, ":")] for key, folder in held_out.items()}
+    same = tell_same(both, learners, config.same_pictures)
     if config.validation:
-        tell_same({"test": [(config.test, ":")]}, {"validation": [(config.validation, ":")]}, config.same_pictures)
+        same += tell_same({"test": both["test"]}, {"validation": both["validation"]}, config.same_pictures)
         refuse_common({"test": held_ids["test"]}, {"validation": held_ids["validation"]})
+    return same
 
 
 def judged(folder: str, proving: Proving) -> dict[str, object]:

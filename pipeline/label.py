@@ -74,6 +74,7 @@ def label(config: LabelConfig) -> Manifest:
             f"pairs: {as_given(config.pairs)} has no {config.pictures} pictures in {config.slice}; give another run, "
             "or --pictures all"
         )
+    config.check_pretrained(labels)
     with Run.open(config, "label", SAFE_TO_CHANGE, on_store=True) as run:
         judging = Judging.begin(config, labels, run)
         judged = judging.best()

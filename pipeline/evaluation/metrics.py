@@ -15,6 +15,8 @@ from scipy import ndimage
 
 BOUNDARY_SHARE = 0.02
 """Width of a boundary, as a share of the picture's diagonal."""
+CHUNK = 2**22
+"""Pixels that are counted at a time."""
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_outputs: int, ignore_index: int) -> np.ndarray:
@@ -28,10 +30,15 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_outputs: int,
     Returns:
         (K + 1, K + 2) int64.
     """
-    known = truth != ignore_index
-    columns = np.where(predicted == ignore_index, num_outputs, predicted)[known].astype(np.int64)
-    cells = truth[known].astype(np.int64) * (num_outputs + 1) + columns
-    return np.bincount(cells, minlength=num_outputs * (num_outputs + 1)).reshape(num_outputs, num_outputs + 1)
+    counts = np.zeros(num_outputs * (num_outputs + 1), np.int64)
+    true, seen = truth.reshape(-1), predicted.reshape(-1)
+    for start in range(0, len(true), CHUNK):  # of all test pictures at once the numbers between would fill memory
+        rows, columns = true[start : start + CHUNK], seen[start : start + CHUNK]
+        known = rows != ignore_index
+        columns = np.where(columns == ignore_index, num_outputs, columns)[known].astype(np.int64)
+        cells = rows[known].astype(np.int64) * (num_outputs + 1) + columns
+        counts += np.bincount(cells, minlength=len(counts))
+    return counts.reshape(num_outputs, num_outputs + 1)
 
 
 def class_ious(confusion: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import ray.train
 from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError, JoDiffusionError, Stopped
 from pipeline.base.log import log
@@ -151,7 +152,7 @@ def _run_workers(assignment: Assignment) -> Outcome:
     """Runs all workers to the end, from the newest checkpoint on as often as one more was made since the last time.
 
     Raises:
-        JoDiffusionError: the user's mistake that a worker met again and again.
+        JoDiffusionError, WeightsError: the user's mistake that a worker met again and again.
         TrainingError: workers were lost too often without getting on.
     """
     config, folder = assignment.config, str(assignment.run.folder)
@@ -175,11 +176,11 @@ def _run_workers(assignment: Assignment) -> Outcome:
             ) from error
 
 
-def _mistake(error: ray.train.TrainingFailedError) -> JoDiffusionError | None:
-    """The user's mistake behind a failure, where it was one."""
+def _mistake(error: ray.train.TrainingFailedError) -> JoDiffusionError | WeightsError | None:
+    """The user's mistake behind a failure, where it was one, weights that do not fit among them."""
     for found in getattr(error, "worker_failures", {}).values():
         cause = getattr(found, "_base_exc", found)
-        if isinstance(cause, JoDiffusionError):
+        if isinstance(cause, JoDiffusionError | WeightsError):
             return cause
     return None
 

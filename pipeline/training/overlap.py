@@ -31,8 +31,8 @@ def same_pictures(held_out: Parts, learned: Parts, contents: Contents | None = N
     return {pair_id: there[digest] for pair_id, digest in sorted(held.items()) if digest in there}
 
 
-def tell_same(held_out: Mapping[str, Parts], learned: Mapping[str, Parts], how: SamePictures = "warn") -> None:
-    """Says which pictures are judged on and learned from.
+def tell_same(held_out: Mapping[str, Parts], learned: Mapping[str, Parts], how: SamePictures = "warn") -> list[str]:
+    """Says which pictures are judged on and learned from; returns what it said.
 
     Args:
         held_out: key of the config -> what is judged on.
@@ -44,6 +44,7 @@ def tell_same(held_out: Mapping[str, Parts], learned: Mapping[str, Parts], how: 
     """
     learned = {key: list(parts) for key, parts in learned.items()}
     contents = cache(_contents)  # many sets learn from one folder
+    warnings = []
     for key, parts in {key: list(parts) for key, parts in held_out.items()}.items():
         for other, others in learned.items():
             if not (same := same_pictures(parts, others, contents)):
@@ -58,6 +59,8 @@ def tell_same(held_out: Mapping[str, Parts], learned: Mapping[str, Parts], how: 
             if how == "refuse":
                 raise ConfigError(f"{told}. Keep them apart, or say --same-pictures warn to go on all the same")
             log.warning("%s", told)
+            warnings.append(told)
+    return warnings
 
 
 def tell_of_training(config: TrainingConfig) -> None:

@@ -26,7 +26,7 @@ from pipeline.tables.ids import text_digest
 from pipeline.tables.rows import Which, read_columns
 from pipeline.tables.selection import view_of
 from pipeline.tables.shards import some_shards
-from pipeline.training.config import TrainingConfig
+from pipeline.training.config import SAFE_TO_CHANGE, TrainingConfig
 from pipeline.training.fit import WEIGHTS_FOLDER, fit
 from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied, taught, taught_parts
@@ -211,7 +211,7 @@ class Proving:
             return self._scores[training.run]
         task = task or self.terms.task(self.task, chosen, initial)
         training = training.model_copy(update={"cache": self._bytes_of(chosen) <= MOST_KEPT})
-        with Run.open(training, "segmenter", on_store=True) as run:
+        with Run.open(training, "segmenter", SAFE_TO_CHANGE, on_store=True) as run:
             self._scores[training.run] = fit(task, training, run)
         return self._scores[training.run]
 

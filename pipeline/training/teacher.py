@@ -99,7 +99,7 @@ class TeacherKeys(Config):
         return not self.weights and self.segmenter != "joint"
 
     def made(self, keys: SegmenterKeys, labels: LabelSpace, first: TrainingSet) -> Teacher | None:
-        """The teacher; None where it is the segmenter of the first set.
+        """The teacher; None where it is the segmenter of the first set. Looks at the weights that it begins with.
 
         Args:
             keys: of the segmenter that is trained on its labels.
@@ -110,6 +110,8 @@ class TeacherKeys(Config):
             steps = self.steps or keys.terms(first).optimisation().num_steps
             own = {"segmenter": self.segmenter, "pretrained": self.pretrained, "steps": steps}
             keys = keys.model_copy(update={**own, "recipe": "published", "batch_size": 0, "learning_rate": 0.0})
+            if self.is_trained:
+                keys.check_pretrained(labels)
         elif not self.weights:
             return None
         return Teacher(keys.task(labels), keys.terms(first), self.weights)

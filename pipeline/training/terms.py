@@ -9,11 +9,15 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
+from models.pretrained import digest_of, identity
 from models.segmenters import JOINT, SegmenterName
+from models.weights import ENCODERS, WeightsError
+from models.weights import JOINT as JOINT_PARTS
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.base.places import NameOrPlace
 from pipeline.runs.config import RunConfig
+from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_file, names_in
 from pipeline.tables.digest import DataDigest
 from pipeline.tables.ids import text_digest
@@ -28,6 +32,8 @@ from pipeline.training.worker import SCORES
 
 PROTOCOL = 2
 """Rises whenever trainings or their judgement change, so that figures before and after never stand in one proof."""
+LEAST_KEPT = 20_000
+"""Examples between the checkpoints of a training, at least."""
 
 PASTED = "copy_paste of any row"
 """What "copy_paste" means; it had been of the next row, which is never of the same folder where two come in turns."""
@@ -113,13 +119,14 @@ class Terms:
                 "shares": chosen.shares,
                 "balanced": chosen.balanced,
                 "optimisation": optimisation,
-                "checkpoint_examples": max(1, self.num_examples),
+                # A long one loses a twentieth where it is cut; a short one spends no time on checkpoints.
+                "checkpoint_examples": max(LEAST_KEPT, self.num_examples // 20),
             }
         )
         data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]
         network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
         if self.segmenter != "unet_small":
-            network += [self.pretrained, self.crop_px]
+            network += [self._begun_with(), self.crop_px]
         if self.multi_scale:
             network.append("multi_scale")
         varied = PASTED if chosen.augmentation == "copy_paste" else chosen.augmentation or "usual"
@@ -129,6 +136,21 @@ class Terms:
         content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
         ending = f"-{common.seed}-{content[:8]}"
         return ready.model_copy(update={"run": f"{common.run}/{_finished(common.folder, ending) or name + ending}"})
+
+    def _begun_with(self) -> str:
+        """What tells `pretrained` from other weights at the same place; "" where everything is drawn at random."""
+        if self.segmenter in JOINT:
+            bundle = local_copy(self.pretrained)
+            return digest_of(file for part in (*ENCODERS, *JOINT_PARTS) for file in _files(bundle / part))
+        try:
+            return identity(self.pretrained) if self.pretrained else ""
+        except WeightsError as error:
+            raise ConfigError(f"pretrained of {self.segmenter}: {error}") from error
+
+
+def _files(part: Path) -> list[Path]:
+    """A file, or all files below a folder; none where it is missing, which whoever reads it tells."""
+    return sorted(one for one in (part, *part.rglob("*")) if one.is_file())
 
 
 def _finished(folder: Path, ending: str) -> str:
@@ -182,6 +204,18 @@ class SegmenterKeys(RunConfig):
         if self.pretrained and self.segmenter == "unet_small":
             raise ValueError("segmenter unet_small has no pre-trained weights: leave `pretrained` out, or take another")
         return self
+
+    def check_pretrained(self, labels: LabelSpace) -> None:
+        """Looks at `pretrained` before anything is trained; bundles are looked at by who reads them.
+
+        Raises:
+            ConfigError: weights that cannot be had, or do not fit the segmenter; lists what does not.
+        """
+        if self.pretrained and self.segmenter not in JOINT:
+            try:
+                self.task(labels).build()
+            except WeightsError as error:
+                raise ConfigError(f"pretrained of {self.segmenter}: {error}") from error
 
     def terms(self, first: TrainingSet) -> Terms:
         """What all rows have in common; the length by `steps`, or by `epochs` of the first set."""

@@ -63,6 +63,18 @@ def test_every_config_loads(path):
     assert load(TYPES[path.stem], path).dump()
 
 
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("*/table*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_the_papers_networks_begin_with_weights_that_fit_them(path):
+    """No download: a ResNet-D, whose shortcuts are others, is known by its name."""
+    known = {"deeplabv3": r"timm/resnet{}c\.gluon_in1k", "mask2former_r": r"microsoft/resnet-{}"}
+    for name, one in load(PaperTableConfig, path).segmenters.items():
+        kind = next((kind for kind in known if name.startswith(kind)), "")
+        assert not kind or re.fullmatch(known[kind].format(name.rpartition("r")[2]), one.pretrained), name
+        assert kind or one.pretrained == "microsoft/swin-small-patch4-window7-224"
+
+
 def test_overrides_merge_sections_but_replace_the_users_own_names():
     config = load(GenerateConfig, DEMO / "generate.yaml", {"sampler": {"steps": 7}})
     assert (config.sampler.steps, config.sampler.batch_size) == (7, 32)

@@ -6,10 +6,15 @@ import json
 from contextlib import nullcontext
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
 import jobs.paper_table as job
 from jobs.paper_table import PaperTableConfig
+from models.labels import GARMENTS, LabelSpace
 from pipeline.base.errors import ConfigError
 from pipeline.evaluation import paper
 from pipeline.training import proving
@@ -21,11 +26,26 @@ from tests.tiny import save_pairs
 def place(tmp_path, monkeypatch):
     """Runs of pairs, and trainings that cost nothing."""
     for name, num, split in (("real", 6, "train"), ("synthetic", 8, "validation"), ("test", 4, "test")):
-        save_pairs(tmp_path / name, num, split)
+        save_voc(tmp_path / name, num, split)
     monkeypatch.setattr(proving, "fit", fit_at_once)
     monkeypatch.setattr(job, "cluster", nullcontext)
-    monkeypatch.setattr(job, "refine", lambda config: save_pairs(config.folder, 4, "train"))
+    monkeypatch.setattr(job, "refine", lambda config: save_voc(config.folder, 4, "train"))
     return tmp_path
+
+
+def save_voc(folder, num_pairs: int, split: str) -> None:
+    """Built-in pairs whose classes are called as those of VOC."""
+    save_pairs(folder, num_pairs, split)
+    LabelSpace.named("voc").save(folder / "label_space.json")
+
+
+def save_vae(folder, test, **changes):
+    """What a finished training of an annotation VAE leaves, judged on the test pairs."""
+    folder.mkdir()
+    saved = {"job": "train_vae", "net": "annotation", "validation": str(test), "validation_rows": 4, **changes}
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    (folder / "scores.json").write_text(json.dumps({"miou": 0.9912}))
+    return str(folder)
 
 
 def config(place, table: int, **changes) -> PaperTableConfig:
@@ -72,17 +92,71 @@ def test_a_table_has_each_set_of_each_network_at_equal_steps(place, table, names
     found = rows(place, table)
     networks = {"deeplabv3_tiny": "3", "segformer_tiny": "2"} if table == 2 else {"segformer_tiny": "2"}
     assert [row[:2] for row in found] == [[network, name] for network in networks for name in names]
-    assert [row[5] for row in found] == [steps for steps in networks.values() for _ in names]
-    assert all(float(row[3].split()[0]) >= 0 and float(row[4].split()[0]) >= 0 for row in found), "at both scales"
+    pairs = {2: ["6", "8", "14"], 3: ["6", "8", "14"], 4: ["4", "4"], 5: ["2", "4", "8"]}[table]
+    assert [row[2] for row in found] == pairs * len(networks)
+    assert [row[6] for row in found] == [steps for steps in networks.values() for _ in names]
+    assert all(float(row[4].split()[0]) >= 0 and float(row[5].split()[0]) >= 0 for row in found), "at both scales"
     page = (place / "runs" / f"table{table}" / "table.html").read_text()
     assert all(name in page for name in names) and "What differs from the paper" in page
 
 
 def test_the_annotation_vaes_table_reads_what_its_training_reached(place):
-    (place / "vae").mkdir()
-    (place / "vae" / "scores.json").write_text(json.dumps({"miou": 0.9912}))
-    job.main(config(place, 1, annotation_vae=str(place / "vae")))
-    assert rows(place, 1) == [["annotation VAE", "masks", "99.50", "99.12", "", "", "1"]]
+    job.main(config(place, 1, annotation_vae=save_vae(place / "vae", place / "test")))
+    assert rows(place, 1) == [["annotation VAE", "masks", "", "99.50", "99.12", "", "", "1"]]
+    text = place / "runs" / "table1" / "table.md"
+    assert "Mind" not in text.read_text()
+    few = save_vae(place / "few", place / "test", validation_rows=3)
+    job.main(config(place, 1, annotation_vae=few))
+    assert "**Mind:** the annotation VAE was judged on 3 of 4 masks" in text.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"job": "segmenter", "net": ""}, "is no run of jobs.train_vae with net annotation"),
+        ({"net": "image"}, "is no run of jobs.train_vae with net annotation"),
+    ],
+)
+def test_what_is_no_annotation_vae_has_no_table(place, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        job.main(config(place, 1, annotation_vae=save_vae(place / "vae", place / "test", **changes)))
+
+
+def test_an_annotation_vae_that_has_not_ended_is_told(place):
+    folder = save_vae(place / "vae", place / "test")
+    (place / "vae" / "scores.json").unlink()
+    with pytest.raises(ConfigError, match="has not ended; give its command to jobs.train_vae again"):
+        job.main(config(place, 1, annotation_vae=folder))
+
+
+def test_masks_of_another_data_set_never_stand_beside_the_papers_figures(place):
+    vae = save_vae(place / "vae", place / "test")
+    for table in (1, 2):
+        with pytest.raises(ConfigError, match="have other classes than ade20k"):
+            job.main(config(place, table, dataset="ade20k", annotation_vae=vae))
+    GARMENTS.save(place / "test" / "label_space.json")
+    for table in (1, 2, 5):
+        with pytest.raises(ConfigError, match="test have other classes than voc"):
+            job.main(config(place, table, annotation_vae=vae))
+
+
+def test_a_table_says_what_speaks_against_it(place, capsys):
+    there, test = (next((place / name / "shards").glob("*.parquet")) for name in ("real", "test"))
+    rows, other = pq.read_table(there), pq.read_table(test)
+    images = other["image"].combine_chunks().to_pylist() + rows["image"].to_pylist()[other.num_rows :]
+    column = rows.schema.get_field_index("image")
+    pq.write_table(rows.set_column(column, (kind := rows.schema.field(column)), pa.array(images, kind.type)), there)
+    job.main(config(place, 2, segmenters={"segformer_tiny": {"steps": 2, "batch_size": 2}}))
+    folder = place / "runs" / "table2"
+    text, page = (folder / "table.md").read_text(), (folder / "table.html").read_text()
+    told = [
+        "test and sets.real have 2 pictures in common",
+        "the paper's figures are of 40,000 generated pairs, these of 8",
+    ]
+    assert all(f"**Mind:** {one}" in text for one in told)
+    assert "2 pictures in common" in page and "40,000 generated pairs, these of 8" in page
+    assert "40,000 of them" in text, "among what differs"
+    assert capsys.readouterr().out.count("test and sets.real have 2 pictures") == 1
 
 
 def test_the_papers_figures_stand_beside_the_sets_that_they_are_of(place):
@@ -105,6 +179,13 @@ def test_what_it_takes_is_said_before_and_alone_where_that_is_asked_for(place, c
     assert 2 < job.plan(whole, "deeplabv3_r50", job.Trained(steps=20000)) < 10
 
 
+@pytest.mark.parametrize("name", ["deeplabv3_tiny", "mask2former_tiny", "segformer_tiny"])
+def test_what_it_takes_is_known_of_every_kind_of_network(place, name):
+    one = job.Trained(steps=100, batch_size=16)
+    small, large = (job.plan(config(place, 2, crop_px=side), name, one) for side in (64, 128))
+    assert large == pytest.approx(4 * small, rel=0.3)
+
+
 @pytest.mark.parametrize(
     ("table", "changes", "told"),
     [
@@ -116,6 +197,16 @@ def test_what_it_takes_is_said_before_and_alone_where_that_is_asked_for(place, c
 def test_keys_that_are_missing_are_told(place, table, changes, told):
     with pytest.raises(ConfigError, match=told):
         job.main(config(place, table, **changes))
+
+
+def test_weights_of_all_networks_are_looked_at_before_the_first_is_trained(place, monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(job, "evaluate", lambda config: asked.append(config))
+    torch.save({"stem.0.weight": torch.zeros(1)}, place / "odd.pth")
+    two = {"segformer_tiny": {"steps": 2}, "deeplabv3_tiny": {"steps": 3, "pretrained": str(place / "odd.pth")}}
+    with pytest.raises(ConfigError, match=r"pretrained of deeplabv3_tiny: .*odd\.pth does not fit"):
+        job.main(config(place, 2, segmenters=two))
+    assert not asked
 
 
 def test_table_five_takes_parts_of_one_run(place):

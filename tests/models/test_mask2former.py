@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification, SwinConfig, SwinForImageClassification
 
 from models.mask2former import Mask2Former, Mask2FormerSize
@@ -94,6 +95,29 @@ def test_a_whole_network_with_its_classes_or_others(tmp_path, net):
         assert torch.equal(same.net.state_dict()[name], value)
         assert name.startswith("class_predictor.") or torch.equal(other.net.state_dict()[name], value)
     assert other.net.class_predictor.out_features == 8
+
+
+def test_a_whole_network_on_swin_as_transformers_4_saved_it(tmp_path):
+    """Names of the encoder without "swin", no norm that nothing looks at, and tables that follow from sizes."""
+    torch.manual_seed(2)
+    whole: Any = build_segmenter("mask2former_tiny", 5)
+    whole.net.save_pretrained(tmp_path)  # under names that both releases know
+    saved = {
+        name.replace("encoder.swin.", "encoder."): value
+        for name, value in load_file(tmp_path / "model.safetensors").items()
+        if ".swin.layernorm." not in name and not name.endswith("relative_position_index")
+    }
+    attention = "model.pixel_level_module.encoder.encoder.layers.{}.blocks.0.attention.self"
+    assert f"{attention.format(0)}.query.weight" in saved
+    for number in range(4):
+        saved[f"{attention.format(number)}.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
+    torch.save(saved, tmp_path / "old.pth")
+    found: Any = build_segmenter("mask2former_tiny", 5, pretrained=str(tmp_path / "old.pth"))
+    assert all(torch.equal(found.net.state_dict()[name], value) for name, value in whole.net.state_dict().items())
+    del saved["model.transformer_module.level_embed.weight"]
+    torch.save(saved, tmp_path / "old.pth")
+    with pytest.raises(WeightsError, match="missing model.transformer_module.level_embed.weight"):
+        build_segmenter("mask2former_tiny", 5, pretrained=str(tmp_path / "old.pth"))
 
 
 def test_a_name_that_nobody_can_reach_is_told_in_a_sentence(monkeypatch):

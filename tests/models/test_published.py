@@ -44,6 +44,12 @@ def test_annotation_vae_needs_no_config_at_published_sizes(tmp_path):
     assert read_annotation_vae(tmp_path).config == config
 
 
+def test_an_annotation_vae_beside_an_image_vae_is_told_by_its_folder(tmp_path):
+    shutil.copytree(TINY / "unidiffuser" / "vae", tmp_path / "vae")
+    shutil.copytree(TINY / "jodiffusion_label_vae", tmp_path / "label_vae")
+    assert read_annotation_vae(tmp_path).config == read_annotation_vae(tmp_path / "label_vae").config
+
+
 def test_an_annotation_vae_whose_decoder_begins_at_another_width_has_its_sizes_from_its_tensors(tmp_path):
     from models.annotation_vae import AnnotationVAE, AnnotationVAEConfig
 

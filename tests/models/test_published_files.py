@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.labels import VOC
 from models.published import import_bundle, read_joint
-from models.published_files import Published, holder, locate, read_config, read_tensors, subfolder
+from models.published_files import Published, holder, locate, read_config, read_one, read_tensors, subfolder
 from models.weights import WeightsError
 from tests.models.fabricated import TINY, WEIGHTS, assert_gives
 
@@ -137,6 +137,14 @@ def test_truncated_and_absent_files_are_named(unet):
         read_joint(unet)
     with pytest.raises(WeightsError, match="no such folder"):
         read_joint(unet / "nowhere")
+
+
+def test_a_damaged_name_in_an_old_checkpoint_is_damage_too(tmp_path):
+    file = tmp_path / "old.pth"
+    torch.save({"weight": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
+    file.write_bytes(file.read_bytes().replace(b"weight", b"\x90eight"))
+    with pytest.raises(WeightsError, match=r"old\.pth: damaged"):
+        read_one(file)
 
 
 @pytest.mark.parametrize("part", ["text_decoder", "unet", "vae", "text_encoder", "clip_tokenizer", "image_encoder"])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
 from models.labels import GARMENTS
-from pipeline.evaluate import EvaluateConfig
+from models.pretrained import _on_the_hub
+from models.published_files import Published
+from models.weights import ENCODERS, JOINT
+from pipeline.base.errors import ConfigError
+from pipeline.evaluate import EvaluateConfig, evaluate
 from tests.pipeline.fabricated import training_of
 from tests.tiny import save_pairs
 
@@ -45,7 +52,9 @@ def test_the_small_unet_keeps_its_recipe_and_published_ones_bring_theirs(pairs):
     assert (large.optimizer, large.batch_size, large.learning_rate) == ("sgd", 16, 0.02)
 
 
-def test_a_training_is_named_by_all_that_it_depends_on(pairs):
+def test_a_training_is_named_by_all_that_it_depends_on(pairs, monkeypatch, tmp_path):
+    monkeypatch.setattr("models.pretrained.locate", lambda source: Published(tmp_path, f"{source}@commit"))
+
     def name(**changed) -> str:
         return training_of(config(pairs, **changed)).run
 
@@ -59,6 +68,59 @@ def test_a_training_is_named_by_all_that_it_depends_on(pairs):
     ]
     assert len({name(**kind) for kind in kinds}) == len(kinds)
     assert name() == name(crop_px=256) == name(batch_size=32, learning_rate=5e-3)  # which says nothing new of it
+
+
+@pytest.mark.parametrize(("steps", "between"), [(100, 20_000), (20_000, 20_000), (160_000, 128_000)])
+def test_a_long_training_is_saved_on_its_way(pairs, steps, between):
+    asked = config(pairs, segmenter="deeplabv3_tiny", steps=steps)
+    assert training_of(asked).checkpoint_examples == between
+
+
+def test_other_weights_under_the_same_name_are_another_training(pairs, tmp_path, monkeypatch):
+    def name(pretrained="") -> str:
+        kind = {"segmenter": "deeplabv3_tiny", "pretrained": str(pretrained)}
+        return training_of(config(pairs, **kind)).run
+
+    file, folder = tmp_path / "weights.pth", tmp_path / "folder"
+    folder.mkdir()
+    names = [name()]
+    for number in range(2):
+        tensors = {"a": torch.full((3,), float(number))}
+        torch.save(tensors, file)
+        save_file(tensors, folder / "model.safetensors")
+        names += [name(file), name(folder)]
+        assert name(file) == names[-2]
+    assert len(set(names)) == 5
+    shutil.copy(file, tmp_path / "elsewhere.pth")
+    assert name(tmp_path / "elsewhere.pth") == name(file), "the same weights"
+    for commit in ("one", "two"):
+        monkeypatch.setattr("models.pretrained.locate", lambda source, at=commit: Published(folder, f"{source}@{at}"))
+        _on_the_hub.cache_clear()
+        names.append(name("owner/name"))
+    assert len(set(names)) == 7
+    with pytest.raises(ConfigError, match="pretrained of deeplabv3_tiny: .* no such file of weights"):
+        name(tmp_path / "none.pth")
+
+
+def test_another_bundle_at_the_same_place_is_another_training(pairs, tmp_path):
+    def name() -> str:
+        return training_of(config(pairs, segmenter="joint_head", pretrained=str(tmp_path))).run
+
+    for part in ENCODERS + JOINT:
+        (tmp_path / part).write_text("{}")
+    before = name()
+    (tmp_path / "card.md").write_text("what is no part of it")
+    assert name() == before
+    (tmp_path / "joint").write_text("another")
+    assert name() != before
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_is_trained(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.evaluate.refuse_overlap", lambda config: [])
+    torch.save({"stem.0.weight": torch.zeros(1)}, tmp_path / "odd.pth")
+    asked = config(pairs, runs=str(tmp_path), segmenter="deeplabv3_tiny", pretrained=str(tmp_path / "odd.pth"))
+    with pytest.raises(ConfigError, match=r"pretrained of deeplabv3_tiny: .*odd\.pth does not fit the network:\n"):
+        evaluate(asked)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from pipeline.evaluation import metrics
 from pipeline.evaluation.metrics import (
     boundary_iou,
     boundary_pixels,
@@ -80,6 +82,19 @@ def test_scores_are_those_of_counting_pixel_by_pixel(num_outputs, dtype):
     np.testing.assert_allclose(class_ious(matrix), wanted)
     assert mean_iou(matrix) == pytest.approx(np.nanmean(wanted))
     assert pixel_accuracy(matrix) == pytest.approx((truth == predicted)[truth != IGNORED].mean())
+
+
+def test_whole_test_sets_are_counted_a_part_at_a_time(monkeypatch):
+    generator = np.random.default_rng(0)
+    truth, predicted = (generator.integers(0, 5, (7, 250, 400)).astype(np.uint8) for _ in range(2))
+    truth[0], predicted[1] = 255, 255
+    each = sum(confusion_matrix(*one, 5, 255) for one in zip(truth, predicted, strict=True))
+    monkeypatch.setattr(metrics, "CHUNK", 3000)
+    tracemalloc.start()
+    assert np.array_equal(confusion_matrix(truth, predicted, 5, 255), each)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < truth.size, "bytes"
 
 
 def test_masks_without_known_pixels_have_no_scores():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import ray.train
 import torch
 
 from models.labels import GARMENTS
+from models.weights import WeightsError
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
 from pipeline.runs.run import Run
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.config import TrainingConfig
 from pipeline.training.feed import Feed
-from pipeline.training.fit import WEIGHTS_FOLDER, fit
+from pipeline.training.fit import WEIGHTS_FOLDER, _mistake, fit
 from pipeline.training.loop import TrainingError
 from pipeline.training.optimisation import Optimisation
 from pipeline.training.tasks.latents import VAEConfig
@@ -23,6 +28,13 @@ from tests.tiny import save_pairs
 
 def recipe(**changes) -> Optimisation:
     return Optimisation(**{"num_examples": 64, "batch_size": 16, "learning_rate": 1e-3, **changes})
+
+
+@pytest.mark.parametrize("mistake", [ConfigError("a key"), WeightsError("do not fit")])
+def test_a_mistake_that_one_of_several_workers_meets_is_no_loss_of_workers(mistake):
+    failed: Any = ray.train.WorkerGroupError  # typed as of Ray's earlier trainer
+    assert _mistake(failed("one of two", {1: SimpleNamespace(_base_exc=mistake)})) is mistake
+    assert _mistake(failed("one of two", {0: OSError("gone")})) is None
 
 
 @pytest.mark.ray

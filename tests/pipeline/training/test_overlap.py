@@ -32,7 +32,8 @@ def test_they_are_refused_or_told(runs, caplog) -> None:
         ConfigError, match=r"test and sets.real have 1 pictures in common.*x is b.*--same-pictures warn"
     ):
         tell_same(held_out, learned, "refuse")
-    tell_same(held_out, learned)
+    (told,) = tell_same(held_out, learned)
+    assert told in caplog.text and tell_same({"test": [(test, "1:")]}, learned) == []
     assert "test and sets.real have 1 pictures in common" in caplog.text
 
 

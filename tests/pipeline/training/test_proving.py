@@ -140,6 +140,18 @@ def test_differences_are_of_equal_seeds_and_equal_test_units(whole):
     assert Proof.model_validate_json((whole.folder / "runs" / "proof" / "proof.json").read_text()) == proof
 
 
+def test_a_training_goes_on_with_checkpoints_at_other_distances(place):
+    """Earlier releases saved none before the end."""
+    real = config(place, sets={"real": {"train": [place.real], "slices": ["0:8"]}}, seeds=1)
+    before = evaluate(real)
+    (_, training) = place.asked[0]
+    file = training.folder / "config.yaml"
+    text = file.read_text()
+    assert "checkpoint_examples: 20000\n" in text
+    file.write_text(text.replace("checkpoint_examples: 20000\n", "checkpoint_examples: 28\n"))
+    assert evaluate(real).sets[0].trainings == before.sets[0].trainings
+
+
 def test_steps_and_rate_are_chosen_on_validation_with_the_first_set_alone(place, monkeypatch, capsys):
     reached = {(4, 1e-3): 0.30, (4, 3e-3): 0.35, (8, 1e-3): 0.50, (8, 3e-3): 0.40, (16, 1e-3): 0.504, (16, 3e-3): 0.1}
     sets = {"real": {"train": [place.real], "slices": ["0:8"]}, "all": [place.real]}

@@ -39,6 +39,12 @@ def test_weights_of_an_earlier_training_are_not_trained():
     assert not keys.is_trained and not TeacherKeys(segmenter="joint", pretrained="/bundle").is_trained
 
 
+def test_what_it_begins_with_is_looked_at_before_anything_is_trained(tmp_path):
+    keys = TeacherKeys(segmenter="segformer_tiny", pretrained=str(tmp_path / "none.pth"))
+    with pytest.raises(ConfigError, match=r"pretrained of segformer_tiny: .*none\.pth: no such file of weights"):
+        keys.made(KEYS, GARMENTS, FIRST)
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
