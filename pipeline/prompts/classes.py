@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from models.labels import LabelSpace
 from pipeline.prompts.synonyms import SYNONYMS
@@ -13,11 +13,26 @@ from pipeline.tables.schema import captions_of
 
 SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 """Class names that are no words, and what a text encoder knows them by."""
-IRREGULAR_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
+IRREGULAR_PLURALS = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "leaf": "leaves",
+}  # fmt: skip
 SHORTEST = 3
 """Letters of a singular at least: "to" is none of "toes"."""
+_NO_SINGULAR = """
+glasses eyeglasses spectacles specs goggles shades shorts tights pants underpants overalls jeans slacks briefs boxers
+joggers sweats scrubs fatigues chaps waders breeches bottoms uppers lowers flats clothes braces stays goods woods greens
+whites sweets fries leftovers remains stocks supplies electronics news means lots others ones works premises quarters
+headquarters barracks customs rapids shallows plains falls heights outskirts surroundings arts politics series species
+lens canvas atlas thermos draughts checkers shears tongs bellows gallows binoculars
+"""
+NO_SINGULAR = frozenset(_NO_SINGULAR.split())
+"""Names that look like plurals, but whose singular is no word, or one that captions hold for other reasons: "short" is
+none of "shorts", "other" none of "others"."""
 MOST_TOLD = 8
 """Classes that are told by name."""
+MOST_READ = 20_000
+"""Captions, or pictures with theirs, that are looked at for what none of them names: some seconds."""
+Some = TypeVar("Some")
 
 _BEFORE = """
 a an the this that these those some any no each every another other his her its their my your our one two three four
@@ -34,10 +49,11 @@ def classes_in_prompt(prompt: str, labels: LabelSpace) -> tuple[int, ...]:
     """Ids of the foreground classes whose names occur in `prompt` as whole words, ascending, each once.
 
     Case does not matter, plurals count ("two buses", "people", "knives"), and so does the singular of a name that is a
-    plural ("a tree" for "trees"), unless another class is called so. The words of a longer name may be joined by
-    spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where names overlap the longest one wins:
-    "a hot dog" names no dog. What people write instead of a name counts too: "potted plant" for VOC's "pottedplant", "a
-    man on a bike" for person and bicycle (`pipeline.prompts.synonyms`). Class 0, the background, is never named.
+    plural ("a tree" for "trees"), unless another class is called so, or it is another word ("short" for "shorts"). The
+    words of a longer name may be joined by spaces, hyphens or underscores ("traffic light", "traffic-lights"). Where
+    names overlap the longest one wins: "a hot dog" names no dog. What people write instead of a name counts too:
+    "potted plant" for VOC's "pottedplant", "a man on a bike" for person and bicycle (`pipeline.prompts.synonyms`).
+    Class 0, the background, is never named.
     """
     pattern, ids = _matcher(labels.classes)
     found = (match.lastgroup for match in pattern.finditer(prompt.lower()))
@@ -87,15 +103,38 @@ def named_classes(row: Mapping[str, Any], labels: LabelSpace) -> set[int]:
     return set(asked) if asked else {one for text in captions_of(row) for one in classes_in_prompt(text, labels)}
 
 
-def never_named(texts: Iterable[str], labels: LabelSpace) -> str:
-    """Says which classes none of these captions names; "" where there are none."""
-    named = {one for text in texts for one in classes_in_prompt(text, labels)}
+def never_named(texts: Sequence[str], labels: LabelSpace) -> str:
+    """Says which classes none of these captions names; "" where there are none. Of many captions it looks at a part,
+    `evenly` taken, and only until every class is named."""
+    read = evenly(texts)
+    named: set[int] = set()
+    for text in read:
+        named.update(classes_in_prompt(text, labels))
+        if len(named) == labels.num_classes:
+            return ""
+    return unnamed(named, labels, taken(len(read), len(texts)))
+
+
+def evenly(some: Sequence[Some]) -> Sequence[Some]:
+    """All of them, or `MOST_READ` from the first to near the last, as far apart as can be; always the same."""
+    return some if len(some) <= MOST_READ else [some[at * len(some) // MOST_READ] for at in range(MOST_READ)]
+
+
+def taken(num_read: int, num: int) -> str:
+    """Of how many `evenly` took how many, to show; "" where it took all."""
+    return f"of {num_read:,}, evenly taken from {num:,}" if num_read < num else ""
+
+
+def unnamed(named: set[int], labels: LabelSpace, part: str = "") -> str:
+    """Says which classes are not among those that captions name; "" where there are none. `part`: of the captions that
+    were looked at (`taken`)."""
     if not (left := [name for number, name in enumerate(labels.classes) if number and number not in named]):
         return ""
     return (
-        f"no caption names {', '.join(left[:MOST_TOLD])}{' ...' * (len(left) > MOST_TOLD)} ({len(left)} of "
-        f"{labels.num_classes} classes): a teacher that is held to captions answers none of them in pictures whose "
-        "captions name others, and no prompt asks for them. Are they called something else in the captions?"
+        f"no caption {f'{part}, ' * bool(part)}names {', '.join(left[:MOST_TOLD])}{' ...' * (len(left) > MOST_TOLD)} "
+        f"({len(left)} of {labels.num_classes} classes): a teacher that is held to captions answers none of them in "
+        "pictures whose captions name others, and no prompt asks for them. Are they called something else in the "
+        "captions?"
     )
 
 
@@ -119,17 +158,26 @@ def _matcher(classes: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, int]]
         named += [(word, number) for word in meant]
     longest_first = sorted(named, key=lambda pair: (-len(pair[0]), pair))
     ids = {f"name_{place}": number for place, (_, number) in enumerate(longest_first)}
-    names = "|".join(f"(?P<{group}>{_name_pattern(name)})" for group, (name, _) in zip(ids, longest_first, strict=True))
+    begun: dict[str, list[str]] = {}  # by the first letter, which leaves a few of hundreds of names to be tried
+    for group, (name, _) in zip(ids, longest_first, strict=True):
+        first = _joined(name)[:1]
+        ahead = f"(?={re.escape(first)})" if first.isalnum() else ""
+        begun.setdefault(ahead, []).append(f"(?P<{group}>{_name_pattern(name)})")
+    names = "|".join(f"{ahead}(?:{'|'.join(some)})" for ahead, some in begun.items())
     return re.compile(rf"(?<!\w)(?:{names})(?!\w)"), ids
 
 
 def singulars(name: str) -> tuple[str, ...]:
     """What a name may be in the singular, if it is a plural, by its last word: "fire trucks" -> ("fire truck",). Some
-    are no words ("leafe"), which nobody writes."""
+    are no words ("boxe"), which nobody writes. Those of `NO_SINGULAR` have none; "wine glasses" has."""
     name = name.lower().strip()
+    if name in NO_SINGULAR:
+        return ()
     last = re.split(r"[\s_-]+", name)[-1]
     first = name.removesuffix(last)
-    found = [one for one, several in IRREGULAR_PLURALS.items() if several == last]
+    if irregular := [one for one, several in IRREGULAR_PLURALS.items() if several == last]:  # "leave" is no "leaves"
+        return tuple(f"{first}{one}" for one in irregular)
+    found: list[str] = []
     if re.search(r"[^aeiou]ies$", last):
         found.append(f"{last[:-3]}y")
     if last.endswith("ves"):
@@ -138,7 +186,7 @@ def singulars(name: str) -> tuple[str, ...]:
         found.append(last[:-2])
     if re.search(r"[^sui]s$", last):  # no grass, cactus, tennis
         found.append(last[:-1])
-    return tuple(f"{first}{one}" for one in found if len(one) >= SHORTEST)
+    return tuple(f"{first}{one}" for one in found if len(one) >= SHORTEST and re.search("[aeiouy]", one))
 
 
 def _joined(name: str) -> str:
@@ -153,6 +201,6 @@ def _name_pattern(name: str) -> str:
         forms.append(IRREGULAR_PLURALS[last])
     if re.search(r"[^aeiou]y$", last):
         forms.append(f"{re.escape(last[:-1])}ies")
-    if re.search(r"fe?$", last):
+    if re.search(r"\wfe?$", last):
         forms.append(f"{re.escape(re.sub('fe?$', '', last))}ves")
     return r"[\s_-]+".join([*map(re.escape, first), f"(?:{'|'.join(forms)})"])

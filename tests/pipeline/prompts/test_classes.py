@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.labels import GARMENTS, VOC, LabelSpace
-from pipeline.prompts.classes import classes_in_prompt, never_named, phrases_of
+from pipeline.prompts.classes import MOST_READ, classes_in_prompt, evenly, never_named, phrases_of
 
 COCO = LabelSpace.named("coco")
 STREET = LabelSpace.custom(
@@ -53,6 +53,32 @@ MANY = LabelSpace.custom(
 )
 def test_names_that_are_plurals_are_found_in_the_singular(prompt: str, names: set[str]) -> None:
     assert {MANY.classes[class_id] for class_id in classes_in_prompt(prompt, MANY)} == names
+
+
+def test_plurals_whose_singular_is_another_word_are_found_as_they_are_alone() -> None:
+    names = ("glasses", "wine glasses", "shorts", "tights", "overalls", "goods", "woods", "news", "lens", "others")
+    labels = LabelSpace.custom("worn", (*names, "leaves", "hgvs"))
+    assert classes_in_prompt("a glass of beer, short hair, tight, overall good wood, new len, other", labels) == ()
+    assert classes_in_prompt("they leave an hgv", labels) == (), "no verb, no word without a vowel"
+    assert classes_in_prompt("a wine glass", labels) == (2,)
+    assert classes_in_prompt("; ".join(names), labels) == tuple(range(1, len(names) + 1))
+
+
+def test_of_many_captions_an_even_part_is_looked_at_for_what_none_names(monkeypatch) -> None:
+    some = range(3 * MOST_READ + 1)
+    assert (len(evenly(some)), evenly(some)[0]) == (MOST_READ, 0) and evenly(some)[-1] >= 3 * MOST_READ - 4
+    assert evenly(range(MOST_READ)) == range(MOST_READ)
+    labels = LabelSpace.custom("two", ("dog", "cat"))
+    told = never_named(["a dog"] * (MOST_READ + 5), labels)
+    assert told.startswith("no caption of 20,000, evenly taken from 20,005, names cat (1 of 2 classes)")
+    read: list[str] = []
+
+    def both(text: str, labels: LabelSpace) -> tuple[int, ...]:
+        read.append(text)
+        return 1, 2
+
+    monkeypatch.setattr("pipeline.prompts.classes.classes_in_prompt", both)
+    assert not never_named(["a dog and a cat"] * 9, labels) and len(read) == 1, "no further than needed"
 
 
 def test_classes_that_no_caption_names_are_told() -> None:
