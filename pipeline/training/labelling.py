@@ -26,7 +26,7 @@ from pipeline.cluster.progress import Shared
 from pipeline.cluster.tasks import MAX_RETRIES
 from pipeline.pictures.codec import encode_image, encode_mask
 from pipeline.pictures.masks import class_areas, ignore_uncertain
-from pipeline.prompts.classes import named_classes, never_named
+from pipeline.prompts.classes import evenly, named_classes, taken, unnamed
 from pipeline.reader.ray_data import read_pairs
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
@@ -37,7 +37,7 @@ from pipeline.tables.ids import canonical_json, labelled_pair_id
 from pipeline.tables.label_space import LABELS
 from pipeline.tables.pairs import decode_pairs
 from pipeline.tables.rows import Which, read_columns, read_texts, remaining
-from pipeline.tables.schema import PAIR, captions_of
+from pipeline.tables.schema import PAIR
 from pipeline.tables.shards import list_shards, remove_drafts
 from pipeline.training.order import ids_of
 from pipeline.training.tasks.segmenter import SegmenterTask
@@ -246,7 +246,7 @@ def _picture(content: bytes) -> dict[str, Any]:
 
 def tell_named(folder: str, part: str, which: Which, labels: LabelSpace) -> float:
     """Of how many pictures the captions, or what their prompt asked for, name a class, in [0, 1]; says so, and which
-    classes none names.
+    classes none names. Of many pictures a part is looked at, `evenly` taken.
 
     Args:
         folder, part, which: the pictures, as of `ids_of`.
@@ -254,10 +254,12 @@ def tell_named(folder: str, part: str, which: Which, labels: LabelSpace) -> floa
     """
     wanted = set(ids_of(folder, part, which))
     rows = [row for row in read_texts([folder]).to_pylist() if row["pair_id"] in wanted]
-    named = sum(bool(named_classes(row, labels)) for row in rows) / max(len(rows), 1)
-    log.info("label: the captions of %.0f %% of the pictures name a class", 100 * named)
-    texts = {text for row in rows if not row["prompt_class_ids"] for text in captions_of(row)}
-    if named and (left := never_named(texts, labels)):
+    read = evenly(rows)
+    of_each = [named_classes(row, labels) for row in read]
+    named = sum(map(bool, of_each)) / max(len(read), 1)
+    some = taken(len(read), len(rows))
+    log.info("label: the captions of %.0f %% of the pictures name a class%s", 100 * named, f" ({some})" * bool(some))
+    if named and (left := unnamed(set().union(*of_each), labels, some)):
         log.warning("label: %s", left)
     return named
 

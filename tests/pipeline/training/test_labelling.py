@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models.labels import GARMENTS
+from models.labels import GARMENTS, LabelSpace
 from models.segmenter import Segmenter
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
@@ -146,6 +147,23 @@ def test_pictures_of_which_only_what_their_prompt_asked_for_is_known_count_as_na
         rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, PAIR.field(name).type))
     pq.write_table(rows, shard)
     assert tell_named(folder, ":", "all", GARMENTS) == 0.5
+
+
+def test_classes_that_prompts_of_generated_pairs_asked_for_are_no_unnamed_ones(caplog):
+    labels = LabelSpace.custom("two", ("dog", "cat"))
+    rows = [{"pair_id": str(one), "prompt": "an animal", "captions": None, "prompt_class_ids": [one]} for one in (1, 2)]
+
+    def told(some) -> list[str]:
+        caplog.clear()
+        with (
+            patch("pipeline.training.labelling.ids_of", lambda *_: [row["pair_id"] for row in some]),
+            patch("pipeline.training.labelling.read_texts", lambda _: pa.Table.from_pylist(some)),
+        ):
+            assert tell_named("any", ":", "all", labels) == 1
+        return [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+
+    assert told(rows) == []
+    assert [line.split(" (")[0] for line in told(rows[:1])] == ["label: no caption names cat"]
 
 
 @pytest.mark.ray
