@@ -56,8 +56,9 @@ class PromptsConfig(RunConfig):
     labels: LabelsOrPlace = ""
     """Label space: voc, coco, ade20k, cityscapes, a YAML file or the folder of a run; empty: that of the pairs."""
     most_objects: int = Field(0, ge=0)
-    """Leave out prompts that ask for more objects than this, each that is named counted: generators mix up what stands
-    side by side. 0 takes all."""
+    """Leave out prompts that ask for more objects than this: generators mix up what stands side by side. Each that a
+    prompt names is counted, or the classes of its mask where these are more; numbers are not read, "three dogs" are
+    one. 0 takes all."""
     balance: Folder = ""
     """Folder of a pair set whose rare classes should be asked for more often; empty: nothing is balanced."""
     target_share: float = Field(0.05, gt=0, lt=1)

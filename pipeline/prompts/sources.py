@@ -20,6 +20,7 @@ from pipeline.tables.schema import captions_of
 
 PLAN = PROMPTS.append(pa.field("kind", pa.string()))
 """The columns of prompts.parquet; `kind` is "caption", "caption; classes", "template" or "file"."""
+WITH_CLASSES = "caption; classes"
 PLACE = re.compile(r"(?:\b(an?) )?\{(.*?)\}", re.IGNORECASE)
 AN_SOUND = re.compile(r"(?!uni|us[ae]|eu|one)[aeiou]|hour|honest", re.IGNORECASE)
 
@@ -51,14 +52,20 @@ def from_captions(
             )
         for row in rows:
             known = [one for one in row["class_ids"] if 1 <= one <= labels.num_classes]
-            names = ", ".join(spoken(labels.classes[one]) for one in known) if append_classes else ""
+            names = appended(known, labels) if append_classes else ""
             texts = captions_of(row)
             for text in (texts if all_of_them else texts[:1]) or [""]:
                 is_appended = bool(names and text)
-                prompt = f"{text}; {names}" if is_appended else text
+                prompt = f"{text}{names}" if is_appended else text
                 # A picture without a mask asks for what its caption names.
                 class_ids = known if row["class_ids"] else list(classes_in_prompt(text, labels))
-                yield Asked(prompt, 1.0, class_ids, "caption; classes" if is_appended else "caption")
+                yield Asked(prompt, 1.0, class_ids, WITH_CLASSES if is_appended else "caption")
+
+
+def appended(class_ids: Iterable[int], labels: LabelSpace) -> str:
+    """What stands behind a caption where the classes of its mask are asked for too: "; person, bus"; "" for none."""
+    names = ", ".join(spoken(labels.classes[one]) for one in class_ids)
+    return f"; {names}" if names else ""
 
 
 def from_templates(templates: Sequence[str], classes: Sequence[str], labels: LabelSpace | None) -> Iterator[Asked]:
@@ -122,7 +129,7 @@ def from_file(file: str, labels: LabelSpace | None) -> Iterator[Asked]:
 
 def of_few_objects(rows: Sequence[Asked], most: int, labels: LabelSpace | None) -> list[Asked]:
     """The prompts that ask for at most so many objects: those that they name, or the classes of a pair's mask where
-    these are more; 0 takes all.
+    these are more; classes that stand behind a caption are no further ones. 0 takes all.
 
     Raises:
         ConfigError: no label space, or none is left.
@@ -131,7 +138,12 @@ def of_few_objects(rows: Sequence[Asked], most: int, labels: LabelSpace | None) 
         return [*rows]
     if labels is None:
         raise ConfigError("most_objects: name the `labels` of the prompts, so that what they name can be counted")
-    kept = [row for row in rows if max(objects_in_prompt(row.prompt, labels), len(row.class_ids or ())) <= most]
+
+    def objects(row: Asked) -> int:
+        behind = appended(row.class_ids or (), labels) if row.kind == WITH_CLASSES else ""
+        return max(objects_in_prompt(row.prompt.removesuffix(behind), labels), len(row.class_ids or ()))
+
+    kept = [row for row in rows if objects(row) <= most]
     if not kept:
         raise ConfigError(
             f"most_objects: all {len(rows):,} prompts ask for more than {most}; raise it or add templates"

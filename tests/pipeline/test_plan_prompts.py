@@ -226,6 +226,10 @@ def test_prompts_of_few_objects_are_taken_alone_where_that_is_asked_for(tmp_path
     found = plan_prompts(config(tmp_path, most_objects=1, **values).model_copy(update={"run": "few"}))
     assert {*found["prompt"].to_pylist()} == {"a picture", "a bus", "a street"}
     assert json.loads((tmp_path / "runs/few/prompts.json").read_text())["of_more_objects_dropped"] == 3
+    named = save_set(tmp_path / "named", [("a bus; red", None, [0, 2]), ("a bus, a bus", None, [2]), ("", None, [2])])
+    behind = {"pairs": (named,), "append_classes": True, "most_objects": 1}
+    found = plan_prompts(config(tmp_path, **behind).model_copy(update={"run": "behind"}))
+    assert found["prompt"].to_pylist() == ["a bus; red; bus"], "no bus is counted twice"
     file.write_text("a bus and a bus\n")
     with pytest.raises(ConfigError, match="most_objects: all 1 prompts ask for more than 1"):
         plan_prompts(config(tmp_path, file=str(file), labels=masks, most_objects=1))
