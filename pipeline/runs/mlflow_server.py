@@ -43,9 +43,10 @@ EARLIER_LONGEST_PARAMETER = 500
 NOT_SET = "(not set)"
 
 
-def find_or_create(config: RunConfig, folder: Path, job: str, known_id: str) -> str:
+def find_or_create(config: RunConfig, folder: Path, job: str, known_id: str, is_begun: bool) -> str:
     """Id of the MLflow run of a folder: the one that the folder itself knows (`known_id`), where that is still there;
-    else, if it knows one, the newest whose tag is `folder`; else, as in a new folder (""), a new one.
+    else, if it knew one or holds what was made (`is_begun`), the newest whose tag is `folder`; else, as in a new folder
+    (""), a new one.
 
     Raises:
         AwayError: the server does not answer.
@@ -56,14 +57,14 @@ def find_or_create(config: RunConfig, folder: Path, job: str, known_id: str) -> 
 
     try:
         with answering(), making_database(config.mlflow_uri) as client:
-            return _find_or_create(client, config, folder, job, known_id)
+            return _find_or_create(client, config, folder, job, known_id, is_begun)
     except MlflowException as error:
         raise ConfigError(
             f"MLflow at {where(config.mlflow_uri)} refuses: {shown(error)}; check tracking_uri"
         ) from error
 
 
-def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str, known_id: str) -> str:
+def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str, known_id: str, is_begun: bool) -> str:
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment:
         experiment_id = experiment.experiment_id
@@ -73,10 +74,12 @@ def _find_or_create(client: Any, config: RunConfig, folder: Path, job: str, know
         experiment_id = client.create_experiment(config.experiment, artifact_location=artifacts)
     if known_id and _is_of(client, known_id, experiment_id, folder):
         return known_id
-    if known_id:  # of another server or experiment, or of the folder that this one is a copy of
+    if known_id or is_begun:  # of another server or experiment, or of the folder that this one is a copy of; or lost
         quote = "'" if '"' in str(folder) else '"'  # MLflow knows no way to escape one
         found = client.search_runs([experiment_id], f"tags.folder = {quote}{folder}{quote}", max_results=1)
         if found:
+            if not known_id:
+                log.info("%s does not say which MLflow run is its own; the newest of this folder goes on", folder)
             return found[0].info.run_id
     tags = {"folder": str(folder), "job": job}
     return client.create_run(experiment_id, run_name=config.run, tags=tags).info.run_id

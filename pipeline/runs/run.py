@@ -71,8 +71,9 @@ class Run:
                 f"runs: {job} cannot write to an object store yet; give a folder all machines share, not {folder}"
             )
         with sole_driver(str(folder)):
-            _check_and_save(folder, config, {"job": job, **config.dump(), **facts}, changeable | ALWAYS_CHANGEABLE)
-            opening = partial(open_tracker, config, folder, job)
+            values = {"job": job, **config.dump(), **facts}
+            is_begun = _check_and_save(folder, config, values, changeable | ALWAYS_CHANGEABLE)
+            opening = partial(open_tracker, config, folder, job, is_begun)
             tracker = opening() if waits else LateTracker(config.mlflow_uri, opening)
             tracker.parameters({**config.dump(), **facts}, whole=True)
             try:
@@ -100,8 +101,10 @@ def _has_made_nothing(folder: Path) -> bool:
 
 
 def _resolved(place: Any) -> Any:
-    """A place of a saved config, or several, as configs have them."""
-    return [Located(one) for one in place] if isinstance(place, list) else place and str(Located(place))
+    """A place of a saved config, or several, as configs have them; what is no text stays as it is."""
+    if isinstance(place, list):
+        return [*map(_resolved, place)]
+    return str(Located(place)) if place and isinstance(place, str) else place
 
 
 def _shown(values: dict[str, Any], key: str) -> str:
@@ -110,7 +113,8 @@ def _shown(values: dict[str, Any], key: str) -> str:
     return str(values[key]) or "(empty)"
 
 
-def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], changeable: frozenset[str]) -> None:
+def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], changeable: frozenset[str]) -> bool:
+    """Compares what a run was begun with, and saves its config; returns whether it has made something."""
     binds = not _has_made_nothing(folder)  # a first try that failed at once binds nobody
     try:
         saved = saved_config(folder)
@@ -118,16 +122,20 @@ def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], cha
         if binds:
             raise
         saved = {}
+    begun_by = saved.get("job", "another program")
+    begun_by = FORMER_JOBS.get(begun_by, begun_by)
+    if saved and begun_by != values["job"]:
+        if binds:
+            raise ConfigError(f"{folder} is a run of {begun_by}, not of {values['job']}; take another --run name")
+        _forget_mlflow(folder)
+        saved = {}  # keys of one name may mean two things
     if saved:
         # A key that the run does not know came later: it was begun as if with the default.
         now, known = flat(values), flat(saved)
         before = known | {key: one for key, one in flat(config.defaults()).items() if key in now and key not in known}
         for key in {key for key, _ in places(config)} & before.keys():  # earlier releases saved them as they were given
             before[key] = _resolved(before[key])
-        begun_by = saved.get("job", "another program")
-        before["job"] = FORMER_JOBS.get(begun_by, begun_by)
-        if binds and before["job"] != now["job"]:
-            raise ConfigError(f"{folder} is a run of {before['job']}, not of {now['job']}; take another --run name")
+        before["job"] = begun_by
         changed = [
             f"  {key}: {_shown(before, key)} -> {_shown(now, key)}"
             for key in sorted(before.keys() | now.keys())
@@ -141,5 +149,11 @@ def _check_and_save(folder: Path, config: RunConfig, values: dict[str, Any], cha
                 "the change to go on with this run."
             )
         if changed:
-            (folder / KNOWN_RUN).unlink(missing_ok=True)  # its parameters would stand beside the numbers of this one
+            _forget_mlflow(folder)
     write_bytes(f"{folder}/{CONFIG}", yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    return binds
+
+
+def _forget_mlflow(folder: Path) -> None:
+    """Gives a folder a new MLflow run: the parameters of the one before would stand beside the numbers of this one."""
+    (folder / KNOWN_RUN).unlink(missing_ok=True)

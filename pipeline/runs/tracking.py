@@ -223,8 +223,9 @@ class LateTracker(Tracker):
         self._found.add_done_callback(lambda found: None if found.exception() else act())
 
 
-def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
-    """The MLflow run that a run's folder knows by its file `mlflow.json`; a new one in a folder without.
+def open_tracker(config: RunConfig, folder: Path, job: str, is_begun: bool) -> Tracker:
+    """The MLflow run that a run's folder knows by its file `mlflow.json`; in a folder without, one that MLflow knows of
+    it where something was made there (`is_begun`), else a new one.
 
     Raises:
         ConfigError: MLflow does not answer, and the folder knows of no MLflow run to go on with.
@@ -233,7 +234,7 @@ def open_tracker(config: RunConfig, folder: Path, job: str) -> Tracker:
     known_by = {"server": where(uri), "experiment": config.experiment}
     known = _known_run(folder)
     try:
-        tracker = Tracker(uri, find_or_create(config, folder, job, known.get("run_id", "")))
+        tracker = Tracker(uri, find_or_create(config, folder, job, known.get("run_id", ""), is_begun))
         if known != {**known_by, "run_id": tracker.run_id}:
             write_bytes(f"{folder}/{KNOWN_RUN}", json.dumps({**known_by, "run_id": tracker.run_id}).encode())
     except AwayError as error:

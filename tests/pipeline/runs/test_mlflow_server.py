@@ -130,6 +130,20 @@ def test_a_folder_that_was_deleted_and_begun_anew_is_a_new_mlflow_run(tmp_path, 
     assert second.info.run_id != first.info.run_id and second.data.params["rate"] == "7.0"
 
 
+def test_a_run_that_has_made_something_is_known_by_its_folder_where_it_lost_its_note(tmp_path, said, caplog):
+    first = opened(tmp_path)
+    note = tmp_path / "a" / KNOWN_RUN
+    for damage in (note.unlink, lambda: note.write_text('{"server": "sq'), lambda: note.write_text("[1]")):
+        caplog.clear()
+        damage()
+        with caplog.at_level("INFO"):
+            assert opened(tmp_path).info.run_id == first.info.run_id
+        assert "does not say which MLflow run is its own" in caplog.text
+    (tmp_path / "a" / "weights").rmdir()
+    note.unlink()
+    assert opened(tmp_path).info.run_id != first.info.run_id, "nothing was made, so that it begins anew"
+
+
 def test_a_folder_that_was_moved_keeps_its_mlflow_run_and_a_copy_gets_its_own(tmp_path, said):
     one = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
     first = opened(tmp_path / "old", **one)

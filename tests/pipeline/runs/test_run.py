@@ -13,6 +13,7 @@ from pipeline.base.command_line import load, parse
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
 from pipeline.base.log import clock
+from pipeline.base.places import Folder
 from pipeline.encode import EncodeConfig
 from pipeline.ingest import IngestConfig
 from pipeline.runs.config import RunConfig, saved_config
@@ -42,6 +43,32 @@ def test_a_first_try_that_made_nothing_binds_nobody(tmp_path):
             (run.folder / name).write_text("{}")
         raise RuntimeError
     with Run.open(config(tmp_path, seed=1), "ingest"):
+        pass
+
+
+class Listing(RunConfig):
+    pairs: tuple[Folder, ...] = ()
+
+
+def test_a_name_serves_another_job_after_a_try_that_made_nothing_whatever_its_keys_meant(tmp_path):
+    other = Listing(run="a", runs=str(tmp_path), pairs=("x",))
+    for made in (False, True):
+        with Run.open(config(tmp_path, run=f"a{made}"), "ingest") as run:
+            if made:
+                (run.folder / "weights").touch()
+    with Run.open(other.model_copy(update={"run": "aFalse"}), "gallery") as again:
+        pass
+    assert saved_config(again.folder)["job"] == "gallery"
+    with (
+        pytest.raises(ConfigError, match="is a run of ingest, not of gallery; take another"),
+        Run.open(other.model_copy(update={"run": "aTrue"}), "gallery"),
+    ):
+        pass
+    (run.folder / "config.yaml").write_text("job: gallery\npairs: 5\n")
+    with (
+        pytest.raises(ConfigError, match="pairs: 5 -> "),
+        Run.open(other.model_copy(update={"run": "aTrue"}), "gallery"),
+    ):
         pass
 
 
