@@ -282,7 +282,7 @@ def log_parameters(client: Any, run_id: str, values: Mapping[str, str], whole: b
 
     data = client.get_run(run_id).data
     gone = [key for key in data.params if key not in values and not key.startswith("data.")] if whole else []
-    latest = {legal(f"config.{key}"): (key, value) for key, value in {**values, **dict.fromkeys(gone, NOT_SET)}.items()}
+    latest = {_tag_of(key): (key, value) for key, value in {**values, **dict.fromkeys(gone, NOT_SET)}.items()}
     changed = {
         tag: value
         for tag, (key, value) in latest.items()
@@ -296,6 +296,11 @@ def log_parameters(client: Any, run_id: str, values: Mapping[str, str], whole: b
         )
     new = [Param(key, value) for key, value in values.items() if key not in data.params]
     _log_all(client, run_id, "params", new, 100)
+
+
+def _tag_of(key: str) -> str:
+    """The tag of a parameter, whose name MLflow takes already: `legal` once more would put a digest behind some."""
+    return tag if len(tag := f"config.{key}") <= LONGEST_NAME else legal(tag)
 
 
 def _is_same(before: str, value: str) -> bool:
@@ -333,7 +338,7 @@ def legal(key: str) -> str:
     key = unicodedata.normalize("NFC", key)
     usual = re.sub(r"(?<=\w) \+ (?=\w)", " _ ", re.sub(r"(?<=\w), (?=\w)", "_ ", key))
     parts = re.sub(r"[^\w./ -]", "_", usual).split("/")
-    made = "/".join(part for part in parts if part not in ("", ".", ".."))
+    made = re.sub(r"^\.\.[./]*", "", "/".join(part for part in parts if part not in ("", ".", "..")))
     if made and made == usual and len(made) <= LONGEST_NAME and "_ " not in key:
         return made
     digest = blake2b(key.encode(errors="surrogatepass"), digest_size=3).hexdigest()

@@ -130,15 +130,15 @@ def test_a_folder_that_was_deleted_and_begun_anew_is_a_new_mlflow_run(tmp_path, 
     assert second.info.run_id != first.info.run_id and second.data.params["rate"] == "7.0"
 
 
-def test_a_run_that_has_made_something_is_known_by_its_folder_where_it_lost_its_note(tmp_path, said, caplog):
+def test_a_run_that_has_made_something_is_known_by_its_folder_where_it_lost_its_note(tmp_path, said, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(mlflow_server.log, "info", lambda text, *values: told.append(text % values))
     first = opened(tmp_path)
     note = tmp_path / "a" / KNOWN_RUN
     for damage in (note.unlink, lambda: note.write_text('{"server": "sq'), lambda: note.write_text("[1]")):
-        caplog.clear()
         damage()
-        with caplog.at_level("INFO"):
-            assert opened(tmp_path).info.run_id == first.info.run_id
-        assert "does not say which MLflow run is its own" in caplog.text
+        assert opened(tmp_path).info.run_id == first.info.run_id
+        assert "does not say which MLflow run is its own" in told.pop() and not told
     (tmp_path / "a" / "weights").rmdir()
     note.unlink()
     assert opened(tmp_path).info.run_id != first.info.run_id, "nothing was made, so that it begins anew"
@@ -176,6 +176,16 @@ def test_what_differs_on_going_on_is_told_by_tags_and_warned_of(tmp_path, said):
     assert told() == {"config.rules.low": "(not set)", "config.num": "2"} and len(said) == 1
 
 
+def test_tags_of_what_differs_are_called_as_its_parameters(tmp_path, said):
+    names = {"real + synthetic": "real _ synthetic", "held, sure": "held_ sure", "y" * 240: "y" * 240}
+    opened(tmp_path, rules=dict.fromkeys(names, 0.5))
+    for rules, told in ((dict.fromkeys(names, 0.25), "0.25"), ({}, "(not set)")):
+        tags = opened(tmp_path, rules=rules).data.tags
+        found = {key: value for key, value in tags.items() if key.startswith("config.rules.")}
+        assert found.pop(next(key for key in found if "yy" in key)) == told
+        assert found == dict.fromkeys(("config.rules.real _ synthetic", "config.rules.held_ sure"), told)
+
+
 def test_values_are_kept_as_long_as_mlflow_takes_them(tmp_path, said):
     pairs = tuple(f"runs/garments/seed-{number:03}" for number in range(60))
     params = opened(tmp_path, pairs=pairs).data.params
@@ -187,7 +197,26 @@ def test_values_are_kept_as_long_as_mlflow_takes_them(tmp_path, said):
 def test_names_are_those_that_mlflow_takes_and_stay_distinct(tmp_path, said):
     for name in ("train/loss", "iou/potted plant", "a.b-c_d", "größe", ".a", "a..b"):
         assert legal(name) == name
-    odd = ["a//b", "a/b", "x/", "x", "../x", "/x", "./x", "", ".", "C+", "C#", "तोता", "तीती", "a:b"]
+    odd = [
+        "a//b",
+        "a/b",
+        "x/",
+        "x",
+        "../x",
+        "/x",
+        "./x",
+        "..a",
+        ".../a",
+        "../..a",
+        "...",
+        "",
+        ".",
+        "C+",
+        "C#",
+        "तोता",
+        "तीती",
+        "a:b",
+    ]
     odd += ["y" * 300, "y" * 299, "a + b", "a _ b", "a, b", "a , b", "a_ b"]
     names = [legal(name) for name in odd]
     assert len(set(names)) == len(odd) and max(map(len, names)) <= LONGEST_NAME
