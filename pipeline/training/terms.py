@@ -15,7 +15,8 @@ from models.weights import ENCODERS, WeightsError
 from models.weights import JOINT as JOINT_PARTS
 from pipeline.base.config import Workers
 from pipeline.base.errors import ConfigError
-from pipeline.base.places import NameOrPlace
+from pipeline.base.log import log
+from pipeline.base.places import NameOrPlace, as_given
 from pipeline.runs.config import RunConfig
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_file, names_in
@@ -102,7 +103,8 @@ class Terms:
         initial: str = "",
     ) -> TrainingConfig:
         """The training of one set with one seed. Its run is named by all that it depends on, the shards among them, so
-        that finished ones serve again, also where the row has another name now, and changed ones are made anew.
+        that finished ones serve again, also where the row has another name now, and changed ones are made anew. Names
+        of earlier releases hold the text of `pretrained`, not what lay there; finished ones serve on, with a warning.
 
         Args:
             common: of all trainings; `run` is that of the proof.
@@ -124,18 +126,29 @@ class Terms:
             }
         )
         data = [DataDigest.of(one).digest for one in (*folders, ready.validation)]
-        network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
-        if self.segmenter != "unet_small":
-            network += [self._begun_with(), self.crop_px]
-        if self.multi_scale:
-            network.append("multi_scale")
         varied = PASTED if chosen.augmentation == "copy_paste" else chosen.augmentation or "usual"
         further = [ready.slices, ready.shares, ready.balanced, varied, initial]
         further += [f"relabel {chosen.relabel}"] * bool(chosen.relabel)
         rows = [ready.validation_rows, *([ready.validation_slice] if ready.validation_slice else [])]
-        content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
-        ending = f"-{common.seed}-{content[:8]}"
-        return ready.model_copy(update={"run": f"{common.run}/{_finished(common.folder, ending) or name + ending}"})
+
+        def ending(begun_with: str) -> str:
+            network: list[object] = [self.segmenter, self.width, *([self.size_px] if self.size_px else [])]
+            if self.segmenter != "unet_small":
+                network += [begun_with, self.crop_px]
+            if self.multi_scale:
+                network.append("multi_scale")
+            content = text_digest([PROTOCOL, data, network, further, *rows, optimisation.dump()])
+            return f"-{common.seed}-{content[:8]}"
+
+        now, earlier = ending(self._begun_with()), ending(self.pretrained)
+        found = _finished(common.folder, now)
+        if not found and (found := _finished(common.folder, earlier)) and earlier != now:
+            log.warning(
+                "%s was trained by an earlier release, which did not note what %s held; it serves as trained from "
+                "these weights. If they have changed since, remove that folder",
+                f"{common.folder}/{found}", as_given(self.pretrained),
+            )  # fmt: skip
+        return ready.model_copy(update={"run": f"{common.run}/{found or name + now}"})
 
     def _begun_with(self) -> str:
         """What tells `pretrained` from other weights at the same place; "" where everything is drawn at random."""

@@ -16,6 +16,8 @@ from models.published_files import Published
 from models.weights import ENCODERS, JOINT
 from pipeline.base.errors import ConfigError
 from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.training.terms import Terms
+from pipeline.training.worker import SCORES
 from tests.pipeline.fabricated import training_of
 from tests.tiny import save_pairs
 
@@ -100,6 +102,32 @@ def test_other_weights_under_the_same_name_are_another_training(pairs, tmp_path,
     assert len(set(names)) == 7
     with pytest.raises(ConfigError, match="pretrained of deeplabv3_tiny: .* no such file of weights"):
         name(tmp_path / "none.pth")
+
+
+def test_finished_trainings_of_before_serve_though_their_names_hold_the_place_of_weights_alone(
+    pairs, tmp_path, monkeypatch
+):
+    said: list[str] = []
+    monkeypatch.setattr("pipeline.base.log.log.warning", lambda text, *values: said.append(text % values))
+    torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pth")
+    kind = {"segmenter": "deeplabv3_tiny", "pretrained": str(tmp_path / "weights.pth")}
+
+    def name() -> str:
+        return training_of(config(pairs, runs=str(tmp_path), **kind)).run
+
+    def finish(run: str) -> None:
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / SCORES).touch()
+
+    now = name()
+    with monkeypatch.context() as before:
+        before.setattr(Terms, "_begun_with", lambda terms: terms.pretrained)
+        earlier = name()
+    assert earlier != now and not said
+    finish(earlier)
+    assert name() == earlier and "did not note what" in said.pop() and not said
+    finish(now)
+    assert name() == now and not said
 
 
 def test_another_bundle_at_the_same_place_is_another_training(pairs, tmp_path):
