@@ -28,13 +28,12 @@ from pipeline.stages.refine import Refine
 from pipeline.storage.files import is_file, read_bytes
 from pipeline.storage.publish import write_bytes
 from pipeline.tables.label_space import is_same, load_labels
+from pipeline.training.needs import PASSES
 from pipeline.training.order import ids_of
 from pipeline.training.sets import TrainingSet
 from pipeline.training.worker import SCORES
 
 TABLE, PAGE = "table.md", "table.html"
-PASSES = 3
-"""A training step takes about three times the work of a pass: forward, and twice as much backward."""
 
 
 class Trained(Config):
@@ -187,6 +186,7 @@ def plan(config: PaperTableConfig, name: SegmenterName, one: Trained) -> float:
     outputs = load_labels(config.synthetic[0]).num_classes + 1
     with torch.device("meta"):
         net = build_segmenter(name, outputs).eval()
+    # The forward pass alone, where `training_work` takes the loss: a Mask2Former's asks for values, others for a batch.
     # Numbers are never made. Attention is counted as the products that it is; the CPU's own kernel would not be.
     fake, exact = FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)

@@ -38,12 +38,12 @@ def identity(source: str) -> str:
         WeightsError: nothing there.
     """
     if file := _file(source):
-        return digest_of([file])
+        return files_digest([file])
     folder = Path(source).expanduser()
-    return digest_of(files_of(folder)) if folder.is_dir() else _on_the_hub(source)
+    return files_digest(files_of(folder)) if folder.is_dir() else _on_the_hub(source)
 
 
-def digest_of(files: Iterable[Path]) -> str:
+def files_digest(files: Iterable[Path]) -> str:
     """16 hex digits over the bytes of files, in this order. A process reads a file again only where it has changed."""
     facts = [(file, file.stat()) for file in files]
     return _digest(tuple((str(file), one.st_size, one.st_mtime_ns) for file, one in facts))

@@ -32,7 +32,7 @@ from pipeline.training.labelling import Hold, Labelling, label, left_unnamed
 from pipeline.training.sets import Labels, TrainingSet, is_synthetic, multiplied, taught, taught_parts
 from pipeline.training.side_by_side import side_by_side
 from pipeline.training.tasks.segmenter import CELLS, SegmenterTask
-from pipeline.training.teacher import Teacher, digest_of
+from pipeline.training.teacher import Teacher, weights_digest
 from pipeline.training.terms import Terms
 from pipeline.training.worker import SCORES
 
@@ -186,14 +186,14 @@ class Proving:
             bundle = self.teacher.task.pretrained
             return bundle, bundle_digest(local_copy(bundle), ENCODERS + JOINT)
         elif self.teacher.weights:
-            return self.teacher.weights, digest_of(self.teacher.weights)
+            return self.teacher.weights, weights_digest(self.teacher.weights)
         else:
             chosen = chosen or self.sets[self.first]
             common = self.common.model_copy(update={"seed": seed})
             training = self.teacher.terms.training(common, chosen, "teacher", chosen.train, chosen.slices)
             self._fit(training, chosen, task=self.teacher.task)
         folder = f"{training.folder}/{WEIGHTS_FOLDER}"
-        return folder, digest_of(folder)
+        return folder, weights_digest(folder)
 
     def task_of(self, name: str) -> SegmenterTask:
         """Of the teacher that a set names."""

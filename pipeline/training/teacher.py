@@ -143,7 +143,7 @@ def judges_of(folders: Sequence[str], task: SegmenterTask, terms: Terms, key: st
                 f"{key}: {as_given(folder)} learned from generated pairs ({', '.join(made)}) and would find them good; "
                 "give one that learned from real pairs"
             )
-    return tuple((folder, digest_of(folder)) for folder in folders)
+    return tuple((folder, weights_digest(folder)) for folder in folders)
 
 
 def known_behind(weights: str, key: str, must: str) -> list[Part]:
@@ -165,6 +165,6 @@ def known_behind(weights: str, key: str, must: str) -> list[Part]:
     return here
 
 
-def digest_of(weights: str) -> str:
+def weights_digest(weights: str) -> str:
     """Of a segmenter's weights in a folder."""
     return hashlib.blake2b(read_bytes(f"{weights}/{WEIGHTS}"), digest_size=8).hexdigest()

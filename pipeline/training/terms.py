@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from models.labels import LabelSpace
-from models.pretrained import digest_of, identity
+from models.pretrained import files_digest, identity
 from models.segmenters import JOINT, SegmenterName
 from models.weights import ENCODERS, WeightsError
 from models.weights import JOINT as JOINT_PARTS
@@ -154,7 +154,7 @@ class Terms:
         """What tells `pretrained` from other weights at the same place; "" where everything is drawn at random."""
         if self.segmenter in JOINT:
             bundle = local_copy(self.pretrained)
-            return digest_of(file for part in (*ENCODERS, *JOINT_PARTS) for file in _files(bundle / part))
+            return files_digest(file for part in (*ENCODERS, *JOINT_PARTS) for file in _files(bundle / part))
         try:
             return identity(self.pretrained) if self.pretrained else ""
         except WeightsError as error:

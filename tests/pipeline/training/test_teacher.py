@@ -11,7 +11,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.tables.rows import read_shards
 from pipeline.tables.shards import write_table
 from pipeline.training.sets import TrainingSet
-from pipeline.training.teacher import TeacherKeys, digest_of, judges_of
+from pipeline.training.teacher import TeacherKeys, judges_of, weights_digest
 from pipeline.training.terms import SegmenterKeys
 from tests.tiny import save_pairs
 
@@ -70,7 +70,7 @@ def test_a_judge_that_learned_from_generated_pairs_is_refused(tmp_path, caplog):
     task.save(task.build(), {}, tmp_path / "weights")
     weights = str(tmp_path / "weights")
     (found,) = judges_of([weights], task, terms, "judge_weights")
-    assert found == (weights, digest_of(weights)) and "nothing beside" in caplog.text
+    assert found == (weights, weights_digest(weights)) and "nothing beside" in caplog.text
     real = save_pairs(tmp_path / "real", 4)
     made = read_shards([str(real)])
     place = made.schema.get_field_index("origin")
