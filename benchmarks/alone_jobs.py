@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import sys
 import time
 import traceback
@@ -70,7 +71,15 @@ def prepare() -> None:
 
 
 def train(assignment: Any) -> Any:
-    """Trains in a process of its own; in place of `fit._run_workers`."""
+    """Trains until it ends or is told to stop; in place of `fit._run_workers`."""
+    from pipeline.training.side_by_side import side_by_side
+
+    folder = str(assignment.run.folder)
+    return side_by_side({folder: lambda: train_apart(assignment)})[folder]
+
+
+def train_apart(assignment: Any) -> Any:
+    """Trains in a process of its own."""
     mine, other = alone_ray.CONTEXT.Pipe()
     process = alone_ray.CONTEXT.Process(target=work_alone, args=(pickle.dumps(assignment), other))
     process.start()
@@ -89,6 +98,7 @@ def work_alone(content: bytes, told: Connection) -> None:
     """The process of a training."""
     from pipeline.training.worker import work
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all its processes; the driver asks for a checkpoint
     assignment = pickle.loads(content)  # of our own
     if assignment.config.workers.gpus:
         os.environ[alone_ray.ON_GPU] = "1"

@@ -19,7 +19,7 @@ from pipeline.datasets.guess import Guess, values_in
 from pipeline.datasets.labelme import JSON, labels_in
 from pipeline.datasets.source import PICTURES, RARER, files_below
 from pipeline.pictures.mask_colours import SMOOTHED, TRANSPARENT, Colours, MaskKind, checked_colour, name_of
-from pipeline.tables.label_space import named_labels
+from pipeline.storage.labels import named_labels
 
 LABELS = "labels.yaml"
 VOID = 255

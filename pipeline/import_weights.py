@@ -21,8 +21,8 @@ from pipeline.base.places import LabelsOrPlace, NameOrPlace, Place
 from pipeline.pages.bundle_card import write_import_card
 from pipeline.storage.copies import local_copy
 from pipeline.storage.files import is_folder, is_local
+from pipeline.storage.labels import named_labels
 from pipeline.storage.publish import upload
-from pipeline.tables.label_space import named_labels
 
 
 class ImportConfig(Config):

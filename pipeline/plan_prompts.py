@@ -31,8 +31,9 @@ from pipeline.prompts.sources import (
 )
 from pipeline.runs.config import RunConfig
 from pipeline.runs.run import Run
+from pipeline.storage.labels import named_labels
 from pipeline.storage.publish import write_bytes
-from pipeline.tables.label_space import common_labels, is_same, load_labels, named_labels
+from pipeline.tables.label_space import common_labels, is_same, load_labels
 from pipeline.tables.rows import has_classes, read_shards
 
 

@@ -12,11 +12,10 @@ from typing import Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from models.labels import LabelSpace, states_palette
+from models.labels import LabelSpace
 from pipeline.base import places
 from pipeline.base.config import Config
 from pipeline.base.errors import ConfigError
-from pipeline.base.strict_yaml import load_yaml
 from pipeline.datasets.ade20k import ADE20K
 from pipeline.datasets.builtin import Builtin
 from pipeline.datasets.cityscapes import Cityscapes
@@ -30,6 +29,7 @@ from pipeline.datasets.source import Labelled, Source
 from pipeline.datasets.voc import PascalVOC
 from pipeline.datasets.yolo import YOLO
 from pipeline.pictures.mask_colours import Colours, MaskKind
+from pipeline.storage.labels import has_palette, named_labels
 
 DatasetName = Literal[
     "builtin", "builtin2", "voc", "coco", "ade20k", "cityscapes", "folder", "labelme", "yolo", "huggingface"
@@ -255,7 +255,7 @@ def label_space(config: SourceConfig) -> LabelSpace:
             "file with `name` and `classes`, background first"
         )
     try:
-        return LabelSpace.named(config.labels, load_yaml)
+        return named_labels(config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from error
 
@@ -270,6 +270,6 @@ def colours_of(config: SourceConfig) -> Colours:
                 f"ignore index {labels.ignore_index}"
             )
     try:
-        return Colours.of(labels, states_palette(config.labels, load_yaml), config.mask_colours, config.mask_kind)
+        return Colours.of(labels, has_palette(config.labels), config.mask_colours, config.mask_kind)
     except ValueError as error:
         raise ConfigError(f"mask_colours: {error}") from error

@@ -10,7 +10,6 @@ import yaml
 
 from models.labels import LabelSpace
 from pipeline.base.errors import DataError
-from pipeline.base.strict_yaml import load_yaml
 from pipeline.storage.files import read_bytes
 
 LABELS, CARD = "label_space.json", "README.md"
@@ -63,15 +62,6 @@ def common_labels(folders: Sequence[str]) -> LabelSpace:
                 "mean two things, so these sets cannot be used together"
             )
     return first
-
-
-def named_labels(source: str) -> LabelSpace:
-    """A label space by its name or its YAML file, which is read as strictly as configs are.
-
-    Raises:
-        ValueError: as `LabelSpace.named`.
-    """
-    return LabelSpace.named(source, load_yaml)
 
 
 def is_same(one: LabelSpace, other: LabelSpace) -> bool:

@@ -1,6 +1,8 @@
 """`benchmarks.alone`: jobs without Ray and MLflow write what they write with them."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,29 @@ def test_a_table_of_jobs_is_whole(tmp_path):
     assert [len(one["miou"]) for one in rows] == [1, 1]
     (labels,) = (tmp_path / "proof").glob("labels-held-0-*/shards/*.parquet")
     assert pq.read_table(labels)["origin"].unique().to_pylist() == ["labelled"]
+
+
+def test_ctrl_c_in_a_terminal_saves_what_is_trained(tmp_path):
+    """A terminal sends the signal to every process of the job."""
+    save_pairs(tmp_path / "pairs", 16)
+    save_pairs(tmp_path / "test", 8, "test")
+    (tmp_path / "proof.yaml").write_text(
+        f"run: proof\nruns: {tmp_path}\nsets: {{real: [{tmp_path}/pairs]}}\ntest: {tmp_path}/test\n"
+        "steps: 100000\nbatch_size: 4\nwidth: 4\nseeds: 1\nworkers: {threads: 1}\n"
+    )
+    command = [sys.executable, "-m", "benchmarks.alone", "evaluate", f"{tmp_path}/proof.yaml"]
+    job = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    told = ""
+    for line in job.stdout:
+        told += line
+        if "of 400000 examples" in line:
+            os.killpg(job.pid, signal.SIGINT)
+            break
+    told += job.communicate(timeout=120)[0]
+    assert job.returncode == 130 and "KeyboardInterrupt" not in told, told
+    assert [*tmp_path.glob("proof/real-0-*/checkpoints/step_*.safetensors")], told
 
 
 def test_what_is_read_is_what_the_job_reads(tmp_path, ray_session):
