@@ -81,7 +81,7 @@ def train(assignment: Any) -> Any:
 def train_apart(assignment: Any) -> Any:
     """Trains in a process of its own."""
     mine, other = alone_ray.CONTEXT.Pipe()
-    process = alone_ray.CONTEXT.Process(target=work_alone, args=(pickle.dumps(assignment), other))
+    process = alone_ray.CONTEXT.Process(target=work_alone, args=(pickle.dumps(assignment), other), daemon=True)
     process.start()
     other.close()
     try:
