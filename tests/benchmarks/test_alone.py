@@ -67,6 +67,7 @@ def test_ctrl_c_in_a_terminal_saves_what_is_trained(tmp_path):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     told = ""
+    assert job.stdout is not None
     for line in job.stdout:
         told += line
         if "of 400000 examples" in line:

@@ -17,7 +17,7 @@ from pipeline.base.places import FileOrFolder, Folder, absolute
 from pipeline.base.strict_yaml import load_yaml
 from pipeline.generate import GenerateConfig
 from pipeline.runs.config import RunConfig
-from pipeline.tables.label_space import named_labels
+from pipeline.storage.labels import named_labels
 
 
 class Inner(Config):
