@@ -41,6 +41,7 @@ TYPES: dict[str, Any] = {
     "export": ExportConfig,
     "generate": GenerateConfig,
     "image_vae": VAEConfig,
+    "image_decoder": VAEConfig,
     "ingest": IngestConfig,
     "distill": DistillConfig,
     "joint": JointConfig,

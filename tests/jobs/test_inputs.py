@@ -43,7 +43,7 @@ INPUTS = {
     "score": "pairs real validation judge_weights",
     "train_clip": "train validation",
     "train_joint": "train validation initial",
-    "train_vae": "train validation",
+    "train_vae": "train validation decoder_of",
     "verify": "pairs",
 }
 OWN_WAY = {"demo_train", "import_weights", "ingest", "start", "submit"}
