@@ -61,10 +61,11 @@ job labels label $demo/label.yaml --pairs "$runs/pictures" --labelled "$runs/tra
     --slice "$labelled:" --slices "0:$labelled" --steps "$(whole 3072 60)" --at_once 4 --seeds 2 --even_if_worse True
 together labels
 
-job image-decoder train_vae $demo/image_decoder.yaml --decoder_of "$runs/image-vae/weights" --train "$runs/pictures" \
-    --validation "$runs/validation" $beside --optimisation.num_examples "$(whole "${DECODER_EXAMPLES:-25600}" 960)"
 job annotation-vae train_vae $demo/annotation_vae.yaml --train "$runs/train" "$runs/labels" \
     --slices "0:$labelled" : --validation "$runs/validation" $beside --optimisation.num_examples "$(whole 56000 960)"
+together image-vae
+job image-decoder train_vae $demo/image_decoder.yaml --decoder_of "$runs/image-vae/weights" --train "$runs/pictures" \
+    --validation "$runs/validation" $beside --optimisation.num_examples "$(whole "${DECODER_EXAMPLES:-25600}" 960)"
 together
 
 encoders="--encoders.text $runs/text/weights --encoders.image_vae $runs/image-decoder/weights
